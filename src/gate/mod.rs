@@ -1,0 +1,1 @@
+//! The firewall state of the two ports of a node.

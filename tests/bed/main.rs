@@ -1,0 +1,2 @@
+//! The bed's command line.
+fn main() {}
