@@ -2,14 +2,25 @@
 //!
 //! Which room does what:
 //!
+//! - [`record`]: which Sentinels count and where each node's Redis is: what every proof stands on.
+//! - [`sentinel`]: what Sentinels say, and who is named by it.
+//! - [`instance`]: what a Redis or Valkey server says of itself.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
 //! - [`exit`]: the exit codes of each program.
+//! - [`settings`]: what is local to a node.
+//! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
 pub mod command;
 pub mod exit;
 pub mod gate;
+pub mod instance;
 pub mod logging;
+pub mod record;
 pub mod role;
+pub mod sentinel;
+pub mod server;
+pub mod settings;
+pub mod together;

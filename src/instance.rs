@@ -1,0 +1,189 @@
+//! What one Redis or Valkey server says of itself: its role, its run id, its replication.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::server::{self, AskError, Credentials, Value};
+
+/// One server as it describes itself in INFO.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// `run_id`: new at each start of the process.
+    pub run_id: String,
+    /// `redis_version`, or `valkey_version` where there is one.
+    pub version: String,
+    /// Whether it is a primary (`role:master`) or a replica.
+    pub role: ServerRole,
+    /// It is still loading its data, and answers -LOADING to clients.
+    pub loading: bool,
+    /// `master_replid`: which history of writes its data belongs to.
+    pub replication_id: String,
+    /// `master_repl_offset` of a primary, `slave_repl_offset` of a replica, in bytes.
+    pub offset: u64,
+    /// `replica-priority` as Sentinels see it; 0 is never chosen.
+    pub priority: u32,
+}
+
+/// The server's own word for its role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ServerRole {
+    /// `role:master`.
+    Primary {
+        /// Its replicas that are online, by `slaveN` lines.
+        replicas: Vec<OnlineReplica>,
+    },
+    /// `role:slave`.
+    Replica {
+        /// Of whom, host and port as configured.
+        of: String,
+        /// `master_link_status:up`.
+        link_up: bool,
+        /// `master_link_down_since_seconds`, where the link is down.
+        link_down_for: Option<Duration>,
+    },
+    /// INFO gave no role.
+    #[default]
+    Unknown,
+}
+
+/// A replica as its primary sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlineReplica {
+    /// Its address and port as the primary knows it.
+    pub address: String,
+    /// What it has acknowledged, in bytes.
+    pub offset: u64,
+    /// Whole seconds since its last acknowledgement.
+    pub lag: u64,
+}
+
+impl Instance {
+    /// Whether it takes writes as far as its role goes.
+    pub fn is_primary(&self) -> bool {
+        matches!(self.role, ServerRole::Primary { .. })
+    }
+}
+
+/// Asks the server at `address`.
+///
+/// # Errors
+/// [`AskError`], in any case within `deadline`.
+pub fn ask(address: SocketAddr, credentials: &Credentials, deadline: Duration) -> Result<Instance, AskError> {
+    // Three questions: INFO takes several sections only since Redis 7.
+    let replies = server::ask(
+        address,
+        credentials,
+        deadline,
+        &[&["INFO", "server"], &["INFO", "replication"], &["INFO", "persistence"]],
+    )?;
+    let mut info = String::new();
+    for reply in &replies {
+        match server::text(reply) {
+            Some(text) => info.push_str(&text),
+            None => return Err(AskError::Broken(format!("not a reply to INFO: {}", shorten(reply)))),
+        }
+    }
+    read_info(&info).ok_or_else(|| AskError::Broken("INFO without run_id or role".to_owned()))
+}
+
+fn shorten(reply: &Value) -> String {
+    match reply {
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        other => format!("{other:?}").chars().take(100).collect(),
+    }
+}
+
+/// Reads INFO's text; `None` without a run id or a role, which every server gives.
+fn read_info(text: &str) -> Option<Instance> {
+    let info: HashMap<&str, &str> = text.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+    let number = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok());
+    let role = match *info.get("role")? {
+        "master" => ServerRole::Primary {
+            replicas: (0..number("connected_slaves").unwrap_or(0).min(1000))
+                .filter_map(|n| replica(info.get(format!("slave{n}").as_str())?))
+                .collect(),
+        },
+        "slave" => ServerRole::Replica {
+            of: format!("{}:{}", info.get("master_host")?, info.get("master_port")?),
+            link_up: info.get("master_link_status") == Some(&"up"),
+            link_down_for: number("master_link_down_since_seconds").map(Duration::from_secs),
+        },
+        _ => return None,
+    };
+    let offset = match role {
+        ServerRole::Replica { .. } => number("slave_repl_offset"),
+        _ => number("master_repl_offset"),
+    };
+    Some(Instance {
+        run_id: info.get("run_id").filter(|id| !id.is_empty())?.to_string(),
+        version: info.get("valkey_version").or(info.get("redis_version")).unwrap_or(&"").to_string(),
+        loading: info.get("loading").is_some_and(|&value| value != "0"),
+        replication_id: info.get("master_replid").unwrap_or(&"").to_string(),
+        offset: offset.unwrap_or(0),
+        priority: number("slave_priority").and_then(|value| value.try_into().ok()).unwrap_or(100),
+        role,
+    })
+}
+
+/// `ip=10.0.0.2,port=6379,state=online,offset=100,lag=0`
+fn replica(line: &str) -> Option<OnlineReplica> {
+    let fields: HashMap<&str, &str> = line.split(',').filter_map(|field| field.split_once('=')).collect();
+    (fields.get("state") == Some(&"online")).then_some(())?;
+    Some(OnlineReplica {
+        address: format!("{}:{}", fields.get("ip")?, fields.get("port")?),
+        offset: fields.get("offset")?.parse().ok()?,
+        lag: fields.get("lag")?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // INFO of Redis 7.0.15, the lines that matter and some that do not.
+    const PRIMARY: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\nslave0:ip=10.0.0.2,port=6379,state=online,offset=98,lag=1\r\nslave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0\r\nmaster_replid:abc\r\nmaster_repl_offset:100\r\n# Persistence\r\nloading:0\r\n";
+    const REPLICA: &str = "redis_version:7.2.4\r\nvalkey_version:8.1.1\r\nrun_id:4567\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:7\r\nslave_repl_offset:90\r\nslave_priority:0\r\nmaster_replid:abc\r\nmaster_repl_offset:90\r\nloading:1\r\n";
+
+    #[test]
+    fn reads_a_primary() {
+        let instance = read_info(PRIMARY).unwrap();
+        assert!(instance.is_primary() && !instance.loading);
+        assert_eq!((instance.run_id.as_str(), instance.offset, instance.priority), ("0123", 100, 100));
+        assert_eq!(
+            instance.role,
+            ServerRole::Primary {
+                replicas: vec![OnlineReplica { address: "10.0.0.2:6379".into(), offset: 98, lag: 1 }]
+            }
+        );
+    }
+
+    #[test]
+    fn reads_a_replica_of_valkey() {
+        let instance = read_info(REPLICA).unwrap();
+        assert_eq!((instance.version.as_str(), instance.priority, instance.loading), ("8.1.1", 0, true));
+        assert_eq!(
+            instance.role,
+            ServerRole::Replica {
+                of: "10.0.0.1:6379".into(),
+                link_up: false,
+                link_down_for: Some(Duration::from_secs(7))
+            }
+        );
+    }
+
+    #[test]
+    fn without_role_or_run_id_it_is_no_answer() {
+        assert_eq!(read_info("run_id:1\r\n"), None);
+        assert_eq!(read_info("role:master\r\n"), None);
+        assert_eq!(read_info("run_id:1\r\nrole:sentinel\r\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "(run_id|role|slave0|connected_slaves|loading|[a-z]{1,5}|:|=|,|master|slave|9{1,25}|\r\n){0,80}") {
+            let _either = read_info(&text);
+        }
+    }
+}

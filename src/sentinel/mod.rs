@@ -1,0 +1,251 @@
+//! What Sentinels say: asking them, and reading their replies. What follows from the replies is
+//! decided in [`verdict`].
+
+mod verdict;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::record::{Record, SentinelEntry};
+use crate::server::{self, AskError, Credentials, Value};
+use crate::together::together;
+
+pub use verdict::{About, LocalServer, Verdict};
+
+/// One Sentinel's view of a master name, taken in one pass of its event loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// `SENTINEL MYID`.
+    pub id: String,
+    /// `SENTINEL GET-MASTER-ADDR-BY-NAME`: whom it names. `None` where it does not know the name.
+    pub named: Option<Place>,
+    /// `SENTINEL MASTER`. On the leader of a failover that has promoted already this still is
+    /// the old primary, while `named` is the new one.
+    pub master: Option<Master>,
+}
+
+/// A host and a port as a Sentinel writes them. The host is a name where the Sentinel announces
+/// host names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// An address, or a host name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Place {
+    /// The address, if it is one. A name is never resolved.
+    pub fn address(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.host.parse::<IpAddr>().ok()?, self.port))
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address() {
+            Some(address) => address.fmt(f),
+            None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The fields of `SENTINEL MASTER` that somebody here looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Master {
+    /// `ip` and `port`.
+    pub place: Option<Place>,
+    /// `runid`; empty for up to 10 s after a switch or RESET.
+    pub run_id: String,
+    /// `flags`, for example master, s_down, o_down, failover_in_progress.
+    pub flags: Vec<String>,
+    /// `config-epoch`.
+    pub config_epoch: u64,
+    /// `down-after-milliseconds`.
+    pub down_after: Duration,
+    /// `quorum`.
+    pub quorum: u64,
+}
+
+/// What came of asking one Sentinel of the record.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// Which one.
+    pub sentinel: SentinelEntry,
+    /// Its answer, or why there is none.
+    pub answer: Result<Answer, AskError>,
+}
+
+/// Asks the Sentinel at `address` about `master`.
+///
+/// # Errors
+/// [`AskError`], in any case within `deadline`.
+pub fn ask(
+    address: SocketAddr,
+    master: &str,
+    credentials: &Credentials,
+    deadline: Duration,
+) -> Result<Answer, AskError> {
+    let replies = server::ask(
+        address,
+        credentials,
+        deadline,
+        &[&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", master], &["SENTINEL", "MASTER", master], &["SENTINEL", "MYID"]],
+    )?;
+    read_answer(&replies)
+}
+
+/// Asks all Sentinels of `record` at once.
+pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadline: Duration) -> Vec<Heard> {
+    let jobs = record.sentinels().iter().map(|sentinel| {
+        let (address, master, credentials) = (sentinel.address, master.to_owned(), credentials.clone());
+        move || ask(address, &master, &credentials, deadline)
+    });
+    together(deadline, jobs)
+        .into_iter()
+        .zip(record.sentinels())
+        .map(|(answer, sentinel)| Heard { sentinel: sentinel.clone(), answer: answer.unwrap_or(Err(AskError::Silent)) })
+        .collect()
+}
+
+fn read_answer(replies: &[Value]) -> Result<Answer, AskError> {
+    let [named, master, id] = replies else {
+        return Err(AskError::Broken(format!("{} replies to 3 questions", replies.len())));
+    };
+    let id = server::text(id).ok_or_else(|| not_a("SENTINEL MYID", id))?;
+    let named = match named {
+        Value::Nil => None,
+        Value::Array(parts) => Some(place(parts).ok_or_else(|| not_a("GET-MASTER-ADDR-BY-NAME", named))?),
+        other => return Err(not_a("GET-MASTER-ADDR-BY-NAME", other)),
+    };
+    let master = match master {
+        Value::Array(fields) => Some(read_master(fields)),
+        Value::Map(fields) => {
+            Some(read_master(&fields.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect::<Vec<_>>()))
+        }
+        // "No such master with that name".
+        Value::ServerError(_) if named.is_none() => None,
+        other => return Err(not_a("SENTINEL MASTER", other)),
+    };
+    Ok(Answer { id, named, master })
+}
+
+fn not_a(question: &str, reply: &Value) -> AskError {
+    let reply = match reply {
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        other => format!("{other:?}").chars().take(100).collect(),
+    };
+    AskError::Broken(format!("not a reply to {question}: {reply}"))
+}
+
+fn place(parts: &[Value]) -> Option<Place> {
+    let [host, port] = parts else { return None };
+    Some(Place { host: server::text(host)?, port: server::text(port)?.parse().ok()? })
+}
+
+/// Reads a flat list of names and values, as Sentinel writes its instances.
+pub(crate) fn fields(list: &[Value]) -> Vec<(String, String)> {
+    list.chunks_exact(2).filter_map(|pair| Some((server::text(&pair[0])?, server::text(&pair[1])?))).collect()
+}
+
+fn read_master(list: &[Value]) -> Master {
+    let mut master = Master::default();
+    let (mut host, mut port) = (None, None);
+    for (name, value) in fields(list) {
+        match name.as_str() {
+            "ip" => host = Some(value),
+            "port" => port = value.parse().ok(),
+            "runid" => master.run_id = value,
+            "flags" => master.flags = value.split(',').map(str::to_owned).collect(),
+            "config-epoch" => master.config_epoch = value.parse().unwrap_or(0),
+            "down-after-milliseconds" => master.down_after = Duration::from_millis(value.parse().unwrap_or(0)),
+            "quorum" => master.quorum = value.parse().unwrap_or(0),
+            _ => {}
+        }
+    }
+    master.place = host.zip(port).map(|(host, port)| Place { host, port });
+    master
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn list(words: &[&str]) -> Value {
+        Value::Array(words.iter().map(|word| bulk(word)).collect())
+    }
+
+    fn error() -> Value {
+        Value::ServerError(redis::parse_redis_value(b"-ERR No such master with that name\r\n").map_or_else(
+            |_| panic!("an error reply is a value"),
+            |value| match value {
+                Value::ServerError(error) => error,
+                other => panic!("{other:?}"),
+            },
+        ))
+    }
+
+    #[test]
+    fn reads_an_answer() {
+        let answer = read_answer(&[
+            list(&["10.0.0.1", "6379"]),
+            list(&[
+                "name",
+                "mymaster",
+                "ip",
+                "10.0.0.1",
+                "port",
+                "6379",
+                "runid",
+                "ab",
+                "flags",
+                "master,s_down",
+                "config-epoch",
+                "7",
+                "down-after-milliseconds",
+                "5000",
+                "quorum",
+                "2",
+            ]),
+            bulk("me"),
+        ])
+        .unwrap();
+        assert_eq!(answer.id, "me");
+        assert_eq!(answer.named.unwrap().address(), Some("10.0.0.1:6379".parse().unwrap()));
+        let master = answer.master.unwrap();
+        assert_eq!((master.config_epoch, master.quorum, master.run_id.as_str()), (7, 2, "ab"));
+        assert_eq!(master.down_after, Duration::from_secs(5));
+        assert_eq!(master.flags, ["master", "s_down"]);
+    }
+
+    #[test]
+    fn an_unknown_master_name_is_an_answer() {
+        let answer = read_answer(&[Value::Nil, error(), bulk("me")]).unwrap();
+        assert_eq!((answer.named, answer.master), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_broken() {
+        for replies in [
+            vec![],
+            vec![Value::Nil, error()],
+            vec![Value::Nil, error(), Value::Nil],
+            vec![list(&["10.0.0.1"]), list(&[]), bulk("me")],
+            vec![list(&["10.0.0.1", "port"]), list(&[]), bulk("me")],
+            vec![list(&["10.0.0.1", "6379"]), error(), bulk("me")],
+            vec![Value::Int(1), list(&[]), bulk("me")],
+        ] {
+            assert!(matches!(read_answer(&replies), Err(AskError::Broken(_))), "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_name_is_no_address() {
+        assert_eq!(Place { host: "redis1".into(), port: 6379 }.address(), None);
+        assert_eq!(Place { host: "fd00::1".into(), port: 1 }.to_string(), "[fd00::1]:1");
+    }
+}

@@ -1,0 +1,272 @@
+//! What is local to a node: credentials' files, deadlines, the firewall backend, the log level.
+//! Defaults, then `/etc/rolegate/rolegate.toml`; what proofs stand on is never here (see
+//! [`crate::record`]).
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::server::Credentials;
+
+/// The file that [`Settings::load`] reads.
+pub const FILE: &str = "/etc/rolegate/rolegate.toml";
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How to authenticate at Redis.
+    pub redis: Credentials,
+    /// How to authenticate at Sentinels.
+    pub sentinel: Credentials,
+    /// Where `rolegate init` finds the first Sentinel.
+    pub first_sentinel: SocketAddr,
+    /// The firewall backend: auto, nft, iptables, iptables-nft or iptables-legacy.
+    pub firewall: String,
+    /// How long a Redis or a Sentinel may take to answer.
+    pub answer_within: Duration,
+    /// How long a firewall command may take.
+    pub firewall_within: Duration,
+    /// error, warn, info, debug or trace.
+    pub log_level: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            redis: Credentials::default(),
+            sentinel: Credentials::default(),
+            first_sentinel: SocketAddr::from(([127, 0, 0, 1], 26379)),
+            firewall: "auto".to_owned(),
+            answer_within: Duration::from_secs(1),
+            firewall_within: Duration::from_secs(10),
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+/// Why the settings cannot be used. Never shows a file's content, which may hold a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The settings file, or a password file that it names.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}{}: {reason}", path.display(), line.map(|line| format!(" line {line}")).unwrap_or_default())]
+    Invalid {
+        /// The settings file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: Option<usize>,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    redis: ServerSection,
+    sentinel: SentinelSection,
+    firewall: FirewallSection,
+    log: LogSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServerSection {
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    answer_within_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SentinelSection {
+    address: Option<SocketAddr>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FirewallSection {
+    backend: Option<Backend>,
+    within_ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Backend {
+    Auto,
+    Nft,
+    Iptables,
+    IptablesNft,
+    IptablesLegacy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogSection {
+    level: Option<Level>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Settings {
+    /// Reads [`FILE`]; the defaults where there is none.
+    ///
+    /// # Errors
+    /// [`SettingsError`], naming the file and the line.
+    pub fn load() -> Result<Self, SettingsError> {
+        Settings::load_from(Path::new(FILE))
+    }
+
+    /// Reads the settings file `path`; the defaults where there is none.
+    ///
+    /// # Errors
+    /// [`SettingsError`], naming the file and the line.
+    pub fn load_from(path: &Path) -> Result<Self, SettingsError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Settings::parse(path, &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
+            Err(source) => Err(SettingsError::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let invalid = |line, reason: &str| SettingsError::Invalid {
+            path: path.to_owned(),
+            line,
+            // The first line only: the rest is an excerpt of the file.
+            reason: reason.lines().next().unwrap_or_default().to_owned(),
+        };
+        let file: File = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            invalid(line, error.message())
+        })?;
+        let default = Settings::default();
+        let milliseconds = |value: Option<u64>, default: Duration, name: &str| match value {
+            Some(0) => Err(invalid(None, &format!("{name} is 0; it must be at least 1"))),
+            Some(60_001..) => Err(invalid(None, &format!("{name} is above 60000, a minute"))),
+            Some(value) => Ok(Duration::from_millis(value)),
+            None => Ok(default),
+        };
+        Ok(Settings {
+            redis: credentials(file.redis.user, file.redis.password_file.as_deref())?,
+            sentinel: credentials(file.sentinel.user, file.sentinel.password_file.as_deref())?,
+            first_sentinel: file.sentinel.address.unwrap_or(default.first_sentinel),
+            firewall: match file.firewall.backend {
+                None | Some(Backend::Auto) => "auto",
+                Some(Backend::Nft) => "nft",
+                Some(Backend::Iptables) => "iptables",
+                Some(Backend::IptablesNft) => "iptables-nft",
+                Some(Backend::IptablesLegacy) => "iptables-legacy",
+            }
+            .to_owned(),
+            answer_within: milliseconds(file.redis.answer_within_ms, default.answer_within, "redis.answer_within_ms")?,
+            firewall_within: milliseconds(file.firewall.within_ms, default.firewall_within, "firewall.within_ms")?,
+            log_level: match file.log.level {
+                Some(Level::Error) => "error",
+                Some(Level::Warn) => "warn",
+                None | Some(Level::Info) => "info",
+                Some(Level::Debug) => "debug",
+                Some(Level::Trace) => "trace",
+            }
+            .to_owned(),
+        })
+    }
+
+    /// The log level as the logger takes it.
+    pub fn level(&self) -> tracing_subscriber::filter::LevelFilter {
+        self.log_level.parse().unwrap_or(tracing_subscriber::filter::LevelFilter::INFO)
+    }
+}
+
+fn credentials(user: Option<String>, password_file: Option<&Path>) -> Result<Credentials, SettingsError> {
+    let password = match password_file {
+        None => None,
+        Some(path) => Some(
+            fs::read_to_string(path)
+                .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?
+                .trim_end_matches(['\r', '\n'])
+                .to_owned(),
+        ),
+    };
+    Ok(Credentials { user, password })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, SettingsError> {
+        Settings::parse(Path::new("rolegate.toml"), text)
+    }
+
+    #[test]
+    fn an_empty_or_missing_file_is_the_defaults() {
+        assert_eq!(parse("").unwrap(), Settings::default());
+        assert_eq!(Settings::load_from(Path::new("/nonexistent/rolegate.toml")).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn reads_each_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("redis.password");
+        fs::write(&file, "s3cret\n").unwrap();
+        let settings = parse(&format!(
+            "[redis]\nuser = 'gate'\npassword_file = '{}'\nanswer_within_ms = 250\n[sentinel]\naddress = '10.0.0.9:26379'\n[firewall]\nbackend = 'iptables-legacy'\nwithin_ms = 3000\n[log]\nlevel = 'debug'\n",
+            file.display()
+        ))
+        .unwrap();
+        assert_eq!(settings.redis.user.as_deref(), Some("gate"));
+        assert_eq!(settings.redis.password.as_deref(), Some("s3cret"));
+        assert_eq!(settings.answer_within, Duration::from_millis(250));
+        assert_eq!(settings.first_sentinel, "10.0.0.9:26379".parse().unwrap());
+        assert_eq!((settings.firewall.as_str(), settings.log_level.as_str()), ("iptables-legacy", "debug"));
+        assert!(!format!("{settings:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_never_show_the_content() {
+        for (text, line, part) in [
+            ("[redis]\npasword_file = 'hunter2'\n", Some(2), "pasword_file"),
+            ("[redis]\npassword = 'hunter2'\n", Some(2), "password"),
+            ("[redis]\nuser = 'hunter2\n", Some(2), ""),
+            ("[firewall]\nbackend = 'pf'\n", Some(2), "pf"),
+            ("[log]\nlevel = 'loud'\n", Some(2), "loud"),
+            ("[redis]\nanswer_within_ms = 0\n", None, "answer_within_ms"),
+            ("[redis]\nanswer_within_ms = 100000\n", None, "answer_within_ms"),
+        ] {
+            let error = parse(text).unwrap_err();
+            let SettingsError::Invalid { line: found, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(*found, line, "{text}");
+            let message = error.to_string();
+            assert!(message.contains(part) && !message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_missing_password_file_is_named() {
+        let error = parse("[sentinel]\npassword_file = '/nonexistent/password'\n").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/password"));
+    }
+}
