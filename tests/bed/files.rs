@@ -1,0 +1,197 @@
+//! What is written onto the hosts' disks before they boot: as an operator would, into Debian's own
+//! files where there are some, and nothing that the units do not read in real life.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rolegate::command::Cmd;
+
+use super::{Bed, CLIENTS, NODES, address, address6, hosts, project};
+
+/// Where `scripts/install` puts the hook. Sentinel calls it if it is there.
+const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
+
+/// Units of a cluster node, and of a client host.
+const NODE_UNITS: [&str; 4] = ["corosync", "pacemaker", "redis-server", "redis-sentinel"];
+const CLIENT_UNITS: [&str; 1] = ["haproxy"];
+
+impl Bed {
+    /// Mounts each host's disk (the shared root, rolegate, and what is the host's own) and writes its
+    /// configuration.
+    pub(super) fn make_disks(&self, root: &Path) -> Result<()> {
+        let installed = self.host_dir("installed");
+        fs::create_dir(&installed)?;
+        if !self.options().bare {
+            self.install_rolegate(&installed)?;
+        }
+        for host in hosts() {
+            let dir = self.host_dir(host);
+            for part in ["upper", "work", "root"] {
+                fs::create_dir_all(dir.join(part))?;
+            }
+            let overlay = format!(
+                "lowerdir={}:{},upperdir={},workdir={}",
+                installed.display(),
+                root.display(),
+                dir.join("upper").display(),
+                dir.join("work").display()
+            );
+            self.jail()
+                .cmd("mount")
+                .args(["-t", "overlay", "overlay", "-o", &overlay])
+                .arg(dir.join("root"))
+                .run()
+                .context("the overlay of a host (ROLEGATE_BED_DIR must be on a disk file system)")?;
+            self.configure(host, &self.jail().path(&dir.join("root")))
+                .with_context(|| format!("the disk of {host}"))?;
+        }
+        Ok(())
+    }
+
+    fn install_rolegate(&self, destination: &Path) -> Result<()> {
+        let programs = match &self.options().bin_dir {
+            Some(dir) => dir.clone(),
+            None => beside_this_program()?,
+        };
+        Cmd::new(project().join("scripts/install"))
+            .arg("--programs")
+            .arg(programs)
+            .arg("--destdir")
+            .arg(destination)
+            .deadline(Duration::from_secs(30))
+            .run()
+            .context("installing rolegate on the hosts")?;
+        Ok(())
+    }
+
+    fn configure(&self, host: &str, root: &Path) -> Result<()> {
+        write(root, "etc/hostname", &format!("{host}\n"))?;
+        let names: String =
+            hosts().map(|host| format!("{} {host}\n{} {host}\n", address(host), address6(host))).collect();
+        write(root, "etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{names}"))?;
+        if CLIENTS.contains(&host) {
+            append(root, "etc/haproxy/haproxy.cfg", &haproxy())?;
+            return enable(root, &CLIENT_UNITS);
+        }
+        write(root, "etc/corosync/corosync.conf", &corosync(&self.options().name))?;
+        append(root, "etc/redis/redis.conf", &redis(host))?;
+        let hook = root.join(HOOK).exists();
+        let sentinel = fs::read_to_string(root.join("etc/redis/sentinel.conf"))?;
+        let sentinel = self.sentinel(&sentinel, hook)?;
+        write(root, "etc/redis/sentinel.conf", &sentinel)?;
+        enable(root, &NODE_UNITS)
+    }
+
+    /// Debian's sentinel.conf with what an operator changes in it.
+    fn sentinel(&self, debian: &str, hook: bool) -> Result<String> {
+        let options = self.options();
+        let changes = [
+            ("sentinel monitor ", format!("sentinel monitor mymaster {} 6379 2", address(NODES[0]))),
+            (
+                "sentinel down-after-milliseconds ",
+                format!("sentinel down-after-milliseconds mymaster {}", options.down_after.as_millis()),
+            ),
+            (
+                "sentinel failover-timeout ",
+                format!("sentinel failover-timeout mymaster {}", options.failover_timeout.as_millis()),
+            ),
+        ];
+        let mut text = String::new();
+        let mut changed = 0;
+        for line in debian.lines() {
+            match changes.iter().find(|(start, _)| line.starts_with(start)) {
+                Some((_, new)) => {
+                    text += new;
+                    changed += 1;
+                }
+                None => text += line,
+            }
+            text.push('\n');
+        }
+        if changed != changes.len() {
+            bail!("Debian's sentinel.conf has {changed} of the {} lines to be changed", changes.len());
+        }
+        if hook {
+            text += &format!("sentinel client-reconfig-script mymaster /{HOOK}\n");
+        }
+        Ok(text)
+    }
+}
+
+/// The programs of the profile with which this program was built: `target/PROFILE`, while it runs
+/// from there, from `deps/` or from `examples/`.
+fn beside_this_program() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let dir = program.parent().context("a program lies in a directory")?;
+    let inner = dir.ends_with("deps") || dir.ends_with("examples");
+    Ok(if inner { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
+}
+
+/// Rewrites a file, which keeps its owner and mode if it exists.
+fn write(root: &Path, path: &str, text: &str) -> Result<()> {
+    fs::write(root.join(path), text).with_context(|| format!("writing {path}"))
+}
+
+fn append(root: &Path, path: &str, text: &str) -> Result<()> {
+    let file = OpenOptions::new().append(true).open(root.join(path));
+    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("appending to {path}"))
+}
+
+/// What `systemctl enable` does for units with `WantedBy=multi-user.target`.
+fn enable(root: &Path, units: &[&str]) -> Result<()> {
+    for unit in units {
+        let link = format!("etc/systemd/system/multi-user.target.wants/{unit}.service");
+        symlink(format!("/lib/systemd/system/{unit}.service"), root.join(&link)).with_context(|| link)?;
+    }
+    Ok(())
+}
+
+fn corosync(name: &str) -> String {
+    let mut text = format!(
+        "totem {{\n    version: 2\n    cluster_name: {name}\n    transport: knet\n    crypto_cipher: none\n    \
+         crypto_hash: none\n    token: 1000\n}}\n\
+         logging {{\n    to_logfile: yes\n    logfile: /var/log/corosync/corosync.log\n    to_syslog: yes\n    \
+         timestamp: hires\n}}\n\
+         quorum {{\n    provider: corosync_votequorum\n}}\n\
+         nodelist {{\n"
+    );
+    for (i, node) in NODES.iter().enumerate() {
+        let (id, address) = (i + 1, address(node));
+        text += &format!(
+            "    node {{\n        name: {node}\n        nodeid: {id}\n        ring0_addr: {address}\n    }}\n"
+        );
+    }
+    text + "}\n"
+}
+
+fn redis(host: &str) -> String {
+    let mut text = "\n# The bed's nodes are alone on their network.\nbind 0.0.0.0 ::\nprotected-mode no\n".to_owned();
+    if host != NODES[0] {
+        text += &format!("replicaof {} 6379\n", address(NODES[0]));
+    }
+    text
+}
+
+/// Both ports, on every address of the client host.
+fn haproxy() -> String {
+    let mut text = "\n".to_owned();
+    for (name, port) in [("redis-rw", 6381), ("redis-ro", 6380)] {
+        // An open gate accepts the connection and a closed one refuses it: no more check is needed.
+        // Two checks at 300 ms: one lost SYN moves nobody. The clients' timeouts are for connections
+        // that a cut network leaves behind.
+        text += &format!(
+            "listen {name}\n    bind :::{port} v4v6\n    mode tcp\n    option tcplog\n    balance roundrobin\n    \
+             timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
+             option clitcpka\n    option srvtcpka\n    \
+             default-server check inter 300ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
+        );
+        for node in NODES {
+            text += &format!("    server {node} {}:{port}\n", address(node));
+        }
+    }
+    text
+}

@@ -1,0 +1,129 @@
+//! The Debian root that all hosts of all beds share, read-only below their overlays: built once,
+//! kept in `roots/` of [`super::state_dir`] under a name that changes when its contents would.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use rolegate::command::Cmd;
+
+use super::jail::{Jail, Network, end_any, is_alive};
+
+/// What is installed beyond Debian's minimal variant.
+const PACKAGES: [&str; 28] = [
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "libpam-systemd",
+    "corosync",
+    "pacemaker",
+    "pacemaker-cli-utils",
+    "pcs",
+    "crmsh",
+    // With ocf-tester on bookworm.
+    "resource-agents",
+    "redis-server",
+    "redis-sentinel",
+    "redis-tools",
+    "haproxy",
+    "nftables",
+    "iptables",
+    "ipset",
+    "conntrack",
+    "iproute2",
+    "iputils-ping",
+    "netcat-openbsd",
+    "socat",
+    "tcpdump",
+    "libxml2-utils",
+    "procps",
+    "psmisc",
+    "less",
+    "zstd",
+];
+
+/// Units that do nothing for a bed but take time or write at odd moments.
+const MASKED: [&str; 9] = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty.target",
+    "console-getty.service",
+    "systemd-pstore.service",
+];
+
+/// Units that each host enables for itself ([`super::files`]).
+const DISABLED: [&str; 7] = ["corosync", "pacemaker", "redis-server", "redis-sentinel", "haproxy", "pcsd", "pcsd-ruby"];
+
+/// The root of `release`, built now if it is not there yet (a minute, and Debian's mirror).
+///
+/// # Errors
+/// When it cannot be built. Nothing is left of it then.
+pub fn cached(release: &str) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    (PACKAGES, MASKED, DISABLED).hash(&mut hasher);
+    let roots = super::state_dir().join("roots");
+    fs::create_dir_all(&roots)?;
+    let root = roots.join(format!("{release}-{:016x}", hasher.finish()));
+    if root.exists() {
+        return Ok(root);
+    }
+    let lock = File::create(roots.join("lock"))?;
+    let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((lock, _)) => {
+            eprintln!("waiting for another bed that builds the root");
+            Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?
+        }
+    };
+    if !root.exists() {
+        eprintln!("building a Debian {release} for the hosts (once; a minute or two)");
+        build(release, &roots.join("building"), &root)?;
+    }
+    drop(lock);
+    Ok(root)
+}
+
+fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
+    let mut jail = Jail::start(dir, Network::Host)?;
+    let new = dir.join("root");
+    let chroot = |command: &str| format!("--customize-hook=chroot \"$1\" {command}");
+    let built = jail
+        .cmd("mmdebstrap")
+        .args(["--mode=root", "--variant=minbase"])
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .args([
+            chroot(&format!("systemctl disable {}", DISABLED.join(" "))),
+            chroot(&format!("systemctl mask {}", MASKED.join(" "))),
+            // Names are in /etc/hosts; asking a name server of the machine would only wait.
+            "--customize-hook=: > \"$1/etc/resolv.conf\"".into(),
+            "--customize-hook=rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/archives/*.deb".into(),
+        ])
+        .arg(release)
+        .arg(&new)
+        .arg(mirror().as_deref().unwrap_or("http://deb.debian.org/debian"))
+        .deadline(Duration::from_secs(900))
+        .run()
+        .context("mmdebstrap")?;
+    drop(built);
+    fs::rename(&new, root)?;
+    jail.end()
+}
+
+/// The machine's own Debian mirror.
+fn mirror() -> Option<String> {
+    let sources = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    sources.chain([PathBuf::from("/etc/apt/sources.list")]).find_map(|path| {
+        let text = fs::read_to_string(path).ok()?;
+        let mut words = text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
+        words
+            .find(|word| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian"))
+            .map(str::to_owned)
+    })
+}
