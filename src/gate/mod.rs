@@ -1,1 +1,577 @@
-//! The firewall state of the two ports of a node.
+//! The firewall state of the two ports of a node: who may reach Redis through the read-only and the read-write port.
+//!
+//! The gate promises (design rules 1 to 3):
+//!
+//! - A port is closed unless an element with a timeout says that it is open. The redirect to Redis *is* the gate.
+//! - Closing blocks the established connections of that port at once, in both directions, and resets them. Others are
+//!   left alone, and so is everything that is not addressed to this host.
+//! - A change is one transaction, read back and verified. Nothing outside our own table or chains changes.
+//! - [`Gate::set`] with [`Want::Close`] needs no settings and closes whatever state our table is in.
+//!
+//! It must not decide who may open a port: that is for its callers.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use crate::command::CommandError;
+use crate::exit::PortCode;
+
+pub mod cli;
+mod lock;
+mod netlink;
+pub mod nft;
+mod sever;
+
+pub use sever::Cut;
+
+/// The longest that one call may open a port for. Every element runs out, and somebody has to want it renewed.
+pub const LONGEST: Duration = Duration::from_secs(3600);
+
+/// How long closing waits for another caller before it goes on without the lock.
+const CLOSING_WAITS: Duration = Duration::from_millis(500);
+
+/// One gate: the two ports of one master name and the Redis port behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    /// The read-only port.
+    pub ro: u16,
+    /// The read-write port.
+    pub rw: u16,
+    /// The port on which Redis listens.
+    pub redis: u16,
+}
+
+impl Ports {
+    /// A gate on these ports.
+    ///
+    /// # Errors
+    /// [`GateError::Ports`] where one is zero or two are the same.
+    pub fn new(ro: u16, rw: u16, redis: u16) -> Result<Self, GateError> {
+        let ports = Ports { ro, rw, redis };
+        let usable = ![ro, rw, redis].contains(&0) && ro != rw && ro != redis && rw != redis;
+        if usable { Ok(ports) } else { Err(GateError::Ports(ports)) }
+    }
+
+    /// The number of `port`.
+    pub fn number(self, port: Port) -> u16 {
+        match port {
+            Port::Ro => self.ro,
+            Port::Rw => self.rw,
+        }
+    }
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Ports { ro: 6380, rw: 6381, redis: 6379 }
+    }
+}
+
+/// One of the two ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Port {
+    /// Read-only.
+    Ro,
+    /// Read-write.
+    Rw,
+}
+
+impl Port {
+    /// Both.
+    pub const ALL: [Port; 2] = [Port::Ro, Port::Rw];
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Port::Ro => "ro",
+            Port::Rw => "rw",
+        })
+    }
+}
+
+/// What is wanted of one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Open for this long from now, at least 1 ms and at most [`LONGEST`]; an open port gets this time instead of what it
+    /// had left.
+    Open(Duration),
+    /// Closed, its connections cut.
+    Close,
+    /// As it is.
+    Keep,
+}
+
+/// What is wanted of both ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Desired {
+    /// Of the read-only port.
+    pub ro: Want,
+    /// Of the read-write port.
+    pub rw: Want,
+}
+
+impl Desired {
+    /// Both closed.
+    pub const CLOSED: Desired = Desired { ro: Want::Close, rw: Want::Close };
+    /// Both as they are.
+    pub const KEEP: Desired = Desired { ro: Want::Keep, rw: Want::Keep };
+
+    /// What is wanted of `port`.
+    pub fn of(&mut self, port: Port) -> &mut Want {
+        match port {
+            Port::Ro => &mut self.ro,
+            Port::Rw => &mut self.rw,
+        }
+    }
+
+    fn both(self) -> [Want; 2] {
+        [self.ro, self.rw]
+    }
+
+    fn closes(self) -> bool {
+        self.both().contains(&Want::Close)
+    }
+
+    fn opens(self) -> bool {
+        self.both().iter().any(|want| matches!(want, Want::Open(_)))
+    }
+}
+
+/// Whether a port is open, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortState {
+    /// Who connects is refused.
+    Closed,
+    /// Who connects reaches Redis.
+    Open {
+        /// How long it stays open by itself. [`Duration::MAX`] where somebody edited the timeout away.
+        remaining: Duration,
+    },
+}
+
+impl PortState {
+    /// Whether it is open.
+    pub fn is_open(self) -> bool {
+        matches!(self, PortState::Open { .. })
+    }
+}
+
+/// Whether what has to be there before a port can open and be closed is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Baseline {
+    /// As we make it.
+    Intact,
+    /// Nothing of it is there: flushed, or never made.
+    Missing,
+    /// Somebody changed it. What differs, in one line.
+    Edited(String),
+}
+
+/// Which firewall carries the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// nftables.
+    Nft,
+    /// iptables with ipset.
+    Iptables(Variant),
+}
+
+/// Which of the two iptables: they do not see each other's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// iptables-nft, which keeps its rules in nf_tables.
+    Nft,
+    /// iptables-legacy, which keeps them in xtables.
+    Legacy,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Nft => "nft",
+            Backend::Iptables(Variant::Nft) => "iptables-nft",
+            Backend::Iptables(Variant::Legacy) => "iptables-legacy",
+        })
+    }
+}
+
+/// Which firewall shall carry the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BackendChoice {
+    /// nftables where nft is installed, else iptables. Closing closes on every one that holds something of ours.
+    #[default]
+    Auto,
+    /// nftables.
+    Nft,
+    /// iptables: the named variant, or the one that the command `iptables` stands for.
+    Iptables(Option<Variant>),
+}
+
+impl FromStr for BackendChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "auto" => BackendChoice::Auto,
+            "nft" => BackendChoice::Nft,
+            "iptables" => BackendChoice::Iptables(None),
+            "iptables-nft" => BackendChoice::Iptables(Some(Variant::Nft)),
+            "iptables-legacy" => BackendChoice::Iptables(Some(Variant::Legacy)),
+            other => {
+                return Err(format!(
+                    "{other:?} is not a backend: auto, nft, iptables, iptables-nft or iptables-legacy"
+                ));
+            }
+        })
+    }
+}
+
+/// What the firewall holds for one gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Which firewall.
+    pub backend: Backend,
+    /// Whether table or chains are as we make them.
+    pub baseline: Baseline,
+    /// Whose state this is.
+    pub ports: Ports,
+    /// The read-only port.
+    pub ro: PortState,
+    /// The read-write port.
+    pub rw: PortState,
+    /// What became of the connections; None where no port was to be closed.
+    pub cut: Option<Cut>,
+}
+
+impl State {
+    /// The state of `port`.
+    pub fn of(&self, port: Port) -> PortState {
+        match port {
+            Port::Ro => self.ro,
+            Port::Rw => self.rw,
+        }
+    }
+}
+
+/// `{"backend":"nft","baseline":"intact","difference":null,"redis_port":6379,"ro":{"port":6380,"open":true,
+/// "remaining_ms":19812},"rw":{...},"cut":null}`; `remaining_ms` is null where a port is closed or open without end.
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct One {
+            port: u16,
+            open: bool,
+            remaining_ms: Option<u64>,
+        }
+        let one = |port| {
+            let remaining = match self.of(port) {
+                PortState::Open { remaining } if remaining < Duration::MAX => Some(remaining.as_millis() as u64),
+                _ => None,
+            };
+            One { port: self.ports.number(port), open: self.of(port).is_open(), remaining_ms: remaining }
+        };
+        let (baseline, difference) = match &self.baseline {
+            Baseline::Intact => ("intact", None),
+            Baseline::Missing => ("missing", None),
+            Baseline::Edited(difference) => ("edited", Some(difference)),
+        };
+        let mut state = serializer.serialize_struct("State", 7)?;
+        state.serialize_field("backend", &self.backend.to_string())?;
+        state.serialize_field("baseline", baseline)?;
+        state.serialize_field("difference", &difference)?;
+        state.serialize_field("redis_port", &self.ports.redis)?;
+        state.serialize_field("ro", &one(Port::Ro))?;
+        state.serialize_field("rw", &one(Port::Rw))?;
+        state.serialize_field("cut", &self.cut)?;
+        state.end()
+    }
+}
+
+/// Why the gate is not as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// Ports that cannot make a gate.
+    #[error("ports {}, {} and {} cannot make a gate: all three must differ and none may be 0", .0.ro, .0.rw, .0.redis)]
+    Ports(Ports),
+    /// A time for which nothing is opened.
+    #[error("cannot open a port for {0:?}: at least 1 ms, at most {LONGEST:?}")]
+    Time(Duration),
+    /// No right to change the firewall.
+    #[error("{what} needs CAP_NET_ADMIN: run it as root")]
+    Permission {
+        /// What was being done.
+        what: String,
+    },
+    /// Nothing here can carry a gate.
+    #[error("no firewall can be used here: {0}")]
+    NoFirewall(String),
+    /// Something of our name is not ours. Nothing was touched.
+    #[error("{0}")]
+    Foreign(String),
+    /// A program has a port that the gate is to own. No such port was opened; what was to be closed is closed.
+    #[error(
+        "port {port} cannot be a gate: a program listens on {listener}; let it use another port (ss -ltnp shows it)"
+    )]
+    PortInUse {
+        /// The gate's port.
+        port: u16,
+        /// Where the program listens.
+        listener: SocketAddr,
+    },
+    /// The firewall did not end up as asked.
+    #[error("the firewall is not as asked: {0}")]
+    Mismatch(String),
+    /// No answer in time. The change may have happened or not.
+    #[error("{what} took longer than allowed")]
+    Timeout {
+        /// What was being done.
+        what: String,
+    },
+    /// A command failed.
+    #[error("the firewall refused")]
+    Command(#[source] CommandError),
+    /// The kernel refused.
+    #[error("{what}")]
+    Kernel {
+        /// What was being done.
+        what: String,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl GateError {
+    /// The exit code of `rolegate-port` for this.
+    pub fn code(&self) -> PortCode {
+        match self {
+            GateError::Ports(_) | GateError::Time(_) => PortCode::Usage,
+            GateError::Permission { .. } => PortCode::Permission,
+            GateError::NoFirewall(_) => PortCode::NoFirewall,
+            GateError::Foreign(_) => PortCode::Foreign,
+            GateError::PortInUse { .. } => PortCode::PortInUse,
+            GateError::Timeout { .. } => PortCode::Timeout,
+            GateError::Mismatch(_) | GateError::Command(_) | GateError::Kernel { .. } => PortCode::Failed,
+        }
+    }
+
+    fn of_kernel(what: &str, error: io::Error) -> Self {
+        let what = what.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => GateError::Permission { what },
+            io::ErrorKind::TimedOut => GateError::Timeout { what },
+            _ => GateError::Kernel { what, source: error },
+        }
+    }
+
+    fn of_command(error: CommandError) -> Self {
+        match error {
+            CommandError::Timeout { argv, .. } => GateError::Timeout { what: argv },
+            CommandError::NotFound { .. } => GateError::NoFirewall(error.to_string()),
+            CommandError::Exit { argv, stderr, .. } if stderr.contains("Operation not permitted") => {
+                GateError::Permission { what: argv }
+            }
+            other => GateError::Command(other),
+        }
+    }
+}
+
+/// The gate of one master name on this node.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    ports: Ports,
+    choice: BackendChoice,
+    deadline: Duration,
+}
+
+impl Gate {
+    /// The gate on `ports`. No call takes longer than `deadline`.
+    ///
+    /// # Errors
+    /// [`GateError::Ports`].
+    pub fn new(ports: Ports, choice: BackendChoice, deadline: Duration) -> Result<Self, GateError> {
+        let Ports { ro, rw, redis } = ports;
+        Ok(Gate { ports: Ports::new(ro, rw, redis)?, choice, deadline })
+    }
+
+    /// Its ports.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// What the firewall holds. Reads only.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::NoFirewall`], [`GateError::Foreign`], [`GateError::Timeout`],
+    /// [`GateError::Kernel`].
+    pub fn state(&self) -> Result<State, GateError> {
+        let until = Instant::now() + self.deadline;
+        let seen = nft::read(until)?;
+        self.usable(seen.is_some())?;
+        nft::state(seen.as_ref(), self.ports)
+    }
+
+    /// Makes or repairs table and entries of this gate. Opens nothing, keeps what is open.
+    ///
+    /// # Errors
+    /// Every one but [`GateError::PortInUse`].
+    pub fn baseline(&self) -> Result<State, GateError> {
+        self.set(Desired::KEEP)
+    }
+
+    /// Makes baseline and `want` in one transaction, cuts the connections of ports that were to be closed, reads back and
+    /// verifies.
+    ///
+    /// A port that cannot be opened never keeps the other from closing.
+    ///
+    /// # Errors
+    /// Every one. After [`GateError::PortInUse`] all that was to be closed is closed. Connections that could
+    /// not be reset are no error: see [`State::cut`].
+    pub fn set(&self, want: Desired) -> Result<State, GateError> {
+        let until = Instant::now() + self.deadline;
+        for want in want.both() {
+            if let Want::Open(time) = want {
+                if time < Duration::from_millis(1) || time > LONGEST {
+                    return Err(GateError::Time(time));
+                }
+            }
+        }
+        self.usable(true)?;
+        let (possible, refusal) = self.without_listeners(want, until);
+        let lock = self.lock(possible, until)?;
+        let result = self.apply(possible, until);
+        drop(lock);
+
+        let mut state = result?;
+        if possible.closes() {
+            let closed: Vec<u16> = Port::ALL
+                .into_iter()
+                .filter(|port| *possible.clone().of(*port) == Want::Close)
+                .map(|port| self.ports.number(port))
+                .collect();
+            state.cut = Some(sever::cut(&closed, self.ports.redis, until));
+        }
+        refusal.map_or(Ok(state), Err)
+    }
+
+    /// Closes both ports and takes this gate's entries away; the table or the chains, too, when no other gate uses them.
+    ///
+    /// # Errors
+    /// As [`Gate::set`]; [`GateError::Mismatch`] where connections could not be reset: then the entries that
+    /// block them stay.
+    pub fn remove(&self) -> Result<(), GateError> {
+        let until = Instant::now() + self.deadline;
+        if nft::read(until)?.is_none() {
+            return Ok(());
+        }
+        if let Some(Cut { incomplete: Some(reason), .. }) = self.set(Desired::CLOSED)?.cut {
+            return Err(GateError::Mismatch(format!("connections are blocked but not reset: {reason}")));
+        }
+        let _lock = self.lock(Desired::CLOSED, until)?;
+        nft::remove(self.ports, until)
+    }
+
+    fn apply(&self, want: Desired, until: Instant) -> Result<State, GateError> {
+        nft::apply(self.ports, want, until)
+    }
+
+    /// Whether anything can carry the gate; a table that is there can be read in any case.
+    fn usable(&self, present: bool) -> Result<(), GateError> {
+        if let BackendChoice::Iptables(_) = self.choice {
+            return Err(GateError::NoFirewall("this version has no iptables backend".to_owned()));
+        }
+        if present || nft::installed() { Ok(()) } else { Err(GateError::NoFirewall("nft is not installed".to_owned())) }
+    }
+
+    /// `want` without the openings of ports on which a program listens, and the refusal to report.
+    fn without_listeners(&self, mut want: Desired, until: Instant) -> (Desired, Option<GateError>) {
+        let mut refusal = None;
+        for port in Port::ALL {
+            if let wanted @ Want::Open(_) = want.of(port) {
+                let number = self.ports.number(port);
+                match sever::listener(number, until) {
+                    Ok(None) => {}
+                    Ok(Some(listener)) => {
+                        *wanted = Want::Keep;
+                        refusal = Some(GateError::PortInUse { port: number, listener });
+                    }
+                    // The gate works with a listener, too: its port is redirected away from it.
+                    Err(error) => tracing::warn!("cannot tell whether a program listens on port {number}: {error}"),
+                }
+            }
+        }
+        (want, refusal)
+    }
+
+    /// Waits for other callers. None where closing goes on without.
+    fn lock(&self, want: Desired, until: Instant) -> Result<Option<lock::Lock>, GateError> {
+        let patience = if want.closes() { until.min(Instant::now() + CLOSING_WAITS) } else { until };
+        match lock::take(patience) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if want.closes() => {
+                tracing::warn!("closing without the lock of other callers: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(GateError::of_kernel(&format!("taking the lock {}", lock::path().display()), error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_must_differ_and_be_ports() {
+        assert_eq!(Ports::new(6380, 6381, 6379).unwrap(), Ports::default());
+        for (ro, rw, redis) in [(0, 1, 2), (1, 0, 2), (1, 2, 0), (1, 1, 2), (1, 2, 1), (2, 1, 1)] {
+            assert_eq!(Ports::new(ro, rw, redis).unwrap_err().code(), PortCode::Usage);
+        }
+    }
+
+    #[test]
+    fn a_backend_reads_back() {
+        for backend in [Backend::Nft, Backend::Iptables(Variant::Nft), Backend::Iptables(Variant::Legacy)] {
+            let choice = match backend {
+                Backend::Nft => BackendChoice::Nft,
+                Backend::Iptables(variant) => BackendChoice::Iptables(Some(variant)),
+            };
+            assert_eq!(backend.to_string().parse(), Ok(choice));
+        }
+        assert!("pf".parse::<BackendChoice>().is_err());
+    }
+
+    #[test]
+    fn nothing_is_opened_for_ever_or_for_no_time() {
+        let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(1)).unwrap();
+        for time in [Duration::ZERO, Duration::from_micros(999), LONGEST + Duration::from_millis(1)] {
+            let want = Desired { ro: Want::Keep, rw: Want::Open(time) };
+            assert!(matches!(gate.set(want), Err(GateError::Time(_))));
+        }
+    }
+
+    #[test]
+    fn the_json_of_a_state() {
+        let state = State {
+            backend: Backend::Nft,
+            baseline: Baseline::Edited("chain guard_in is missing".to_owned()),
+            ports: Ports::default(),
+            ro: PortState::Open { remaining: Duration::from_millis(1500) },
+            rw: PortState::Closed,
+            cut: Some(Cut { connections: 2, incomplete: None }),
+        };
+        let expected = serde_json::json!({
+            "backend": "nft", "baseline": "edited", "difference": "chain guard_in is missing", "redis_port": 6379,
+            "ro": {"port": 6380, "open": true, "remaining_ms": 1500},
+            "rw": {"port": 6381, "open": false, "remaining_ms": null},
+            "cut": {"connections": 2, "incomplete": null},
+        });
+        assert_eq!(serde_json::to_value(&state).unwrap(), expected);
+    }
+}

@@ -1,0 +1,305 @@
+//! Raw netlink: messages made and read by hand, one socket at a time, each with a deadline.
+//!
+//! Owns the framing of linux/netlink.h and linux/netfilter/nfnetlink.h and nothing of what the messages mean.
+//! A socket speaks to the kernel of the network namespace of the thread that opened it.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// It is a request (NLM_F_REQUEST).
+const REQUEST: u16 = 0x01;
+/// An acknowledgement is wanted (NLM_F_ACK).
+const ACK: u16 = 0x04;
+/// All entries are wanted (NLM_F_ROOT | NLM_F_MATCH).
+const DUMP: u16 = 0x300;
+/// The kernel's flag for a dump during which what was dumped changed (NLM_F_DUMP_INTR).
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// Messages below this type are netlink's own: 2 is an error or acknowledgement, 3 the end of a dump.
+const FIRST_OWN_TYPE: u16 = 0x10;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// The type bits of an attribute; the others say that it is nested or in network byte order.
+const ATTR_TYPE: u16 = 0x3fff;
+const NESTED: u16 = 0x8000;
+
+const HEADER: usize = 16;
+
+/// The kernel never makes a larger piece of a dump (it caps them at 32 KiB).
+const BUFFER: usize = 64 << 10;
+
+/// A message under construction. Lengths are filled in when attributes and message are done.
+#[derive(Debug, Clone)]
+pub struct Message {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl Message {
+    /// A message of type `kind` that begins with the fixed part `head`.
+    pub fn new(kind: u16, head: &[u8]) -> Self {
+        Message { kind, body: head.to_vec() }
+    }
+
+    /// A message of netfilter's subsystem `subsystem` about the address family `family`.
+    pub fn netfilter(subsystem: u8, kind: u8, family: u8) -> Self {
+        Message::new(u16::from(subsystem) << 8 | u16::from(kind), &[family, 0, 0, 0])
+    }
+
+    /// Adds an attribute.
+    #[must_use]
+    pub fn attr(mut self, kind: u16, value: &[u8]) -> Self {
+        self.push(kind, value);
+        self
+    }
+
+    /// Adds a string attribute.
+    #[must_use]
+    pub fn text(mut self, kind: u16, value: &str) -> Self {
+        let mut value = value.as_bytes().to_vec();
+        value.push(0);
+        self.push(kind, &value);
+        self
+    }
+
+    /// Adds an attribute that holds the attributes which `fill` adds.
+    #[must_use]
+    pub fn nest(mut self, kind: u16, fill: impl FnOnce(Message) -> Message) -> Self {
+        let inner = fill(Message::new(0, &[]));
+        self.push(kind | NESTED, &inner.body);
+        self
+    }
+
+    /// The fixed part and the attributes, without netlink's header.
+    #[cfg(test)]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    fn push(&mut self, kind: u16, value: &[u8]) {
+        let length = (4 + value.len()) as u16;
+        self.body.extend(length.to_ne_bytes());
+        self.body.extend(kind.to_ne_bytes());
+        self.body.extend(value);
+        self.body.resize(self.body.len().next_multiple_of(4), 0);
+    }
+
+    fn write(&self, flags: u16, sequence: u32, to: &mut Vec<u8>) {
+        to.extend(((HEADER + self.body.len()) as u32).to_ne_bytes());
+        to.extend(self.kind.to_ne_bytes());
+        to.extend((flags | REQUEST).to_ne_bytes());
+        to.extend(sequence.to_ne_bytes());
+        to.extend(0u32.to_ne_bytes());
+        to.extend(&self.body);
+    }
+}
+
+/// The attributes in `bytes`, as (type, value). Ends at the first that does not fit.
+pub fn attrs(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes([*bytes.first()?, *bytes.get(1)?]));
+        let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]) & ATTR_TYPE;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The attribute of type `kind` in `bytes`.
+pub fn attr(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attrs(bytes).find_map(|(found, value)| (found == kind).then_some(value))
+}
+
+/// A big-endian number of at most eight bytes, as netfilter's attributes carry them.
+pub fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// A string attribute.
+pub fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// One message from the kernel: its type and what follows netlink's header.
+struct Received<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
+    std::iter::from_fn(move || {
+        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let half = |at: usize| bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes);
+        let length = word(0)? as usize;
+        let (kind, flags, sequence) = (half(4)?, half(6)?, word(8)?);
+        let body = bytes.get(HEADER..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Received { kind, flags, sequence, body })
+    })
+}
+
+/// The error that a message of type ERROR or DONE carries; None is success.
+fn error_of(body: &[u8]) -> Option<io::Error> {
+    let code = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?);
+    (code != 0).then(|| io::Error::from_raw_os_error(-code))
+}
+
+/// A netlink socket.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    deadline: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// A socket to the kernel's `protocol`; nothing on it takes longer than until `deadline`.
+    ///
+    /// # Errors
+    /// The system's, such as EPROTONOSUPPORT where the kernel lacks it.
+    pub fn open(protocol: SockProtocol, deadline: Instant) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Socket { fd, sequence: 0, deadline, buffer: vec![0; BUFFER] })
+    }
+
+    /// Sends `message` as a question for all entries and gives each answer's body to `each`.
+    ///
+    /// # Errors
+    /// The kernel's; [`io::ErrorKind::Interrupted`] when what was asked for changed meanwhile (ask again);
+    /// [`io::ErrorKind::TimedOut`] at the deadline.
+    pub fn dump(&mut self, message: &Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let sequence = self.send(&[message], DUMP)?;
+        let mut interrupted = false;
+        loop {
+            let length = self.receive()?;
+            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+                match message.kind {
+                    ERROR | DONE => match error_of(message.body) {
+                        Some(error) => return Err(error),
+                        None if interrupted => return Err(io::ErrorKind::Interrupted.into()),
+                        None => return Ok(()),
+                    },
+                    kind if kind >= FIRST_OWN_TYPE => each(message.body),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Sends `message` as a question for one entry; None when there is none (ENOENT).
+    ///
+    /// # Errors
+    /// The kernel's; [`io::ErrorKind::TimedOut`] at the deadline.
+    pub fn get(&mut self, message: &Message) -> io::Result<Option<Vec<u8>>> {
+        let sequence = self.send(&[message], 0)?;
+        loop {
+            let length = self.receive()?;
+            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+                match message.kind {
+                    ERROR => match error_of(message.body) {
+                        Some(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                        Some(error) => return Err(error),
+                        None => return Ok(None),
+                    },
+                    kind if kind >= FIRST_OWN_TYPE => return Ok(Some(message.body.to_vec())),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Sends all `messages` at once, each to be acknowledged by itself, and gives the kernel's answer to each.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
+    pub fn ask_each(&mut self, messages: &[Message]) -> io::Result<Vec<Result<(), io::Error>>> {
+        let first = self.send(&messages.iter().collect::<Vec<_>>(), ACK)?;
+        let mut answers: Vec<Option<Result<(), io::Error>>> = messages.iter().map(|_| None).collect();
+        let mut open = answers.len();
+        while open > 0 {
+            let length = self.receive()?;
+            for message in self::messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                if let Some(answer @ None) = answers.get_mut(index) {
+                    *answer = Some(error_of(message.body).map_or(Ok(()), Err));
+                    open -= 1;
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Sends `messages` in one datagram with running sequence numbers, of which it returns the first.
+    fn send(&mut self, messages: &[&Message], flags: u16) -> io::Result<u32> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.write(flags, self.sequence, &mut bytes);
+        }
+        send(self.fd.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        Ok(first)
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left < Duration::from_micros(1) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            setsockopt(&self.fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                // With MSG_TRUNC the kernel gives the length that the datagram had.
+                Ok(length) if length > self.buffer.len() => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(length) => return Ok(length),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_read_back_as_they_were_written() {
+        let message = Message::new(1, &[]).attr(3, &[1, 2, 3]).text(4, "open").nest(5, |inner| inner.attr(1, &[9]));
+        let read: Vec<_> = attrs(&message.body).map(|(kind, value)| (kind, value.to_vec())).collect();
+        assert_eq!(read[0], (3, vec![1, 2, 3]));
+        assert_eq!((read[1].0, text(&read[1].1)), (4, "open".to_owned()));
+        assert_eq!((read[2].0, attr(&read[2].1, 1)), (5, Some(&[9u8][..])));
+        assert_eq!(read.len(), 3);
+    }
+
+    #[test]
+    fn garbage_ends_the_reading() {
+        assert_eq!(attrs(&[1, 0, 1, 0]).count(), 0);
+        assert_eq!(attrs(&[200, 0, 1, 0, 0]).count(), 0);
+        assert_eq!(attrs(&[4]).count(), 0);
+        assert_eq!(messages(&[0; 16]).count(), 0);
+        assert_eq!(messages(&[255; 40]).count(), 0);
+    }
+
+    #[test]
+    fn numbers_are_big_endian() {
+        assert_eq!(number(&[0, 0, 1, 2]), 258);
+        assert_eq!(number(&[]), 0);
+    }
+}
