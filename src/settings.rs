@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::gate::BackendChoice;
 use crate::server::Credentials;
 
 /// The file that [`Settings::load`] reads.
@@ -24,8 +25,8 @@ pub struct Settings {
     pub sentinel: Credentials,
     /// Where `rolegate init` finds the first Sentinel.
     pub first_sentinel: SocketAddr,
-    /// The firewall backend: auto, nft, iptables, iptables-nft or iptables-legacy.
-    pub firewall: String,
+    /// The firewall backend.
+    pub firewall: BackendChoice,
     /// How long a Redis or a Sentinel may take to answer.
     pub answer_within: Duration,
     /// How long a firewall command may take.
@@ -40,7 +41,7 @@ impl Default for Settings {
             redis: Credentials::default(),
             sentinel: Credentials::default(),
             first_sentinel: SocketAddr::from(([127, 0, 0, 1], 26379)),
-            firewall: "auto".to_owned(),
+            firewall: BackendChoice::Auto,
             answer_within: Duration::from_secs(1),
             firewall_within: Duration::from_secs(10),
             log_level: "info".to_owned(),
@@ -100,18 +101,8 @@ struct SentinelSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct FirewallSection {
-    backend: Option<Backend>,
+    backend: Option<String>,
     within_ms: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Backend {
-    Auto,
-    Nft,
-    Iptables,
-    IptablesNft,
-    IptablesLegacy,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,13 +165,9 @@ impl Settings {
             sentinel: credentials(file.sentinel.user, file.sentinel.password_file.as_deref())?,
             first_sentinel: file.sentinel.address.unwrap_or(default.first_sentinel),
             firewall: match file.firewall.backend {
-                None | Some(Backend::Auto) => "auto",
-                Some(Backend::Nft) => "nft",
-                Some(Backend::Iptables) => "iptables",
-                Some(Backend::IptablesNft) => "iptables-nft",
-                Some(Backend::IptablesLegacy) => "iptables-legacy",
-            }
-            .to_owned(),
+                None => default.firewall,
+                Some(text) => text.parse().map_err(|why: String| invalid(None, &format!("firewall.backend: {why}")))?,
+            },
             answer_within: milliseconds(file.redis.answer_within_ms, default.answer_within, "redis.answer_within_ms")?,
             firewall_within: milliseconds(file.firewall.within_ms, default.firewall_within, "firewall.within_ms")?,
             log_level: match file.log.level {
@@ -216,6 +203,7 @@ fn credentials(user: Option<String>, password_file: Option<&Path>) -> Result<Cre
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Variant;
 
     fn parse(text: &str) -> Result<Settings, SettingsError> {
         Settings::parse(Path::new("rolegate.toml"), text)
@@ -241,7 +229,10 @@ mod tests {
         assert_eq!(settings.redis.password.as_deref(), Some("s3cret"));
         assert_eq!(settings.answer_within, Duration::from_millis(250));
         assert_eq!(settings.first_sentinel, "10.0.0.9:26379".parse().unwrap());
-        assert_eq!((settings.firewall.as_str(), settings.log_level.as_str()), ("iptables-legacy", "debug"));
+        assert_eq!(
+            (settings.firewall, settings.log_level.as_str()),
+            (BackendChoice::Iptables(Some(Variant::Legacy)), "debug")
+        );
         assert!(!format!("{settings:?}").contains("s3cret"));
     }
 
@@ -251,7 +242,7 @@ mod tests {
             ("[redis]\npasword_file = 'hunter2'\n", Some(2), "pasword_file"),
             ("[redis]\npassword = 'hunter2'\n", Some(2), "password"),
             ("[redis]\nuser = 'hunter2\n", Some(2), ""),
-            ("[firewall]\nbackend = 'pf'\n", Some(2), "pf"),
+            ("[firewall]\nbackend = 'pf'\n", None, "pf"),
             ("[log]\nlevel = 'loud'\n", Some(2), "loud"),
             ("[redis]\nanswer_within_ms = 0\n", None, "answer_within_ms"),
             ("[redis]\nanswer_within_ms = 100000\n", None, "answer_within_ms"),

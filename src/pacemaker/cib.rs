@@ -1,0 +1,293 @@
+//! The parts of the CIB that matter here: quorum, nodes with their attributes, gate and block
+//! resources with their parameters, addresses that the cluster manages, location rules.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use roxmltree::{Document, Node as Element};
+
+use super::PacemakerError;
+use crate::agent::{BLOCK, GATE, PROVIDER};
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cib {
+    /// `have-quorum`, where shown (an ACL may hide it). May lag behind by a moment.
+    pub have_quorum: Option<bool>,
+    /// Cluster properties, such as stonith-enabled.
+    pub properties: BTreeMap<String, String>,
+    /// The nodes, in the CIB's order.
+    pub nodes: Vec<Node>,
+    /// The resources of agent ocf:rolegate:gate.
+    pub gates: Vec<Resource>,
+    /// The resources of agent ocf:rolegate:block.
+    pub blocks: Vec<Resource>,
+    /// The addresses that some resource of the cluster manages (parameter `ip`), with its id.
+    pub managed_addresses: Vec<(String, IpAddr)>,
+    /// The location constraints.
+    pub locations: Vec<Location>,
+}
+
+/// A node and its attributes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The CIB's id of it.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Permanent attributes: value and nvpair id, the first where there are several.
+    permanent: BTreeMap<String, (String, String)>,
+    /// Transient attributes, which hide permanent ones of the same name in rules.
+    transient: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// The value that location rules see.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.transient(name).or_else(|| self.permanent(name))
+    }
+
+    /// The permanent value, which `crm_attribute` writes.
+    pub fn permanent(&self, name: &str) -> Option<&str> {
+        self.permanent.get(name).map(|(value, _)| value.as_str())
+    }
+
+    /// The transient value, which hides the permanent one.
+    pub fn transient(&self, name: &str) -> Option<&str> {
+        self.transient.get(name).map(String::as_str)
+    }
+
+    /// The id of the permanent attribute's nvpair.
+    pub fn attribute_id(&self, name: &str) -> Option<&str> {
+        self.permanent.get(name).map(|(_, id)| id.as_str())
+    }
+}
+
+/// A resource of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resource {
+    /// The primitive's id, for example RedisGate.
+    pub id: String,
+    /// The id that constraints name: the clone around it, or its own.
+    pub outer_id: String,
+    /// The parameters that are set; an agent's defaults are not there.
+    pub parameters: BTreeMap<String, String>,
+    /// The id of its set of parameters, where it has one.
+    pub parameters_id: Option<String>,
+}
+
+/// A location constraint: which resource, and what its rules look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Location {
+    /// Its id.
+    pub id: String,
+    /// The resource that it places.
+    pub resource: String,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule of a location constraint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// `Promoted`, if it is about promotion.
+    pub role: Option<String>,
+    /// For example INFINITY.
+    pub score: Option<String>,
+    /// Its expressions over node attributes: attribute, operation, value.
+    pub expressions: Vec<(String, String, Option<String>)>,
+}
+
+impl Cib {
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Reads what `cibadmin -Q` prints.
+///
+/// # Errors
+/// [`PacemakerError::Unreadable`] if it is no CIB.
+pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
+    let unreadable = |reason: String| PacemakerError::Unreadable { what: "the CIB", reason };
+    let document = Document::parse(xml).map_err(|error| unreadable(error.to_string()))?;
+    let root = document.root_element();
+    if root.tag_name().name() != "cib" {
+        return Err(unreadable(format!("its root is <{}>", root.tag_name().name())));
+    }
+    let configuration = child(root, "configuration").ok_or_else(|| unreadable("no <configuration>".to_owned()))?;
+    let mut cib = Cib {
+        have_quorum: root.attribute("have-quorum").map(|value| value == "1" || value == "true"),
+        ..Cib::default()
+    };
+    for set in children(configuration, "crm_config").flat_map(|config| children(config, "cluster_property_set")) {
+        for (name, value, _) in pairs(set) {
+            cib.properties.entry(name).or_insert(value);
+        }
+    }
+    for node in children(configuration, "nodes").flat_map(|nodes| children(nodes, "node")) {
+        cib.nodes.push(read_node(root, node));
+    }
+    for resources in children(configuration, "resources") {
+        for top in resources.children().filter(Element::is_element) {
+            for primitive in top.descendants().filter(|node| node.has_tag_name("primitive")) {
+                read_primitive(&mut cib, resources, top, primitive);
+            }
+        }
+    }
+    for location in children(configuration, "constraints").flat_map(|all| children(all, "rsc_location")) {
+        cib.locations.push(Location {
+            id: text(location, "id"),
+            resource: text(location, "rsc"),
+            rules: children(location, "rule").map(read_rule).collect(),
+        });
+    }
+    Ok(cib)
+}
+
+fn read_node(root: Element, node: Element) -> Node {
+    let (id, name) = (text(node, "id"), text(node, "uname"));
+    let mut permanent = BTreeMap::new();
+    for (name, value, id) in children(node, "instance_attributes").flat_map(pairs) {
+        permanent.entry(name).or_insert((value, id));
+    }
+    let mut transient = BTreeMap::new();
+    let states = children(root, "status").flat_map(|status| children(status, "node_state"));
+    for state in states.filter(|state| state.attribute("id") == Some(&id)) {
+        let sets = children(state, "transient_attributes").flat_map(|all| children(all, "instance_attributes"));
+        for (name, value, _) in sets.flat_map(pairs) {
+            transient.entry(name).or_insert(value);
+        }
+    }
+    Node { id, name, permanent, transient }
+}
+
+fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: Element) {
+    // A primitive may take its agent and parameters from a template.
+    let template = primitive
+        .attribute("template")
+        .and_then(|id| children(resources, "template").find(|template| template.attribute("id") == Some(id)));
+    let attribute = |name| primitive.attribute(name).or_else(|| template.and_then(|template| template.attribute(name)));
+    let mut parameters = BTreeMap::new();
+    for element in [Some(primitive), template].into_iter().flatten() {
+        for (name, value, _) in children(element, "instance_attributes").flat_map(pairs) {
+            parameters.entry(name).or_insert(value);
+        }
+    }
+    let id = text(primitive, "id");
+    if let Some(address) = parameters.get("ip").and_then(|ip| ip.parse().ok()) {
+        cib.managed_addresses.push((id.clone(), address));
+    }
+    if (attribute("class"), attribute("provider")) != (Some("ocf"), Some(PROVIDER)) {
+        return;
+    }
+    let resource = Resource {
+        id,
+        outer_id: text(top, "id"),
+        parameters,
+        parameters_id: child(primitive, "instance_attributes").map(|set| text(set, "id")),
+    };
+    match attribute("type") {
+        Some(GATE) => cib.gates.push(resource),
+        Some(BLOCK) => cib.blocks.push(resource),
+        _ => {}
+    }
+}
+
+fn read_rule(rule: Element) -> Rule {
+    Rule {
+        role: rule.attribute("role").map(str::to_owned),
+        score: rule.attribute("score").map(str::to_owned),
+        expressions: children(rule, "expression")
+            .map(|expression| {
+                (
+                    text(expression, "attribute"),
+                    text(expression, "operation"),
+                    expression.attribute("value").map(str::to_owned),
+                )
+            })
+            .collect(),
+    }
+}
+
+fn child<'a, 'i>(element: Element<'a, 'i>, name: &str) -> Option<Element<'a, 'i>> {
+    element.children().find(|child| child.has_tag_name(name))
+}
+
+fn children<'a, 'i: 'a>(element: Element<'a, 'i>, name: &'static str) -> impl Iterator<Item = Element<'a, 'i>> {
+    element.children().filter(move |child| child.has_tag_name(name))
+}
+
+fn text(element: Element, attribute: &str) -> String {
+    element.attribute(attribute).unwrap_or_default().to_owned()
+}
+
+/// Name, value and id of each nvpair with a value.
+fn pairs<'a, 'i: 'a>(set: Element<'a, 'i>) -> impl Iterator<Item = (String, String, String)> {
+    children(set, "nvpair")
+        .filter(|pair| pair.has_attribute("value"))
+        .map(|pair| (text(pair, "name"), text(pair, "value"), text(pair, "id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Shaped after `cibadmin -Q` of Pacemaker 2.1.5, shortened.
+    const CIB: &str = r#"<cib crm_feature_set="3.16.2" have-quorum="1" dc-uuid="1">
+      <configuration>
+        <crm_config><cluster_property_set id="cib-bootstrap-options">
+          <nvpair id="o1" name="stonith-enabled" value="false"/></cluster_property_set></crm_config>
+        <nodes>
+          <node id="1" uname="node1"><instance_attributes id="nodes-1">
+            <nvpair id="nodes-1-redis_role" name="redis_role" value="primary"/></instance_attributes></node>
+          <node id="2" uname="node2"/>
+        </nodes>
+        <resources>
+          <template id="t" class="ocf" provider="rolegate" type="gate"><instance_attributes id="ti">
+            <nvpair id="ti1" name="master" value="other"/></instance_attributes></template>
+          <clone id="RedisGate-clone"><primitive id="RedisGate" class="ocf" provider="rolegate" type="gate">
+            <instance_attributes id="RedisGate-instance_attributes">
+              <nvpair id="i1" name="nodes" value="node1=10.0.0.1:6379"/></instance_attributes></primitive></clone>
+          <clone id="Two-clone"><primitive id="Two" template="t"/></clone>
+          <group id="g"><primitive id="vip" class="ocf" provider="heartbeat" type="IPaddr2">
+            <instance_attributes id="vi"><nvpair id="vi1" name="ip" value="10.0.0.100"/></instance_attributes></primitive></group>
+        </resources>
+        <constraints>
+          <rsc_location id="l1" rsc="RedisGate-clone"><rule id="r1" role="Promoted" score="INFINITY">
+            <expression id="e1" operation="eq" attribute="redis_role" value="primary"/></rule></rsc_location>
+        </constraints>
+      </configuration>
+      <status><node_state id="1" uname="node1"><transient_attributes id="1"><instance_attributes id="status-1">
+        <nvpair id="s1" name="redis_role" value="fail"/></instance_attributes></transient_attributes></node_state></status>
+    </cib>"#;
+
+    #[test]
+    fn reads_what_matters() {
+        let cib = parse(CIB).unwrap();
+        assert_eq!(cib.have_quorum, Some(true));
+        assert_eq!(cib.properties["stonith-enabled"], "false");
+        let node = cib.node("NODE1").unwrap();
+        assert_eq!(node.permanent("redis_role"), Some("primary"));
+        assert_eq!(node.attribute("redis_role"), Some("fail"), "a transient value hides the permanent one");
+        assert_eq!(node.attribute_id("redis_role"), Some("nodes-1-redis_role"));
+        assert_eq!(cib.node("node2").unwrap().attribute("redis_role"), None);
+        assert_eq!(cib.managed_addresses, [("vip".to_owned(), "10.0.0.100".parse().unwrap())]);
+        let [gate, two] = cib.gates.as_slice() else { panic!("{:?}", cib.gates) };
+        assert_eq!((gate.id.as_str(), gate.outer_id.as_str()), ("RedisGate", "RedisGate-clone"));
+        assert_eq!(gate.parameters["nodes"], "node1=10.0.0.1:6379");
+        assert_eq!(gate.parameters_id.as_deref(), Some("RedisGate-instance_attributes"));
+        assert_eq!(two.parameters["master"], "other", "from the template");
+        let rule = &cib.locations[0].rules[0];
+        assert_eq!(rule.role.as_deref(), Some("Promoted"));
+        assert_eq!(rule.expressions, [("redis_role".into(), "eq".into(), Some("primary".into()))]);
+    }
+
+    #[test]
+    fn what_is_no_cib_is_refused() {
+        for xml in ["", "<cib/>", "<pacemaker-result/>", "<cib><configuration>", "not xml"] {
+            assert!(parse(xml).is_err(), "{xml}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Pacemaker as seen and changed through its own tools: the CIB, `crm_mon`, node attributes,
+//! quorum. Reading is pure (`parse`); the commands are thin.
+
+pub mod cib;
+pub mod crm_mon;
+
+use std::time::Duration;
+
+use crate::command::{Cmd, CommandError};
+use crate::role::Role;
+
+pub use cib::Cib;
+pub use crm_mon::CrmMon;
+
+/// The node attribute by which an operator keeps a node's ports closed. Its presence is what
+/// counts (a location rule bans the gate by it); its value says who did it, when and why.
+pub const FENCE_ATTRIBUTE: &str = "redis_fence";
+
+/// How long one of Pacemaker's tools may take. They wait up to 120 s for a reply by themselves.
+const TOOL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why Pacemaker could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PacemakerError {
+    /// Not running on this node, or we are not allowed to talk to it (group haclient).
+    #[error("Pacemaker does not answer on this node: {0}")]
+    NotRunning(CommandError),
+    /// Its access control lists forbid this.
+    #[error("Pacemaker's ACL forbids it: {0}")]
+    Denied(CommandError),
+    /// A tool failed.
+    #[error(transparent)]
+    Tool(#[from] CommandError),
+    /// What a tool printed is not what it should print.
+    #[error("cannot read {what}: {reason}")]
+    Unreadable {
+        /// The tool's output.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Pacemaker's exit codes that mean something to us (include/crm/common/results.h).
+const CRM_EX_INSUFFICIENT_PRIV: i32 = 4;
+const CRM_EX_DISCONNECT: i32 = 102;
+const CRM_EX_NOSUCH: i32 = 105;
+
+fn run(cmd: &Cmd) -> Result<String, PacemakerError> {
+    run_expecting(cmd, &[0]).map(|(_, text)| text)
+}
+
+fn run_expecting(cmd: &Cmd, codes: &[i32]) -> Result<(i32, String), PacemakerError> {
+    match cmd.run_expecting(codes) {
+        Ok(output) => Ok((output.code, output.text())),
+        Err(error) => Err(match error.exit() {
+            Some((CRM_EX_DISCONNECT, _)) => PacemakerError::NotRunning(error),
+            Some((CRM_EX_INSUFFICIENT_PRIV, _)) => PacemakerError::Denied(error),
+            _ => PacemakerError::Tool(error),
+        }),
+    }
+}
+
+fn tool(name: &str) -> Cmd {
+    Cmd::new(name).deadline(TOOL_DEADLINE)
+}
+
+/// The CIB as this node has it.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn read_cib() -> Result<Cib, PacemakerError> {
+    // -l: the local copy. Without it a partition that has no DC would not answer.
+    cib::parse(&run(&tool("cibadmin").args(["-Q", "-l"]))?)
+}
+
+/// The cluster's state as this node sees it.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn read_crm_mon() -> Result<CrmMon, PacemakerError> {
+    crm_mon::parse(&run(&tool("crm_mon").args(["-1", "--output-as=xml"]))?)
+}
+
+/// This node's name in the cluster.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn local_node() -> Result<String, PacemakerError> {
+    let name = run(&tool("crm_node").arg("-n"))?.trim().to_owned();
+    if name.is_empty() || name == "(null)" {
+        return Err(PacemakerError::Unreadable {
+            what: "crm_node -n",
+            reason: "it gives no name for this node".to_owned(),
+        });
+    }
+    Ok(name)
+}
+
+/// Whether this node's partition has quorum, whatever no-quorum-policy says.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn has_quorum() -> Result<bool, PacemakerError> {
+    match run(&tool("crm_node").arg("-q"))?.trim() {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        other => {
+            Err(PacemakerError::Unreadable { what: "crm_node -q", reason: format!("{other:?} is neither 0 nor 1") })
+        }
+    }
+}
+
+/// Writes the permanent node attribute `name`. The caller has made sure of quorum: the tool
+/// overrides it.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn set_attribute(node: &str, name: &str, value: &str) -> Result<(), PacemakerError> {
+    // -l forever: without -N or -l this would write a cluster property.
+    run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-v", value])).map(drop)
+}
+
+/// Removes the permanent node attribute `name`; done if there is none.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn delete_attribute(node: &str, name: &str) -> Result<(), PacemakerError> {
+    run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-D"])).map(drop)
+}
+
+/// Turns the role attribute of `node` into `to` if it is `from` at that moment, in one step of
+/// the CIB: somebody who has just written another value is not overruled. Says whether it was.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> Result<bool, PacemakerError> {
+    let Some(id) = node.attribute_id(attribute) else { return Ok(false) };
+    let xpath = format!(
+        "/cib/configuration/nodes/node[@id='{}']/instance_attributes/nvpair[@id='{id}'][@value='{from}']",
+        node.id
+    );
+    let nvpair = format!("<nvpair id=\"{id}\" name=\"{attribute}\" value=\"{to}\"/>");
+    let replace = tool("cibadmin").args(["--replace", "--xpath", &xpath, "--xml-text", &nvpair]);
+    let (code, _) = run_expecting(&replace, &[0, CRM_EX_NOSUCH])?;
+    Ok(code == 0)
+}
