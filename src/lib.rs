@@ -5,6 +5,12 @@
 //! - [`record`]: which Sentinels count and where each node's Redis is: what every proof stands on.
 //! - [`sentinel`]: what Sentinels say, and who is named by it.
 //! - [`instance`]: what a Redis or Valkey server says of itself.
+//! - [`pacemaker`]: the cluster as seen and changed through Pacemaker's own tools.
+//! - [`agent`]: the OCF agents, run by Pacemaker.
+//! - [`proof`]: whether this node may take writes now.
+//! - [`permission`]: what Pacemaker has asked of the gate on this node.
+//! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
+//! - [`roles`]: what the role attributes should be.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
@@ -13,13 +19,19 @@
 //! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
+pub mod agent;
 pub mod command;
 pub mod exit;
 pub mod gate;
+pub mod hook;
 pub mod instance;
 pub mod logging;
+pub mod pacemaker;
+pub mod permission;
+pub mod proof;
 pub mod record;
 pub mod role;
+pub mod roles;
 pub mod sentinel;
 pub mod server;
 pub mod settings;

@@ -1,0 +1,317 @@
+//! The actions of `ocf:rolegate:gate`. What a monitor decides is in [`super::judge`].
+//!
+//! stop and demote close first and ask no questions: they work with Redis and Sentinels down and
+//! with broken parameters or settings.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::environment::Environment;
+use super::judge::{Seen, judge};
+use super::params::{ParamError, Params};
+use crate::exit::OcfCode;
+use crate::gate::{Desired, Gate, GateError, Ports, State, Want};
+use crate::pacemaker;
+use crate::permission::{Granted, Permission, Store};
+use crate::proof::{self, Proof};
+use crate::settings::Settings;
+
+/// An action that failed: its code and the reason that crm_mon shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The exit code.
+    pub code: OcfCode,
+    /// Shown in crm_mon; Pacemaker keeps 128 bytes.
+    pub reason: String,
+}
+
+/// How an action ended.
+pub type Outcome = Result<OcfCode, Failed>;
+
+fn failed(code: OcfCode, reason: impl Into<String>) -> Failed {
+    Failed { code, reason: reason.into() }
+}
+
+impl From<GateError> for Failed {
+    fn from(error: GateError) -> Self {
+        let code = match &error {
+            GateError::Permission { .. } => OcfCode::Permission,
+            GateError::NoFirewall { .. } => OcfCode::Installed,
+            _ => OcfCode::Generic,
+        };
+        failed(code, with_causes(&error))
+    }
+}
+
+impl From<ParamError> for Failed {
+    fn from(error: ParamError) -> Self {
+        failed(OcfCode::Configured, error.to_string())
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// One action with all that it knows.
+pub struct Action {
+    environment: Environment,
+    params: Result<Params, ParamError>,
+    store: Store,
+    started: Instant,
+}
+
+impl Action {
+    /// An action with the environment and parameters given by `get`.
+    pub fn new(get: impl Fn(&str) -> Option<String>) -> Self {
+        let environment = Environment::read(&get);
+        let store = Store::new(&environment.instance);
+        let params = Params::read(|name| get(&format!("OCF_RESKEY_{name}")));
+        Action { environment, params, store, started: Instant::now() }
+    }
+
+    /// What marks the reason on stderr.
+    pub fn reason_prefix(&self) -> &str {
+        &self.environment.reason_prefix
+    }
+
+    /// start: closed or read-only, never read-write.
+    pub fn start(&self) -> Outcome {
+        let params = self.params.clone()?;
+        let settings = self.settings()?;
+        let gate = self.gate(params.ports, &settings)?;
+        self.grant(Granted::Started, params.ports)?;
+        let ro = match self.usable_record(&params) {
+            Ok(_) => Want::Open(params.open_for),
+            Err(why) => {
+                warn!(gate = %self.environment.instance, "started, and stays closed: {why}");
+                Want::Close
+            }
+        };
+        gate.set(Desired { ro, rw: Want::Close })?;
+        info!(gate = %self.environment.instance, "started");
+        Ok(OcfCode::Success)
+    }
+
+    /// promote: waits until both Sentinels and Redis agree that this node is primary.
+    pub fn promote(&self) -> Outcome {
+        let params = self.params.clone()?;
+        let settings = self.settings()?;
+        let gate = self.gate(params.ports, &settings)?;
+        if self.read_permission()?.is_none() {
+            return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
+        }
+        self.grant(Granted::Promoted, params.ports)?;
+        let (record, me) = match self.usable_record(&params) {
+            Ok(found) => found,
+            // Promoted means may open. The monitor goes on saying why it does not.
+            Err(why) => {
+                warn!(gate = %self.environment.instance, "promoted, and stays closed: {why}");
+                gate.set(Desired::CLOSED)?;
+                return Ok(OcfCode::Success);
+            }
+        };
+        let renew = Want::Open(params.open_for);
+        let mut said = String::new();
+        loop {
+            let proof = proof::take(record, &params.master, &me, &settings);
+            let waiting = match proof {
+                Proof::Yes => {
+                    gate.set(Desired { ro: renew, rw: renew })?;
+                    info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
+                    return Ok(OcfCode::Success);
+                }
+                // The next transition demotes here and promotes there; it must not wait for us.
+                Proof::Other(node) => {
+                    gate.set(Desired { ro: renew, rw: Want::Close })?;
+                    info!(gate = %self.environment.instance, "promoted, and stays closed: Sentinels name {node}");
+                    return Ok(OcfCode::Success);
+                }
+                Proof::No(why) | Proof::Unknown(why) => why,
+            };
+            if waiting != said {
+                info!(gate = %self.environment.instance, "promote waits: {waiting}");
+                said.clone_from(&waiting);
+            }
+            let pause = Duration::from_millis(50);
+            if self.left() < settings.answer_within + Duration::from_secs(1) {
+                self.grant(Granted::Started, params.ports)?;
+                gate.set(Desired { ro: renew, rw: Want::Close })?;
+                return Err(failed(OcfCode::Generic, format!("not promoted in time: {waiting}")));
+            }
+            thread::sleep(pause);
+        }
+    }
+
+    /// demote: the read-write port is closed and its connections are cut when this returns.
+    pub fn demote(&self) -> Outcome {
+        let permission = self.read_permission_or_none();
+        // Before closing: who reads the permission must not open again behind our back.
+        if let Some(permission) = permission {
+            let started = Permission { granted: Granted::Started, ..permission };
+            if let Err(error) = self.store.write(started).or_else(|_| self.store.remove()) {
+                warn!("{}", with_causes(&error));
+            }
+        }
+        let ro = if permission.is_some() { Want::Keep } else { Want::Close };
+        self.close(permission, Desired { ro, rw: Want::Close })?;
+        if permission.is_none() {
+            return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
+        }
+        info!(gate = %self.environment.instance, "demoted, read-write port closed");
+        Ok(OcfCode::Success)
+    }
+
+    /// stop: both ports are closed and their connections are cut when this returns.
+    pub fn stop(&self) -> Outcome {
+        let permission = self.read_permission_or_none();
+        let removed = self.store.remove();
+        match self.close(permission, Desired::CLOSED) {
+            // Nothing was ever opened here, and nothing could have been.
+            Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
+                warn!("{}", error.reason);
+            }
+            other => other?,
+        }
+        removed.map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
+        info!(gate = %self.environment.instance, "stopped, both ports closed");
+        Ok(OcfCode::Success)
+    }
+
+    /// monitor: the real state; renews what is open, closes what may not be.
+    pub fn monitor(&self) -> Outcome {
+        let permission = self.read_permission()?;
+        let recurring = self.environment.recurring;
+        let params = match (&self.params, permission) {
+            (Ok(params), _) => params.clone(),
+            // A probe for a resource that was never started here.
+            (Err(_), None) if !recurring => return Ok(OcfCode::NotRunning),
+            (Err(error), _) => return Err(error.clone().into()),
+        };
+        let settings = match self.settings() {
+            Ok(settings) => settings,
+            Err(_) if !recurring && permission.is_none() => return Ok(OcfCode::NotRunning),
+            Err(error) => return Err(error),
+        };
+        let gate = match self.gate(params.ports, &settings) {
+            Ok(gate) => gate,
+            // No firewall here, so no gate runs here. start says that it is missing.
+            Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
+                return Ok(OcfCode::NotRunning);
+            }
+            Err(error) if error.code == OcfCode::Installed => return Err(failed(OcfCode::Generic, error.reason)),
+            Err(error) => return Err(error),
+        };
+        let state = gate.state()?;
+        let usable = self.usable_record(&params);
+        let granted = permission.map(|permission| permission.granted);
+        let proof = match &usable {
+            Ok((record, me)) if recurring && granted == Some(Granted::Promoted) => {
+                Some(proof::take(record, &params.master, me, &settings))
+            }
+            _ => None,
+        };
+        let seen = Seen { granted, state, record: usable.map(drop), proof, recurring, open_for: params.open_for };
+        let judgement = judge(&seen);
+        if judgement.change != Desired::KEEP {
+            gate.set(judgement.change)?;
+        }
+        match judgement.reason {
+            None => Ok(judgement.code),
+            Some(reason) => Err(failed(judgement.code, reason)),
+        }
+    }
+
+    /// validate-all: the parameters; at level 10 this node too.
+    pub fn validate(&self) -> Outcome {
+        let params = self.params.clone()?;
+        if let Err(error @ crate::record::RecordError::Syntax { .. }) = &params.record {
+            return Err(failed(OcfCode::Configured, error.to_string()));
+        }
+        if self.environment.check_level >= 10 {
+            let settings = self.settings()?;
+            self.gate(params.ports, &settings)?.state()?;
+            self.usable_record(&params).map_err(|why| failed(OcfCode::Arguments, why))?;
+        }
+        Ok(OcfCode::Success)
+    }
+
+    fn left(&self) -> Duration {
+        self.environment.budget().saturating_sub(self.started.elapsed())
+    }
+
+    fn settings(&self) -> Result<Settings, Failed> {
+        Settings::load().map_err(|error| failed(OcfCode::Arguments, with_causes(&error)))
+    }
+
+    fn gate(&self, ports: Ports, settings: &Settings) -> Result<Gate, Failed> {
+        Ok(Gate::new(ports, settings.firewall, settings.firewall_within.min(self.left()))?)
+    }
+
+    /// The record and this node's name in it, or why the gate stays closed.
+    fn usable_record<'p>(&self, params: &'p Params) -> Result<(&'p crate::record::Record, String), String> {
+        let record = params.record.as_ref().map_err(ToString::to_string)?;
+        let me = self.node_name()?;
+        match record.node(&me) {
+            Some(_) => Ok((record, me)),
+            None => Err(format!("{me} is not in the record's nodes: run `rolegate init`")),
+        }
+    }
+
+    /// Pacemaker passes the name; by hand and under ocf-tester it is asked for.
+    fn node_name(&self) -> Result<String, String> {
+        if let Some(name) = &self.environment.on_node {
+            return Ok(name.clone());
+        }
+        if let Ok(name) = pacemaker::local_node() {
+            return Ok(name);
+        }
+        let name = nix::unistd::gethostname().map_err(|error| format!("this node's name: {error}"))?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    fn grant(&self, granted: Granted, ports: Ports) -> Result<(), Failed> {
+        self.store.write(Permission { granted, ports }).map_err(|error| failed(OcfCode::Generic, with_causes(&error)))
+    }
+
+    fn read_permission(&self) -> Result<Option<Permission>, Failed> {
+        self.store.read().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))
+    }
+
+    /// For stop and demote, which go on whatever is broken.
+    fn read_permission_or_none(&self) -> Option<Permission> {
+        self.store.read().unwrap_or_else(|error| {
+            warn!("{}", with_causes(&error));
+            None
+        })
+    }
+
+    /// Closes the ports for which permission was given, and those of the parameters if they
+    /// differ: a changed parameter must not leave the old port open.
+    fn close(&self, permission: Option<Permission>, desired: Desired) -> Result<(), Failed> {
+        let settings = Settings::load().unwrap_or_else(|error| {
+            warn!("using default settings to close: {}", with_causes(&error));
+            Settings::default()
+        });
+        let granted = permission.map(|permission| permission.ports);
+        let configured = self.params.as_ref().ok().map(|params| params.ports);
+        let first = granted.or(configured).unwrap_or_default();
+        let second = configured.filter(|ports| *ports != first);
+        let close = |ports, desired| -> Result<State, Failed> { Ok(self.gate(ports, &settings)?.set(desired)?) };
+        // Both, even if the first fails.
+        let results = [Some(close(first, desired)), second.map(|ports| close(ports, Desired::CLOSED))];
+        for result in results.into_iter().flatten() {
+            result?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! What a monitor finds and what follows from it: the exit code, the reason, what is to change.
+//! Pure.
+
+use std::time::Duration;
+
+use crate::exit::OcfCode;
+use crate::gate::{Baseline, Desired, State, Want};
+use crate::permission::Granted;
+use crate::proof::Proof;
+
+/// What is known when a monitor decides.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What Pacemaker has asked for.
+    pub granted: Option<Granted>,
+    /// What the firewall has.
+    pub state: State,
+    /// Whether there is a record with this node in it; else the reason.
+    pub record: Result<(), String>,
+    /// The proof, where it was taken: in a recurring monitor of a promoted gate with a record.
+    pub proof: Option<Proof>,
+    /// Whether this is a recurring monitor. A probe changes nothing.
+    pub recurring: bool,
+    /// How long an opening lasts.
+    pub open_for: Duration,
+}
+
+/// What a monitor says and does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The exit code.
+    pub code: OcfCode,
+    /// The reason, where the code wants one.
+    pub reason: Option<String>,
+    /// What is to change in the firewall, before the code is true.
+    pub change: Desired,
+}
+
+/// Decides.
+pub fn judge(seen: &Seen) -> Judgement {
+    if seen.recurring { recurring(seen) } else { probe(seen) }
+}
+
+/// A probe tells what the firewall does, whoever did it: Pacemaker adopts or stops it.
+fn probe(seen: &Seen) -> Judgement {
+    let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
+    let broken = broken(&seen.state.baseline);
+    let (code, reason) = match seen.granted {
+        None if rw => (OcfCode::RunningPromoted, None),
+        None if ro => (OcfCode::Success, None),
+        None => (OcfCode::NotRunning, None),
+        Some(Granted::Started) if rw => (OcfCode::RunningPromoted, None),
+        Some(Granted::Started) if broken.is_some() => (OcfCode::Generic, broken),
+        Some(Granted::Started) => (OcfCode::Success, None),
+        Some(Granted::Promoted) if broken.is_some() => (OcfCode::FailedPromoted, broken),
+        Some(Granted::Promoted) => (OcfCode::RunningPromoted, None),
+    };
+    Judgement { code, reason, change: Desired::KEEP }
+}
+
+fn recurring(seen: &Seen) -> Judgement {
+    let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
+    let renew = Want::Open(seen.open_for);
+    let say = |code, reason: String, change| Judgement { code, reason: Some(reason), change };
+    let broken = broken(&seen.state.baseline);
+    match seen.granted {
+        // Its permission is gone, so nothing renews what is open: stopped, and made true.
+        None if ro || rw => {
+            say(OcfCode::NotRunning, "a port was open without permission: closed".to_owned(), Desired::CLOSED)
+        }
+        None => Judgement { code: OcfCode::NotRunning, reason: None, change: Desired::KEEP },
+        Some(Granted::Started) => match (broken, &seen.record) {
+            _ if rw => say(
+                OcfCode::Generic,
+                "the read-write port was open without promotion: closed".to_owned(),
+                Desired { ro: Want::Keep, rw: Want::Close },
+            ),
+            (Some(why), _) => say(OcfCode::Generic, why, Desired::KEEP),
+            (None, Err(why)) => say(OcfCode::Degraded, why.clone(), if ro { Desired::CLOSED } else { Desired::KEEP }),
+            (None, Ok(())) => {
+                Judgement { code: OcfCode::Success, reason: None, change: Desired { ro: renew, rw: Want::Keep } }
+            }
+        },
+        Some(Granted::Promoted) => match (broken, &seen.record) {
+            (Some(why), _) => say(OcfCode::FailedPromoted, why, Desired::KEEP),
+            (None, Err(why)) => {
+                say(OcfCode::DegradedPromoted, why.clone(), if ro || rw { Desired::CLOSED } else { Desired::KEEP })
+            }
+            (None, Ok(())) => promoted(seen.proof.as_ref(), rw, renew),
+        },
+    }
+}
+
+fn promoted(proof: Option<&Proof>, rw: bool, renew: Want) -> Judgement {
+    let closed = |reason| Judgement {
+        code: OcfCode::DegradedPromoted,
+        reason: Some(reason),
+        change: Desired { ro: renew, rw: if rw { Want::Close } else { Want::Keep } },
+    };
+    match proof {
+        Some(Proof::Yes) => {
+            Judgement { code: OcfCode::RunningPromoted, reason: None, change: Desired { ro: renew, rw: renew } }
+        }
+        Some(Proof::Other(node)) => closed(format!("closed: Sentinels name {node}")),
+        Some(Proof::No(why)) => closed(format!("closed: {why}")),
+        // Could not tell is not no: what is open stays so until its time is over, not renewed.
+        Some(Proof::Unknown(what)) if !rw => closed(format!("closed: {what}")),
+        Some(Proof::Unknown(_)) | None => {
+            Judgement { code: OcfCode::RunningPromoted, reason: None, change: Desired { ro: renew, rw: Want::Keep } }
+        }
+    }
+}
+
+fn broken(baseline: &Baseline) -> Option<String> {
+    match baseline {
+        Baseline::Intact => None,
+        Baseline::Missing => Some("the gate's firewall rules are gone (flushed or reloaded)".to_owned()),
+        Baseline::Edited(what) => Some(format!("the gate's firewall rules were changed: {what}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::{Backend, PortState, Ports};
+    use proptest::prelude::*;
+
+    const FOR: Duration = Duration::from_secs(20);
+
+    fn seen(granted: Option<Granted>, ro: bool, rw: bool) -> Seen {
+        let port = |open| if open { PortState::Open { remaining: FOR } } else { PortState::Closed };
+        Seen {
+            granted,
+            state: State {
+                backend: Backend::Nft,
+                baseline: Baseline::Intact,
+                ports: Ports::default(),
+                ro: port(ro),
+                rw: port(rw),
+                cut: None,
+            },
+            record: Ok(()),
+            proof: (granted == Some(Granted::Promoted)).then_some(Proof::Yes),
+            recurring: true,
+            open_for: FOR,
+        }
+    }
+
+    const STARTED: Option<Granted> = Some(Granted::Started);
+    const PROMOTED: Option<Granted> = Some(Granted::Promoted);
+
+    #[test]
+    fn a_gate_as_it_should_be_is_renewed() {
+        let judgement = judge(&seen(STARTED, true, false));
+        assert_eq!(judgement.code, OcfCode::Success);
+        assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Keep });
+        let judgement = judge(&seen(PROMOTED, true, true));
+        assert_eq!(judgement.code, OcfCode::RunningPromoted);
+        assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Open(FOR) });
+        assert_eq!(judge(&seen(None, false, false)).code, OcfCode::NotRunning);
+    }
+
+    #[test]
+    fn no_proof_closes_and_says_why_without_a_restart() {
+        for (proof, part) in [(Proof::Other("node2".into()), "node2"), (Proof::No("replica".into()), "replica")] {
+            let judgement = judge(&Seen { proof: Some(proof), ..seen(PROMOTED, true, true) });
+            assert_eq!(judgement.code, OcfCode::DegradedPromoted);
+            assert_eq!(judgement.change.rw, Want::Close);
+            assert!(judgement.reason.unwrap().contains(part));
+        }
+    }
+
+    #[test]
+    fn could_not_tell_neither_renews_nor_closes() {
+        let unknown = Some(Proof::Unknown("2 silent".into()));
+        let judgement = judge(&Seen { proof: unknown.clone(), ..seen(PROMOTED, true, true) });
+        assert_eq!((judgement.code, judgement.change.rw), (OcfCode::RunningPromoted, Want::Keep));
+        let judgement = judge(&Seen { proof: unknown, ..seen(PROMOTED, true, false) });
+        assert_eq!(judgement.code, OcfCode::DegradedPromoted);
+        assert!(judgement.reason.unwrap().contains("2 silent"));
+    }
+
+    #[test]
+    fn a_flushed_firewall_is_noticed_in_either_role() {
+        for (granted, code) in [(STARTED, OcfCode::Generic), (PROMOTED, OcfCode::FailedPromoted)] {
+            for recurring in [true, false] {
+                let mut seen = Seen { recurring, ..seen(granted, false, false) };
+                seen.state.baseline = Baseline::Missing;
+                assert_eq!(judge(&seen).code, code);
+                seen.state.baseline = Baseline::Edited("rule 3".into());
+                assert!(judge(&seen).reason.unwrap().contains("rule 3"));
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_record_nothing_is_open_and_nothing_restarts() {
+        for (granted, code) in [(STARTED, OcfCode::Degraded), (PROMOTED, OcfCode::DegradedPromoted)] {
+            let judgement = judge(&Seen { record: Err("run init".into()), proof: None, ..seen(granted, true, false) });
+            assert_eq!((judgement.code, judgement.change), (code, Desired::CLOSED));
+        }
+    }
+
+    #[test]
+    fn a_probe_tells_what_the_firewall_does() {
+        for (granted, ro, rw, code) in [
+            (None, false, true, OcfCode::RunningPromoted),
+            (None, true, false, OcfCode::Success),
+            (STARTED, true, true, OcfCode::RunningPromoted),
+            (PROMOTED, true, false, OcfCode::RunningPromoted),
+        ] {
+            let judgement = judge(&Seen { recurring: false, ..seen(granted, ro, rw) });
+            assert_eq!((judgement.code, judgement.change), (code, Desired::KEEP));
+        }
+    }
+
+    fn any_seen() -> impl Strategy<Value = Seen> {
+        let granted = prop_oneof![Just(None), Just(STARTED), Just(PROMOTED)];
+        let baseline =
+            prop_oneof![Just(Baseline::Intact), Just(Baseline::Missing), Just(Baseline::Edited("x".to_owned()))];
+        let proof = prop_oneof![
+            Just(None),
+            Just(Some(Proof::Yes)),
+            Just(Some(Proof::Other("node2".to_owned()))),
+            Just(Some(Proof::No("no".to_owned()))),
+            Just(Some(Proof::Unknown("silent".to_owned()))),
+        ];
+        (granted, any::<bool>(), any::<bool>(), baseline, proof, any::<bool>(), any::<bool>()).prop_map(
+            |(granted, ro, rw, baseline, proof, record, recurring)| {
+                let record = if record { Ok(()) } else { Err("none".to_owned()) };
+                let mut seen = Seen { record, proof, recurring, ..seen(granted, ro, rw) };
+                seen.state.baseline = baseline;
+                seen
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_read_write_port_is_opened_only_with_permission_record_and_proof(seen in any_seen()) {
+            let judgement = judge(&seen);
+            if matches!(judgement.change.rw, Want::Open(_)) {
+                prop_assert_eq!(seen.granted, PROMOTED);
+                prop_assert!(seen.recurring && seen.record.is_ok());
+                prop_assert_eq!(&seen.proof, &Some(Proof::Yes));
+                prop_assert_eq!(&seen.state.baseline, &Baseline::Intact);
+            }
+            if matches!(judgement.change.ro, Want::Open(_)) {
+                prop_assert!(seen.granted.is_some() && seen.recurring && seen.record.is_ok());
+            }
+            if judgement.code == OcfCode::RunningPromoted && seen.recurring {
+                prop_assert_eq!(seen.granted, PROMOTED);
+            }
+            // Whatever is not plainly well has a reason for crm_mon.
+            if seen.recurring && !matches!(judgement.code, OcfCode::Success | OcfCode::RunningPromoted | OcfCode::NotRunning) {
+                prop_assert!(judgement.reason.is_some());
+            }
+        }
+    }
+}

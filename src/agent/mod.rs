@@ -1,0 +1,113 @@
+//! The OCF agents `ocf:rolegate:gate` and `ocf:rolegate:block`: one program under two names,
+//! run by Pacemaker as root. It does its action and ends; it starts nothing that stays.
+
+mod environment;
+mod gate;
+mod judge;
+mod metadata;
+pub mod params;
+
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use tracing::{error, warn};
+
+use crate::exit::OcfCode;
+use gate::{Action, Failed};
+
+/// The provider under which Pacemaker knows our agents.
+pub const PROVIDER: &str = "rolegate";
+/// The promotable gate.
+pub const GATE: &str = "gate";
+/// The classic layout's blocker.
+pub const BLOCK: &str = "block";
+
+/// Pacemaker keeps this much of a reason, in bytes.
+const REASON_LIMIT: usize = 128;
+
+/// Does the action `action` as the agent that `program` (argv 0) is a name of.
+#[allow(clippy::print_stdout, clippy::print_stderr)] // OCF: metadata on stdout, the reason on stderr.
+pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
+    let get = |name: &str| std::env::var(name).ok();
+    let name = Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
+    let agent = match name.as_str() {
+        GATE => name,
+        // Called by its own name: the type says which agent is meant.
+        _ => get("OCF_RESOURCE_TYPE").unwrap_or_else(|| GATE.to_owned()),
+    };
+    if agent != GATE {
+        eprintln!("ocf-exit-reason:no such agent: {agent}");
+        return OcfCode::Installed;
+    }
+    // These work for anybody, with any environment.
+    match action {
+        Some("meta-data") => {
+            print!("{}", metadata::gate());
+            return OcfCode::Success;
+        }
+        Some("methods") => {
+            println!("{}", metadata::gate_methods());
+            return OcfCode::Success;
+        }
+        // Failures of notify are ignored by Pacemaker; there is nothing to do in it.
+        Some("notify") => return OcfCode::Success,
+        _ => {}
+    }
+    let gate = Action::new(get);
+    let act = || match action {
+        Some("start") => gate.start(),
+        Some("stop") => gate.stop(),
+        Some("monitor") => gate.monitor(),
+        Some("promote") => gate.promote(),
+        Some("demote") => gate.demote(),
+        Some("validate-all") => gate.validate(),
+        Some(other) => {
+            Err(Failed { code: OcfCode::Unimplemented, reason: format!("no such action: {}", other.escape_debug()) })
+        }
+        None => Err(Failed {
+            code: OcfCode::Unimplemented,
+            reason: "no action given; one of: start stop monitor promote demote validate-all meta-data".to_owned(),
+        }),
+    };
+    // Rust's own exit code after a panic, 101, would mean nothing to Pacemaker.
+    let outcome = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        Err(Failed { code: OcfCode::Generic, reason: "the agent has a defect: see the log".to_owned() })
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(Failed { code, reason }) => {
+            let action = action.unwrap_or_default();
+            match code {
+                OcfCode::Degraded | OcfCode::DegradedPromoted | OcfCode::NotRunning => warn!("{action}: {reason}"),
+                _ => error!("{action}: {reason}"),
+            }
+            eprintln!("{}{}", gate.reason_prefix(), shortened(&reason));
+            code
+        }
+    }
+}
+
+/// One line of at most [`REASON_LIMIT`] bytes.
+fn shortened(reason: &str) -> String {
+    let mut line = String::new();
+    for c in reason.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if line.len() + c.len_utf8() > REASON_LIMIT {
+            break;
+        }
+        line.push(c);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_short_line() {
+        assert_eq!(shortened("a\nb"), "a b");
+        let long = shortened(&"ü".repeat(100));
+        assert!(long.len() <= REASON_LIMIT && long.starts_with("üü"));
+    }
+}

@@ -1,0 +1,13 @@
+//! `ocf:rolegate:gate` and `ocf:rolegate:block`. Run by Pacemaker, as root.
+
+use std::process::ExitCode;
+
+use rolegate::{agent, logging};
+
+fn main() -> ExitCode {
+    logging::init("rolegate-agent", logging::LogTo::Journal, tracing_subscriber::filter::LevelFilter::INFO);
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let action = args.next().map(|action| action.to_string_lossy().into_owned());
+    agent::run(&program, action.as_deref()).into()
+}

@@ -1,0 +1,161 @@
+//! What Pacemaker has asked of the gate on this node: nothing, started, promoted.
+//!
+//! Kept in a file under /run, so that a reboot forgets it. It never opens anything by itself:
+//! Promoted means *may open*. It also keeps the ports, so that stop and demote close the right
+//! ones when the configuration is broken or has changed. The keeper will read it to learn which
+//! leases it may hold.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::gate::Ports;
+
+/// Where the files are.
+pub const DIRECTORY: &str = "/run/rolegate";
+
+/// What Pacemaker has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granted {
+    /// Unpromoted: the read-only port may open.
+    Started,
+    /// Promoted: both ports may open.
+    Promoted,
+}
+
+/// A permission and the ports for which it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permission {
+    /// What may open.
+    pub granted: Granted,
+    /// Which ports.
+    pub ports: Ports,
+}
+
+/// The permission of one gate resource.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    granted: Granted,
+    ro_port: u16,
+    rw_port: u16,
+    redis_port: u16,
+}
+
+/// The file could not be read, written or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct StoreError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Store {
+    /// The store of the gate resource `instance`, for example RedisGate.
+    pub fn new(instance: &str) -> Self {
+        Store::under(Path::new(DIRECTORY), instance)
+    }
+
+    /// The same in another directory.
+    pub fn under(directory: &Path, instance: &str) -> Self {
+        // Resource ids are XML ids, which hold no slash; anything else must not leave the directory.
+        let name: String = instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
+        Store { path: directory.join(format!("permission-{name}")) }
+    }
+
+    /// The permission, if there is one. A file that cannot be understood grants nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it cannot be told.
+    pub fn read(&self) -> Result<Option<Permission>, StoreError> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.error("read", source)),
+        };
+        let written = toml::from_str::<Written>(&text).ok();
+        Ok(written.and_then(|written| {
+            let ports = Ports::new(written.ro_port, written.rw_port, written.redis_port).ok()?;
+            Some(Permission { granted: written.granted, ports })
+        }))
+    }
+
+    /// Replaces the permission, in one step.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the old one stands.
+    pub fn write(&self, permission: Permission) -> Result<(), StoreError> {
+        let text = format!(
+            "granted = \"{}\"\nro_port = {}\nrw_port = {}\nredis_port = {}\n",
+            match permission.granted {
+                Granted::Started => "started",
+                Granted::Promoted => "promoted",
+            },
+            permission.ports.ro,
+            permission.ports.rw,
+            permission.ports.redis
+        );
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let new = self.path.with_extension("new");
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::write(&new, text))
+            .and_then(|()| fs::rename(&new, &self.path))
+            .map_err(|source| self.error("write", source))
+    }
+
+    /// Takes the permission away; done if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it may still stand.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error("remove", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> StoreError {
+        StoreError { action, path: self.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_wrote_and_forgets_what_it_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::under(&directory.path().join("deep"), "RedisGate");
+        assert_eq!(store.read().unwrap(), None);
+        for granted in [Granted::Started, Granted::Promoted] {
+            let permission = Permission { granted, ports: Ports::new(1, 2, 3).unwrap() };
+            store.write(permission).unwrap();
+            assert_eq!(store.read().unwrap(), Some(permission));
+        }
+        store.remove().unwrap();
+        store.remove().unwrap();
+        assert_eq!(store.read().unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_grants_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::under(directory.path(), "../../etc/RedisGate");
+        for text in ["", "granted = \"promoted\"", "granted = 1", "\u{0}"] {
+            fs::write(&store.path, text).unwrap();
+            assert_eq!(store.read().unwrap(), None, "{text:?}");
+        }
+        assert_eq!(store.path.parent(), Some(directory.path()));
+    }
+}
