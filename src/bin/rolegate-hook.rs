@@ -1,0 +1,11 @@
+//! Sentinel's client-reconfig-script. Run by Sentinel, as user redis or valkey in group haclient.
+
+use std::process::ExitCode;
+
+use rolegate::{hook, logging};
+
+fn main() -> ExitCode {
+    logging::init("rolegate-hook", logging::LogTo::Journal, tracing_subscriber::filter::LevelFilter::INFO);
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    hook::run(&args).into()
+}

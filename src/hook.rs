@@ -1,0 +1,287 @@
+//! Sentinel's `client-reconfig-script`: makes the role attributes follow what a majority of the
+//! recorded Sentinels says now.
+//!
+//! Its arguments are a hint and nothing more: Sentinel tries a failed call again half a minute
+//! later with the arguments of then. It writes only with quorum, and only this node's role; the
+//! new primary's also clears `primary` elsewhere. It runs as Sentinel's user in group haclient.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use crate::agent::params::Params;
+use crate::exit::HookCode;
+use crate::instance;
+use crate::pacemaker::{self, Cib, PacemakerError};
+use crate::record::Record;
+use crate::role::Role;
+use crate::roles;
+use crate::sentinel::{self, Verdict};
+use crate::settings::{Settings, SettingsError};
+use crate::together::together;
+
+/// How long one run may take: Sentinel kills it at 60 s.
+const BUDGET: Duration = Duration::from_secs(30);
+
+/// How often it looks again while Sentinels do not yet agree (they tell each other within 2 s),
+/// and while Redis is not yet what Sentinel makes of it (about 10 s).
+const AGREE_PAUSE: Duration = Duration::from_millis(100);
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What Sentinel says by its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The master name.
+    pub master: String,
+    /// `leader` or `observer`: who ran the failover.
+    pub by: String,
+    /// From where to where, as Sentinel puts it.
+    pub hint: String,
+}
+
+/// Why a run did not end well, and whether the same call may work later.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{0}")]
+    Never(String),
+    #[error("{0}")]
+    Later(String),
+}
+
+impl From<PacemakerError> for Problem {
+    fn from(error: PacemakerError) -> Self {
+        match &error {
+            // Pacemaker may be starting, or restarting.
+            PacemakerError::NotRunning(_) => Problem::Later(error.to_string()),
+            PacemakerError::Denied(_) | PacemakerError::Unreadable { .. } => Problem::Never(error.to_string()),
+            PacemakerError::Tool(crate::command::CommandError::NotFound { .. }) => Problem::Never(error.to_string()),
+            PacemakerError::Tool(_) => Problem::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<SettingsError> for Problem {
+    fn from(error: SettingsError) -> Self {
+        Problem::Never(error.to_string())
+    }
+}
+
+/// What the run saw and did, for its one log line.
+#[derive(Default)]
+struct Account {
+    named: Option<String>,
+    role: Option<Role>,
+    did: Vec<String>,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.named {
+            Some(node) => write!(f, "a majority names {node}")?,
+            None => f.write_str("no majority seen")?,
+        }
+        if let Some(role) = self.role {
+            write!(f, "; this node is {role}")?;
+        }
+        match self.did.as_slice() {
+            [] => f.write_str("; nothing written"),
+            did => write!(f, "; {}", did.join(", ")),
+        }
+    }
+}
+
+/// Reads Sentinel's arguments: master name, role, state, from-ip, from-port, to-ip, to-port.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn read_call(args: &[String]) -> Result<Call, String> {
+    match args {
+        [master, by, _state, from, from_port, to, to_port] => {
+            Ok(Call { master: master.clone(), by: by.clone(), hint: format!("{from}:{from_port} to {to}:{to_port}") })
+        }
+        _ => {
+            Err(format!("{} arguments instead of 7: this is run by Sentinel as its client-reconfig-script", args.len()))
+        }
+    }
+}
+
+/// Does one call.
+pub fn run(args: &[String]) -> HookCode {
+    let started = Instant::now();
+    let call = match read_call(args) {
+        Ok(call) => call,
+        Err(why) => {
+            error!("{why}");
+            return HookCode::Never;
+        }
+    };
+    let mut account = Account::default();
+    let result = follow(&call, started, &mut account);
+    let ms = started.elapsed().as_millis() as u64;
+    let Call { master, by, hint } = &call;
+    match result {
+        Ok(()) => {
+            info!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}");
+            HookCode::Done
+        }
+        Err(Problem::Later(why)) => {
+            error!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}; to be tried again: {why}");
+            HookCode::Retry
+        }
+        Err(Problem::Never(why)) => {
+            error!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}; given up: {why}");
+            HookCode::Never
+        }
+    }
+}
+
+/// Looks and writes until what is written lasts.
+fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Problem> {
+    let settings = Settings::load()?;
+    loop {
+        let (pause, why) = match step(call, &settings, account)? {
+            Step::Settled => return Ok(()),
+            Step::NoMajority(why) => (AGREE_PAUSE, why),
+            Step::Unsettled => (SETTLE_PAUSE, "Redis here is still primary, though another node is named".to_owned()),
+        };
+        if started.elapsed() + pause > BUDGET {
+            return Err(Problem::Later(why));
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+enum Step {
+    Settled,
+    NoMajority(String),
+    Unsettled,
+}
+
+/// Looks once, and writes what follows.
+fn step(call: &Call, settings: &Settings, account: &mut Account) -> Result<Step, Problem> {
+    let Cluster { me, cib, quorum } = look()?;
+    let (params, record) = gate_of(&cib, &call.master)?;
+    let heard = sentinel::ask_all(&record, &call.master, &settings.sentinel, settings.answer_within);
+    let verdict = Verdict::of(&record, &heard, None);
+    let Some(named) = verdict.named else {
+        if let (Some(place), None) = (&verdict.points_at, &verdict.points_at_node) {
+            return Err(Problem::Never(format!(
+                "Sentinels name {place}, which is no node of the record: run `rolegate init` if it should be"
+            )));
+        }
+        return Ok(Step::NoMajority(format!("no majority of Sentinels agrees ({})", verdict.notes.join("; "))));
+    };
+    account.named = Some(named.clone());
+    let node = cib.node(&me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
+    let entry =
+        record.node(&me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))?;
+    let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
+    let plan = roles::plan(node, &named, &local, &cib, &params.attribute);
+    account.role = Some(plan.role);
+    // Last before writing: the tools override quorum, and a minority's edits can win the merge.
+    if !quorum && (plan.set.is_some() || !plan.clear.is_empty()) {
+        return Err(Problem::Later("this partition has no quorum: nothing is written".to_owned()));
+    }
+    for other in &plan.clear {
+        if pacemaker::replace_role(other, &params.attribute, Role::Primary, Role::Replica)? {
+            account.did.push(format!("{} cleared to replica", other.name));
+        }
+    }
+    if let Some(role) = plan.set {
+        pacemaker::set_attribute(&me, &params.attribute, role.as_str())?;
+        account.did.push(format!("{me} set to {role}"));
+    }
+    Ok(if plan.settled { Step::Settled } else { Step::Unsettled })
+}
+
+struct Cluster {
+    me: String,
+    cib: Cib,
+    quorum: bool,
+}
+
+/// Asks Pacemaker's three questions at once: each is a program of its own.
+fn look() -> Result<Cluster, Problem> {
+    enum Told {
+        Me(Result<String, PacemakerError>),
+        Quorum(Result<bool, PacemakerError>),
+        Cib(Box<Result<Cib, PacemakerError>>),
+    }
+    let jobs: [fn() -> Told; 3] = [
+        || Told::Me(pacemaker::local_node()),
+        || Told::Quorum(pacemaker::has_quorum()),
+        || Told::Cib(Box::new(pacemaker::read_cib())),
+    ];
+    let (mut me, mut quorum, mut cib) = (None, None, None);
+    for told in together(Duration::from_secs(12), jobs).into_iter().flatten() {
+        match told {
+            Told::Me(name) => me = Some(name?),
+            Told::Quorum(has) => quorum = Some(has?),
+            Told::Cib(read) => cib = Some((*read)?),
+        }
+    }
+    match (me, quorum, cib) {
+        (Some(me), Some(quorum), Some(cib)) => Ok(Cluster { me, cib, quorum }),
+        _ => Err(Problem::Later("Pacemaker did not answer in time".to_owned())),
+    }
+}
+
+/// The gate of a master name, and its record.
+fn gate_of(cib: &Cib, master: &str) -> Result<(Params, Record), Problem> {
+    let mut wrong = None;
+    for gate in &cib.gates {
+        match Params::read(|name| gate.parameters.get(name).cloned()) {
+            Ok(params) if params.master == master => {
+                let record = params.record.clone().map_err(|error| Problem::Never(format!("{}: {error}", gate.id)))?;
+                return Ok((params, record));
+            }
+            Ok(_) => {}
+            Err(error) => wrong = Some(format!("; {}: {error}", gate.id)),
+        }
+    }
+    Err(Problem::Never(format!(
+        "the cluster has no gate (ocf:rolegate:gate) for the master name {master}{}",
+        wrong.unwrap_or_default()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pacemaker::cib;
+
+    fn args(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn reads_sentinels_arguments() {
+        let call = read_call(&args("mymaster leader start 10.0.0.1 6379 10.0.0.2 6379")).unwrap();
+        assert_eq!((call.master.as_str(), call.by.as_str()), ("mymaster", "leader"));
+        assert_eq!(call.hint, "10.0.0.1:6379 to 10.0.0.2:6379");
+        for wrong in ["", "mymaster", "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379 more"] {
+            assert!(read_call(&args(wrong)).is_err());
+        }
+    }
+
+    #[test]
+    fn the_gate_of_a_master_name_is_found_among_several() {
+        let gate = |id: &str, parameters: &str| {
+            format!(
+                "<primitive id=\"{id}\" class=\"ocf\" provider=\"rolegate\" type=\"gate\"><instance_attributes id=\"{id}-i\">{parameters}</instance_attributes></primitive>"
+            )
+        };
+        let xml = format!(
+            "<cib><configuration><resources>{}{}{}</resources></configuration></cib>",
+            gate("Broken", "<nvpair id=\"b\" name=\"rw_port\" value=\"none\"/>"),
+            gate("Other", "<nvpair id=\"o\" name=\"master\" value=\"other\"/>"),
+            gate("RedisGate", ""),
+        );
+        let cib = cib::parse(&xml).unwrap();
+        let no_record = gate_of(&cib, "mymaster").unwrap_err();
+        assert!(no_record.to_string().contains("RedisGate") && no_record.to_string().contains("rolegate init"));
+        let unknown = gate_of(&cib, "third").unwrap_err();
+        assert!(matches!(&unknown, Problem::Never(why) if why.contains("third") && why.contains("Broken")));
+    }
+}
