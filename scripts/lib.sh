@@ -37,3 +37,34 @@ need_cargo() {
 		fi
 	fi
 }
+
+# What the bed itself runs with on this machine.
+need_bed_packages() {
+	need_packages mmdebstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates
+}
+
+# What the tests use on this machine beside the bed: firewalls, a Redis, Pacemaker's tools and
+# validators. No service of theirs is to run here.
+need_test_packages() {
+	policy=/usr/sbin/policy-rc.d
+	if [ -e "$policy" ]; then
+		policy=
+	else
+		trap 'rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+	fi
+	need_packages shellcheck iptables ipset redis-server redis-tools resource-agents libxml2-utils \
+		pacemaker pacemaker-cli-utils pcs crmsh
+	[ -z "$policy" ] || rm -f "$policy"
+}
+
+# cargo fmt and cargo clippy, from where cargo comes from.
+need_rust_checkers() {
+	cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0
+	if apt-cache show rustfmt-web >/dev/null 2>&1; then
+		need_packages rustfmt-web rust-web-clippy
+	else
+		need_packages rustfmt rust-clippy
+	fi
+}

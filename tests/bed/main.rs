@@ -112,6 +112,15 @@ enum What {
         /// The directory.
         dir: PathBuf,
     },
+    /// Show a failure on a bed of its own: the gate, writers, the failure, a report.
+    Demo {
+        /// The failure.
+        #[arg(long, value_enum, default_value_t = bed::demo::Fault::Kill)]
+        fault: bed::demo::Fault,
+        /// Leave the bed up afterwards.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Only build the root of the hosts.
     Root {
         /// The Debian release.
@@ -223,11 +232,30 @@ fn run(cli: Cli) -> Result<()> {
         What::Boot { host } => attached()?.host(&host)?.boot(),
         What::Shutdown { host } => attached()?.host(&host)?.shutdown(),
         What::Logs { dir } => attached()?.collect_logs(&dir),
+        What::Demo { fault, keep } => demo(&name, fault, keep),
         What::Root { release } => {
             println!("{}", bed::root::cached(&release)?.display());
             Ok(())
         }
     }
+}
+
+fn demo(name: &str, fault: bed::demo::Fault, keep: bool) -> Result<()> {
+    let name = if name == "main" { "demo" } else { name };
+    let bed = Bed::up(Options::new(name))?;
+    let shown = bed::demo::show(&bed, fault);
+    if keep {
+        bed.detach()?;
+        eprintln!(
+            "the bed is up. Look around:\n  scripts/bed -n {name} exec node1 -- rolegate status\n  \
+             scripts/bed -n {name} exec node1 -- crm_mon -1Arf\n  scripts/bed -n {name} shell node1\n  \
+             scripts/bed -n {name} isolate node1      (then: heal)\n  scripts/bed -n {name} --help\nand end it:\n  \
+             scripts/bed -n {name} down"
+        );
+    } else {
+        bed.down()?;
+    }
+    shown.map(drop)
 }
 
 fn signalled(bed: &Bed, host: &str, process: &str, signal: Signal) -> Result<()> {

@@ -32,14 +32,18 @@
 //! - [`host`]: one machine: boot, power cut, freeze, commands, signals.
 //! - [`files`]: what is written onto the machines' disks before they boot.
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
+//! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
+//! - [`demo`]: the gate made as the README says, and one failure shown.
 
 // Each program that has this module uses a part of it.
 #![allow(dead_code, unused_imports)]
 
 pub mod cluster;
+pub mod demo;
 pub mod files;
 pub mod host;
 pub mod jail;
+pub mod load;
 pub mod net;
 pub mod root;
 
