@@ -25,6 +25,28 @@ impl Bed {
         wait_for("a quorate cluster", deadline, || self.check_cluster())
     }
 
+    /// Ends every fault, boots what is off, and waits until all is well again. What a trial changed in the cluster's or
+    /// Redis' configuration it puts back itself.
+    pub fn mend(&self) -> Result<()> {
+        let unwell = self.check().is_err();
+        self.heal()?;
+        for host in self.hosts() {
+            if host.is_on()? {
+                host.thaw()?;
+            } else {
+                host.boot()?;
+            }
+        }
+        if unwell {
+            for node in self.nodes() {
+                // What was killed too often for systemd to start it again by itself.
+                node.sh("systemctl reset-failed; systemctl start corosync pacemaker redis-server redis-sentinel")?;
+            }
+            self.wait_ready(Duration::from_secs(150)).context("the bed does not recover")?;
+        }
+        Ok(())
+    }
+
     /// Whether all is well now.
     pub fn check(&self) -> Result<()> {
         self.check_cluster()?;

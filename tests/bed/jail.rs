@@ -180,9 +180,8 @@ impl Jail {
         drop(wardens);
         let mut jail = Jail { dir: dir.to_owned(), init: Pid::from_raw(0), network, warden: Some(warden) };
 
-        // Ends with "ready", or with the end of both processes.
-        let mut lines = BufReader::new(answer).lines();
-        if !lines.any(|line| line.is_ok_and(|line| line == "ready")) {
+        // One line from each when it has done its part, in whatever order; fewer when one failed.
+        if BufReader::new(answer).lines().map_while(Result::ok).take(2).count() < 2 {
             jail.end()?;
             bail!("the warden of {} ended early", dir.display());
         }
@@ -422,8 +421,7 @@ fn hold(dir: &Path, network: Network, lock: &Flock<File>) -> Result<()> {
         .and_then(|()| fs::rename(dir.join("pids.new"), dir.join(PIDS)));
     let ended = match written {
         Ok(()) => {
-            // Init tells the controller when it is ready, on the stdout that it got from us.
-            drop(init.stdout.take());
+            println!("the process ids are written");
             wait_for_the_end(&signals, &mut init)
         }
         Err(error) => Err(error.into()),
@@ -483,7 +481,7 @@ fn init(network: Network) -> Result<()> {
                 .with_context(|| format!("mounting {at}"))?;
         }
     }
-    println!("ready");
+    println!("the namespaces are made");
     // The controller's pipe must not stay open in us: it would wait for its end.
     nix::unistd::dup2_stdout(OpenOptions::new().write(true).open("/dev/null")?)?;
     let stdin = std::io::stdin();

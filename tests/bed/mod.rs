@@ -113,6 +113,8 @@ pub struct Options {
     pub down_after: Duration,
     /// Sentinel's failover-timeout.
     pub failover_timeout: Duration,
+    /// How long its hosts may take to boot and to form a healthy cluster.
+    pub patience: Duration,
     /// Where rolegate's programs were built; by default beside the running program
     /// (`target/debug` or `target/release`).
     pub bin_dir: Option<PathBuf>,
@@ -127,6 +129,7 @@ impl Options {
             bare: false,
             down_after: Duration::from_secs(5),
             failover_timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(180),
             bin_dir: None,
         }
     }
@@ -164,7 +167,7 @@ impl Bed {
         for host in hosts() {
             bed.host(host)?.start()?;
         }
-        bed.wait_ready(Duration::from_secs(180))?;
+        bed.wait_ready(bed.options.patience)?;
         // Without this Pacemaker starts no resource where there is no fence device.
         bed.host(NODES[0])?.ask("crm_attribute", &["-t", "crm_config", "-n", "stonith-enabled", "-v", "false"])?;
         bed.say("ready");

@@ -1,0 +1,72 @@
+//! Tests on real machines. One bed is raised for all of them, when the first needs it; they run one
+//! after the other, each on a bed that is whole again. Logs of a trial that failed are in
+//! `target/bed-logs/`.
+//!
+//! A trial is a function in a file of `tests/on_bed/`, named in that file's `TRIALS`.
+
+mod bed;
+mod on_bed;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use bed::{Bed, Options};
+
+/// What all trials share. The error is kept: what cannot be raised once is not tried again.
+static SHARED: Mutex<Option<Result<Bed, String>>> = Mutex::new(None);
+
+/// A trial on the shared bed.
+type OnBed = fn(&Bed) -> Result<()>;
+
+fn main() -> ExitCode {
+    bed::entry();
+    if let Some(ended) = on_bed::itself::controller() {
+        return ended;
+    }
+    let mut arguments = Arguments::from_args();
+    // They share one bed, and a machine has few processors.
+    arguments.test_threads = Some(1);
+    let mut trials: Vec<Trial> =
+        on_bed::itself::ALONE.iter().map(|(name, run)| Trial::test(*name, || run().map_err(failed))).collect();
+    for (name, run) in on_bed::all() {
+        trials.push(Trial::test(name.clone(), move || on_shared(&name, run).map_err(failed)));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(Ok(bed)) = shared
+        && let Err(error) = bed.down()
+    {
+        eprintln!("the bed was not taken down: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    format!("{error:#}").into()
+}
+
+fn on_shared(name: &str, run: OnBed) -> Result<()> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let bed = shared.get_or_insert_with(|| {
+        let options = Options::new(format!("tests-{}", std::process::id()));
+        Bed::up(options).map_err(|error| format!("{error:#}"))
+    });
+    let bed = bed.as_ref().map_err(|error| anyhow!("no bed: {error}"))?;
+    bed.mend()?;
+    let started = std::time::Instant::now();
+    let done = run(bed);
+    bed.say(&format!("{name} took {:.1} s", started.elapsed().as_secs_f64()));
+    if done.is_err() {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bed-logs").join(name.replace("::", "-"));
+        match bed.collect_logs(&dir) {
+            Ok(()) => eprintln!("logs are in {}", dir.display()),
+            Err(error) => eprintln!("no logs: {error:#}"),
+        }
+    }
+    done.with_context(|| name.to_owned())
+}

@@ -1,0 +1,16 @@
+//! The trials on the shared bed, by what they are about. A new file: its `mod` line and its line in
+//! [`all`].
+
+pub mod faults;
+pub mod itself;
+
+use super::OnBed;
+
+/// All trials, each with its file's name in front.
+pub fn all() -> Vec<(String, OnBed)> {
+    let files: [(&str, &[(&str, OnBed)]); 2] = [("itself", itself::TRIALS), ("faults", faults::TRIALS)];
+    let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
+        trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
+    };
+    files.into_iter().flat_map(named).collect()
+}
