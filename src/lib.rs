@@ -11,6 +11,7 @@
 //! - [`permission`]: what Pacemaker has asked of the gate on this node.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
+//! - [`cli`]: the operator's program: status, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
@@ -20,6 +21,7 @@
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
 pub mod agent;
+pub mod cli;
 pub mod command;
 pub mod exit;
 pub mod gate;

@@ -57,6 +57,16 @@ impl Node {
         self.transient.get(name).map(String::as_str)
     }
 
+    /// Failures of `resource` here that are remembered: the sum of `fail-count-RESOURCE#...`;
+    /// INFINITY counts as `u64::MAX`.
+    pub fn fail_count(&self, resource: &str) -> u64 {
+        let prefix = format!("fail-count-{resource}#");
+        let counts = self.transient.iter().filter(|(name, _)| name.starts_with(&prefix));
+        counts
+            .map(|(_, value)| if value == "INFINITY" { u64::MAX } else { value.parse().unwrap_or(0) })
+            .fold(0, u64::saturating_add)
+    }
+
     /// The id of the permanent attribute's nvpair.
     pub fn attribute_id(&self, name: &str) -> Option<&str> {
         self.permanent.get(name).map(|(_, id)| id.as_str())
@@ -72,8 +82,10 @@ pub struct Resource {
     pub outer_id: String,
     /// The parameters that are set; an agent's defaults are not there.
     pub parameters: BTreeMap<String, String>,
-    /// The id of its set of parameters, where it has one.
+    /// The id of its first set of parameters, where it has one.
     pub parameters_id: Option<String>,
+    /// The ids of the nvpairs in that set, by parameter.
+    pub parameter_ids: BTreeMap<String, String>,
 }
 
 /// A location constraint: which resource, and what its rules look at.
@@ -182,11 +194,13 @@ fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: El
     if (attribute("class"), attribute("provider")) != (Some("ocf"), Some(PROVIDER)) {
         return;
     }
+    let set = child(primitive, "instance_attributes");
     let resource = Resource {
         id,
         outer_id: text(top, "id"),
         parameters,
-        parameters_id: child(primitive, "instance_attributes").map(|set| text(set, "id")),
+        parameters_id: set.map(|set| text(set, "id")),
+        parameter_ids: set.into_iter().flat_map(pairs).map(|(name, _, id)| (name, id)).collect(),
     };
     match attribute("type") {
         Some(GATE) => cib.gates.push(resource),
@@ -260,7 +274,10 @@ mod tests {
         </constraints>
       </configuration>
       <status><node_state id="1" uname="node1"><transient_attributes id="1"><instance_attributes id="status-1">
-        <nvpair id="s1" name="redis_role" value="fail"/></instance_attributes></transient_attributes></node_state></status>
+        <nvpair id="s1" name="redis_role" value="fail"/>
+        <nvpair id="s2" name="fail-count-RedisGate#monitor_5000" value="2"/>
+        <nvpair id="s3" name="fail-count-RedisGate#promote_0" value="1"/>
+        <nvpair id="s4" name="fail-count-RedisGate2#start_0" value="INFINITY"/></instance_attributes></transient_attributes></node_state></status>
     </cib>"#;
 
     #[test]
@@ -272,12 +289,14 @@ mod tests {
         assert_eq!(node.permanent("redis_role"), Some("primary"));
         assert_eq!(node.attribute("redis_role"), Some("fail"), "a transient value hides the permanent one");
         assert_eq!(node.attribute_id("redis_role"), Some("nodes-1-redis_role"));
+        assert_eq!((node.fail_count("RedisGate"), node.fail_count("RedisGate2")), (3, u64::MAX));
         assert_eq!(cib.node("node2").unwrap().attribute("redis_role"), None);
         assert_eq!(cib.managed_addresses, [("vip".to_owned(), "10.0.0.100".parse().unwrap())]);
         let [gate, two] = cib.gates.as_slice() else { panic!("{:?}", cib.gates) };
         assert_eq!((gate.id.as_str(), gate.outer_id.as_str()), ("RedisGate", "RedisGate-clone"));
         assert_eq!(gate.parameters["nodes"], "node1=10.0.0.1:6379");
         assert_eq!(gate.parameters_id.as_deref(), Some("RedisGate-instance_attributes"));
+        assert_eq!(gate.parameter_ids["nodes"], "i1");
         assert_eq!(two.parameters["master"], "other", "from the template");
         let rule = &cib.locations[0].rules[0];
         assert_eq!(rule.role.as_deref(), Some("Promoted"));

@@ -16,6 +16,9 @@ pub use crm_mon::CrmMon;
 /// counts (a location rule bans the gate by it); its value says who did it, when and why.
 pub const FENCE_ATTRIBUTE: &str = "redis_fence";
 
+/// Where Pacemaker keeps the CIB between its runs.
+const CIB_ON_DISK: &str = "/var/lib/pacemaker/cib/cib.xml";
+
 /// How long one of Pacemaker's tools may take. They wait up to 120 s for a reply by themselves.
 const TOOL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -70,8 +73,29 @@ fn tool(name: &str) -> Cmd {
 /// # Errors
 /// [`PacemakerError`].
 pub fn read_cib() -> Result<Cib, PacemakerError> {
+    read_cib_within(TOOL_DEADLINE)
+}
+
+/// The same, within `deadline`.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn read_cib_within(deadline: Duration) -> Result<Cib, PacemakerError> {
     // -l: the local copy. Without it a partition that has no DC would not answer.
-    cib::parse(&run(&tool("cibadmin").args(["-Q", "-l"]))?)
+    cib::parse(&run(&tool("cibadmin").args(["-Q", "-l"]).deadline(deadline))?)
+}
+
+/// The copy of the CIB that this node keeps on its disk. For the time when Pacemaker does not
+/// run here; it may be old, and shows no transient attributes.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn read_cib_on_disk() -> Result<Cib, PacemakerError> {
+    let text = std::fs::read_to_string(CIB_ON_DISK).map_err(|error| PacemakerError::Unreadable {
+        what: "the CIB on this node's disk",
+        reason: format!("{CIB_ON_DISK}: {error}"),
+    })?;
+    cib::parse(&text)
 }
 
 /// The cluster's state as this node sees it.
@@ -79,7 +103,15 @@ pub fn read_cib() -> Result<Cib, PacemakerError> {
 /// # Errors
 /// [`PacemakerError`].
 pub fn read_crm_mon() -> Result<CrmMon, PacemakerError> {
-    crm_mon::parse(&run(&tool("crm_mon").args(["-1", "--output-as=xml"]))?)
+    read_crm_mon_within(TOOL_DEADLINE)
+}
+
+/// The same, within `deadline`.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn read_crm_mon_within(deadline: Duration) -> Result<CrmMon, PacemakerError> {
+    crm_mon::parse(&run(&tool("crm_mon").args(["-1", "--output-as=xml"]).deadline(deadline))?)
 }
 
 /// This node's name in the cluster.
@@ -87,7 +119,15 @@ pub fn read_crm_mon() -> Result<CrmMon, PacemakerError> {
 /// # Errors
 /// [`PacemakerError`].
 pub fn local_node() -> Result<String, PacemakerError> {
-    let name = run(&tool("crm_node").arg("-n"))?.trim().to_owned();
+    local_node_within(TOOL_DEADLINE)
+}
+
+/// The same, within `deadline`.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn local_node_within(deadline: Duration) -> Result<String, PacemakerError> {
+    let name = run(&tool("crm_node").arg("-n").deadline(deadline))?.trim().to_owned();
     if name.is_empty() || name == "(null)" {
         return Err(PacemakerError::Unreadable {
             what: "crm_node -n",
@@ -127,6 +167,15 @@ pub fn set_attribute(node: &str, name: &str, value: &str) -> Result<(), Pacemake
 /// [`PacemakerError`].
 pub fn delete_attribute(node: &str, name: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-D"])).map(drop)
+}
+
+/// Changes or adds what `xml` holds in `section` of the CIB's configuration, all of it or
+/// nothing. The caller has made sure of quorum: the tool overrides it.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn modify(section: &str, xml: &str) -> Result<(), PacemakerError> {
+    run(&tool("cibadmin").args(["--modify", "--allow-create", "-o", section, "--xml-pipe"]).stdin(xml)).map(drop)
 }
 
 /// Turns the role attribute of `node` into `to` if it is `from` at that moment, in one step of

@@ -95,6 +95,102 @@ pub fn ask(
     read_answer(&replies)
 }
 
+/// A Sentinel and all that it knows of the others: what `rolegate init` finds the record from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Its view of the master name.
+    pub answer: Answer,
+    /// `SENTINEL SENTINELS`: the other Sentinels, run id and place.
+    pub peers: Vec<(String, Place)>,
+    /// `SENTINEL REPLICAS`.
+    pub replicas: Vec<Known>,
+}
+
+/// A replica as a Sentinel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Where.
+    pub place: Place,
+    /// It does not answer this Sentinel (`s_down`).
+    pub down: bool,
+    /// `slave-priority`; 0 is never chosen.
+    pub priority: u32,
+}
+
+/// Asks the Sentinel at `address` for all that it knows about `master`.
+///
+/// # Errors
+/// [`AskError`], in any case within `deadline`.
+pub fn survey(
+    address: SocketAddr,
+    master: &str,
+    credentials: &Credentials,
+    deadline: Duration,
+) -> Result<Survey, AskError> {
+    let replies = server::ask(
+        address,
+        credentials,
+        deadline,
+        &[
+            &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", master],
+            &["SENTINEL", "MASTER", master],
+            &["SENTINEL", "MYID"],
+            &["SENTINEL", "SENTINELS", master],
+            &["SENTINEL", "REPLICAS", master],
+        ],
+    )?;
+    read_survey(&replies)
+}
+
+fn read_survey(replies: &[Value]) -> Result<Survey, AskError> {
+    let (answer, [sentinels, replicas]) = replies
+        .split_at_checked(3)
+        .and_then(|(answer, rest)| Some((answer, <&[Value; 2]>::try_from(rest).ok()?)))
+        .ok_or_else(|| AskError::Broken(format!("{} replies to 5 questions", replies.len())))?;
+    let answer = read_answer(answer)?;
+    let list = |question, reply: &Value| match reply {
+        Value::Array(items) => items.iter().map(|item| instance(item).ok_or_else(|| not_a(question, item))).collect(),
+        // "No such master with that name".
+        Value::ServerError(_) if answer.named.is_none() => Ok(Vec::new()),
+        other => Err(not_a(question, other)),
+    };
+    let sentinels: Vec<Instance> = list("SENTINEL SENTINELS", sentinels)?;
+    let replicas: Vec<Instance> = list("SENTINEL REPLICAS", replicas)?;
+    Ok(Survey {
+        answer,
+        peers: sentinels.into_iter().map(|sentinel| (sentinel.run_id, sentinel.place)).collect(),
+        replicas: replicas
+            .into_iter()
+            .map(|replica| Known { place: replica.place, down: replica.down, priority: replica.priority })
+            .collect(),
+    })
+}
+
+/// An element of the lists that Sentinel gives.
+struct Instance {
+    run_id: String,
+    place: Place,
+    down: bool,
+    priority: u32,
+}
+
+fn instance(item: &Value) -> Option<Instance> {
+    let named = match item {
+        Value::Array(list) => fields(list),
+        Value::Map(pairs) => {
+            fields(&pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect::<Vec<_>>())
+        }
+        _ => return None,
+    };
+    let get = |name: &str| named.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+    Some(Instance {
+        run_id: get("runid").unwrap_or_default().to_owned(),
+        place: Place { host: get("ip")?.to_owned(), port: get("port")?.parse().ok()? },
+        down: get("flags").is_some_and(|flags| flags.split(',').any(|flag| flag == "s_down" || flag == "o_down")),
+        priority: get("slave-priority").and_then(|value| value.parse().ok()).unwrap_or(100),
+    })
+}
+
 /// Asks all Sentinels of `record` at once.
 pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadline: Duration) -> Vec<Heard> {
     let jobs = record.sentinels().iter().map(|sentinel| {
@@ -241,6 +337,30 @@ mod tests {
         ] {
             assert!(matches!(read_answer(&replies), Err(AskError::Broken(_))), "{replies:?}");
         }
+    }
+
+    #[test]
+    fn reads_a_survey() {
+        let replies = [
+            list(&["10.0.0.1", "6379"]),
+            list(&["ip", "10.0.0.1", "port", "6379"]),
+            bulk("me"),
+            Value::Array(vec![list(&["name", "you", "ip", "10.0.0.2", "port", "26379", "runid", "you"])]),
+            Value::Array(vec![
+                list(&["ip", "10.0.0.2", "port", "6379", "flags", "slave,s_down", "slave-priority", "0"]),
+                list(&["ip", "redis3", "port", "6379", "flags", "slave", "slave-priority", "100"]),
+            ]),
+        ];
+        let survey = read_survey(&replies).unwrap();
+        assert_eq!(survey.peers, [("you".to_owned(), Place { host: "10.0.0.2".into(), port: 26379 })]);
+        let replicas: Vec<_> =
+            survey.replicas.iter().map(|known| (known.place.host.as_str(), known.down, known.priority)).collect();
+        assert_eq!(replicas, [("10.0.0.2", true, 0), ("redis3", false, 100)]);
+        let strange = read_survey(&[Value::Nil, error(), bulk("me"), error(), error()]).unwrap();
+        assert_eq!((strange.answer.named, strange.peers.len(), strange.replicas.len()), (None, 0, 0));
+        assert!(read_survey(&replies[..4]).is_err());
+        let broken = [&replies[..3], &[Value::Array(vec![Value::Int(1)]), Value::Array(vec![])]].concat();
+        assert!(read_survey(&broken).is_err());
     }
 
     #[test]

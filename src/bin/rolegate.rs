@@ -1,0 +1,11 @@
+//! The operator's program. Run by a person or a monitoring system, on any node of the cluster:
+//! as root, or as a user in group haclient (who does not see this node's firewall).
+
+use std::process::ExitCode;
+
+use rolegate::{cli, logging};
+
+fn main() -> ExitCode {
+    logging::init("rolegate", logging::LogTo::Stderr, tracing_subscriber::filter::LevelFilter::WARN);
+    cli::run(std::env::args_os())
+}

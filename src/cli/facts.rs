@@ -1,0 +1,659 @@
+//! What `rolegate status` looks at: collected all at once, within a deadline, and judged
+//! elsewhere. What could not be seen is kept as such.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::probe::{self, Port};
+use super::{Gate, with_causes};
+use crate::gate::{self, Baseline, PortState};
+use crate::instance::{self, Instance, ServerRole};
+use crate::pacemaker::cib::Rule;
+use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
+use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError};
+use crate::record::{Record, unusable};
+use crate::role::Role;
+use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
+use crate::server::AskError;
+use crate::settings::Settings;
+use crate::together::together;
+
+/// The cluster as Pacemaker on this node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterFacts {
+    /// This node's name.
+    pub seen_from: Option<String>,
+    /// Why Pacemaker gave no answer here, or not all of it.
+    pub error: Option<String>,
+    /// The record was read from this node's disk, because Pacemaker does not answer.
+    pub from_disk: bool,
+    /// Whether this partition has quorum.
+    pub quorum: Option<bool>,
+    /// `maintenance-mode`: Pacemaker leaves everything alone.
+    pub maintenance_mode: bool,
+    /// `stonith-enabled`.
+    pub stonith: Option<bool>,
+}
+
+/// All about one master name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Sentinel's name of it.
+    pub master: String,
+    /// The gate resource's id.
+    pub resource: String,
+    /// The role attribute.
+    pub attribute: String,
+    /// The read-only port.
+    pub ro_port: u16,
+    /// The read-write port.
+    pub rw_port: u16,
+    /// Why there is no record to stand on.
+    pub record_error: Option<String>,
+    /// Which location rules the gate has.
+    pub rules: Rules,
+    /// The nodes of the cluster and of the record.
+    pub nodes: Vec<NodeFacts>,
+    /// The record's Sentinels; without a record the first one, as the settings name it.
+    pub sentinels: Vec<SentinelFacts>,
+    /// What the record's Sentinels come to; `None` without a record.
+    pub verdict: Option<VerdictFacts>,
+    /// This node's firewall, where we may look at it.
+    pub firewall: Option<Firewall>,
+}
+
+/// Location rules of the gate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rules {
+    /// Something places or promotes the gate by the role attribute.
+    pub by_role: bool,
+    /// Something keeps the gate off fenced nodes.
+    pub by_fence: bool,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its data address, by the record.
+    pub address: Option<SocketAddr>,
+    /// Its membership; `None` where Pacemaker does not tell.
+    pub member: Option<Member>,
+    /// The role that location rules see.
+    pub role: Option<String>,
+    /// The lasting value, where a transient one hides it.
+    pub hidden_role: Option<String>,
+    /// Who fenced it, when and why.
+    pub fence: Option<String>,
+    /// The gate there.
+    pub gate: Option<GateFacts>,
+    /// Failures that Pacemaker remembers.
+    pub fail_count: u64,
+    /// Their operations and reasons.
+    pub failures: Vec<Failed>,
+    /// Its Redis, asked at its data address.
+    pub redis: Option<Server>,
+    /// What a client gets on the read-only port.
+    pub ro: Option<Port>,
+    /// What a client gets on the read-write port.
+    pub rw: Option<Port>,
+}
+
+/// A node's membership.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// See [`NodeState`].
+    pub online: bool,
+    /// See [`NodeState`].
+    pub standby: bool,
+    /// See [`NodeState`].
+    pub maintenance: bool,
+    /// See [`NodeState`].
+    pub unclean: bool,
+    /// See [`NodeState`].
+    pub pending: bool,
+}
+
+impl Member {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Member { unclean: true, .. } => "unclean",
+            Member { online: false, .. } => "offline",
+            Member { pending: true, .. } => "pending",
+            Member { standby: true, .. } => "standby",
+            Member { maintenance: true, .. } => "maintenance",
+            _ => "online",
+        }
+    }
+}
+
+/// The gate resource on a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GateFacts {
+    /// Promoted, Unpromoted, Stopped, or what Pacemaker calls it.
+    pub role: String,
+    /// Its last action failed.
+    pub failed: bool,
+    /// Pacemaker does nothing about it any more.
+    pub blocked: bool,
+    /// Pacemaker leaves it alone.
+    pub unmanaged: bool,
+}
+
+/// A failed action.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// For example monitor_5000.
+    pub operation: String,
+    /// The agent's reason.
+    pub reason: String,
+}
+
+/// A Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "answer")]
+pub enum Server {
+    /// It answered.
+    Given(ServerFacts),
+    /// It did not.
+    None {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Server {
+    /// What it said.
+    pub fn given(&self) -> Option<&ServerFacts> {
+        match self {
+            Server::Given(facts) => Some(facts),
+            Server::None { .. } => None,
+        }
+    }
+}
+
+/// What a Redis says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ServerFacts {
+    /// Its run id.
+    pub run_id: String,
+    /// Its version.
+    pub version: String,
+    /// It is a primary, as far as its role goes.
+    pub primary: bool,
+    /// It is loading its data.
+    pub loading: bool,
+    /// Its offset in the stream of writes, in bytes.
+    pub offset: u64,
+    /// A primary's replicas that are online: address, seconds since the last acknowledgement.
+    pub replicas: Vec<(String, u64)>,
+    /// A replica's primary, as configured.
+    pub of: Option<String>,
+    /// A replica's link is up.
+    pub link_up: bool,
+    /// How long it has been down, in seconds.
+    pub link_down_seconds: Option<u64>,
+}
+
+impl From<Instance> for ServerFacts {
+    fn from(instance: Instance) -> Self {
+        let mut facts = ServerFacts {
+            primary: instance.is_primary(),
+            run_id: instance.run_id,
+            version: instance.version,
+            loading: instance.loading,
+            offset: instance.offset,
+            ..ServerFacts::default()
+        };
+        match instance.role {
+            ServerRole::Primary { replicas } => {
+                facts.replicas = replicas.into_iter().map(|replica| (replica.address, replica.lag)).collect();
+            }
+            ServerRole::Replica { of, link_up, link_down_for } => {
+                facts.of = Some(of);
+                facts.link_up = link_up;
+                facts.link_down_seconds = link_down_for.map(|time| time.as_secs());
+            }
+            ServerRole::Unknown => {}
+        }
+        facts
+    }
+}
+
+/// A Sentinel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SentinelFacts {
+    /// Where it was asked.
+    pub address: String,
+    /// Its run id of the record.
+    pub id: String,
+    /// Why there is no answer.
+    pub error: Option<String>,
+    /// The run id that it gave, where it is not that of the record.
+    pub other_id: Option<String>,
+    /// It does not know the master name.
+    pub stranger: bool,
+    /// The place that it names.
+    pub names: Option<String>,
+    /// The record's node at that place.
+    pub names_node: Option<String>,
+    /// Why that place can be no node's.
+    pub names_nobody: Option<String>,
+    /// `config-epoch`.
+    pub epoch: Option<u64>,
+    /// Flags other than `master`.
+    pub flags: Vec<String>,
+    /// The run id that it gives for the primary.
+    pub primary_run_id: Option<String>,
+}
+
+/// What the Sentinels come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VerdictFacts {
+    /// The node that a majority names without doubt.
+    pub named: Option<String>,
+    /// The place that a majority gives, doubts or not.
+    pub points_at: Option<String>,
+    /// The record's node at that place.
+    pub points_at_node: Option<String>,
+    /// How many answered.
+    pub answered: usize,
+    /// How many are needed.
+    pub needed: usize,
+    /// How many there are.
+    pub total: usize,
+    /// Why answers do not count.
+    pub notes: Vec<String>,
+}
+
+impl VerdictFacts {
+    /// Whether enough answered to tell.
+    pub fn majority_seen(&self) -> bool {
+        self.answered >= self.needed
+    }
+}
+
+/// This node's firewall.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "firewall")]
+pub enum Firewall {
+    /// As it is.
+    Seen {
+        /// nft or which iptables.
+        backend: String,
+        /// What is wrong with the rules that everything stands on.
+        baseline: Option<String>,
+        /// How long the read-only port stays open; `None` if it is closed.
+        ro_open_seconds: Option<u64>,
+        /// How long the read-write port stays open; `None` if it is closed.
+        rw_open_seconds: Option<u64>,
+    },
+    /// It could not be seen.
+    Unseen {
+        /// Why.
+        why: String,
+    },
+}
+
+/// All that Pacemaker told.
+pub struct Seen {
+    /// As it is shown.
+    pub facts: ClusterFacts,
+    /// The CIB.
+    pub cib: Option<Cib>,
+    /// The state.
+    pub mon: Option<CrmMon>,
+}
+
+/// Asks Pacemaker, all at once, within `deadline`.
+pub fn cluster(deadline: Duration) -> Seen {
+    enum Told {
+        Me(Result<String, PacemakerError>),
+        Cib(Box<Result<Cib, PacemakerError>>),
+        Mon(Box<Result<CrmMon, PacemakerError>>),
+    }
+    let jobs: [Box<dyn FnOnce() -> Told + Send>; 3] = [
+        Box::new(move || Told::Me(pacemaker::local_node_within(deadline))),
+        Box::new(move || Told::Cib(Box::new(pacemaker::read_cib_within(deadline)))),
+        Box::new(move || Told::Mon(Box::new(pacemaker::read_crm_mon_within(deadline)))),
+    ];
+    let mut seen = Seen { facts: ClusterFacts::default(), cib: None, mon: None };
+    let mut errors = Vec::new();
+    // Each command keeps the deadline by itself; the rest is for killing it.
+    for told in together(deadline + Duration::from_millis(150), jobs) {
+        let error = match told {
+            Some(Told::Me(Ok(name))) => {
+                seen.facts.seen_from = Some(name);
+                continue;
+            }
+            Some(Told::Cib(cib)) => match *cib {
+                Ok(cib) => {
+                    seen.cib = Some(cib);
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+            Some(Told::Mon(mon)) => match *mon {
+                Ok(mon) => {
+                    seen.mon = Some(mon);
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+            Some(Told::Me(Err(error))) => error.to_string(),
+            None => "Pacemaker does not answer on this node in time".to_owned(),
+        };
+        errors.push(error);
+    }
+    seen.facts.error = errors.into_iter().next();
+    if seen.cib.is_none() {
+        seen.cib = pacemaker::read_cib_on_disk().ok();
+        seen.facts.from_disk = seen.cib.is_some();
+    }
+    if let Some(mon) = &seen.mon {
+        seen.facts.quorum = mon.quorum;
+        seen.facts.maintenance_mode = mon.maintenance_mode;
+    }
+    if let Some(cib) = &seen.cib {
+        // fencing-enabled since Pacemaker 3.0.2; on unless said otherwise.
+        let value = cib.properties.get("fencing-enabled").or(cib.properties.get("stonith-enabled"));
+        seen.facts.stonith = Some(!value.is_some_and(|value| matches!(value.as_str(), "false" | "no" | "off" | "0")));
+    }
+    seen
+}
+
+/// What the jobs of [`group`] bring.
+enum Asked {
+    Sentinels(Vec<Heard>),
+    First(SentinelFacts),
+    Redis(usize, Result<Instance, AskError>),
+    Ro(usize, Port),
+    Rw(usize, Port),
+    Firewall(Firewall),
+}
+
+/// Asks the Sentinels, servers and ports of one gate, all at once, until `until`.
+pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, until: Instant) -> Group {
+    let params = &gate.params;
+    let record = params.record.as_ref().ok();
+    let mut group = Group {
+        master: params.master.clone(),
+        resource: gate.resource.id.clone(),
+        attribute: params.attribute.clone(),
+        ro_port: params.ports.ro,
+        rw_port: params.ports.rw,
+        record_error: params.record.as_ref().err().map(ToString::to_string),
+        rules: rules(gate, cib),
+        nodes: nodes(gate, cib, mon),
+        ..Group::default()
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    let within = settings.answer_within.min(left);
+    let mut jobs: Vec<Box<dyn FnOnce() -> Asked + Send>> = Vec::new();
+    match record {
+        Some(record) => {
+            let (record, master, credentials) = (record.clone(), params.master.clone(), settings.sentinel.clone());
+            jobs.push(Box::new(move || Asked::Sentinels(sentinel::ask_all(&record, &master, &credentials, within))));
+        }
+        None => {
+            let (address, master, credentials) =
+                (settings.first_sentinel, params.master.clone(), settings.sentinel.clone());
+            let managed = cib.managed_addresses.clone();
+            jobs.push(Box::new(move || {
+                let mut facts = SentinelFacts { address: address.to_string(), ..SentinelFacts::default() };
+                match sentinel::ask(address, &master, &credentials, within) {
+                    Ok(answer) => {
+                        answered(&mut facts, answer, |place| nobody(place, None, &managed));
+                    }
+                    Err(error) => facts.error = Some(error.to_string()),
+                }
+                Asked::First(facts)
+            }));
+        }
+    }
+    for (index, node) in group.nodes.iter().enumerate() {
+        let Some(data) = node.address else { continue };
+        let at = |port| SocketAddr::new(data.ip(), port);
+        let (ro, rw) = (at(params.ports.ro), at(params.ports.rw));
+        let credentials = settings.redis.clone();
+        jobs.push(Box::new(move || Asked::Redis(index, instance::ask(data, &credentials, within))));
+        let credentials = settings.redis.clone();
+        jobs.push(Box::new(move || Asked::Ro(index, probe::port(ro, &credentials, within))));
+        let credentials = settings.redis.clone();
+        jobs.push(Box::new(move || Asked::Rw(index, probe::port(rw, &credentials, within))));
+    }
+    if nix::unistd::geteuid().is_root() {
+        let (ports, settings) = (params.ports, settings.clone());
+        jobs.push(Box::new(move || Asked::Firewall(firewall(ports, &settings, within))));
+    }
+    let mut heard = Vec::new();
+    let silent = || Server::None { why: AskError::Silent.to_string() };
+    for node in group.nodes.iter_mut().filter(|node| node.address.is_some()) {
+        (node.redis, node.ro, node.rw) = (Some(silent()), Some(Port::Silent), Some(Port::Silent));
+    }
+    for asked in together(left, jobs).into_iter().flatten() {
+        match asked {
+            Asked::Sentinels(answers) => heard = answers,
+            Asked::First(facts) => group.sentinels.push(facts),
+            Asked::Redis(index, answer) => {
+                group.nodes[index].redis = Some(match answer {
+                    Ok(instance) => Server::Given(instance.into()),
+                    Err(error) => Server::None { why: error.to_string() },
+                });
+            }
+            Asked::Ro(index, port) => group.nodes[index].ro = Some(port),
+            Asked::Rw(index, port) => group.nodes[index].rw = Some(port),
+            Asked::Firewall(state) => group.firewall = Some(state),
+        }
+    }
+    if let Some(record) = record {
+        group.verdict = Some(verdict(record, &heard, &group.nodes));
+        group.sentinels = sentinels(record, &heard, &cib.managed_addresses);
+    }
+    group
+}
+
+/// What the location constraints of the gate look at.
+pub fn rules(gate: &Gate, cib: &Cib) -> Rules {
+    let of_gate = |resource: &str| resource == gate.resource.outer_id || resource == gate.resource.id;
+    let all: Vec<&Rule> = cib
+        .locations
+        .iter()
+        .filter(|location| of_gate(&location.resource))
+        .flat_map(|location| &location.rules)
+        .collect();
+    let uses = |name: &str| all.iter().any(|rule| rule.expressions.iter().any(|(attribute, _, _)| attribute == name));
+    Rules {
+        by_role: uses(&gate.params.attribute),
+        by_fence: all.iter().any(|rule| {
+            rule.score.as_deref() == Some("-INFINITY")
+                && rule.expressions.iter().any(|(name, operation, _)| name == FENCE_ATTRIBUTE && operation == "defined")
+        }),
+    }
+}
+
+fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
+    let record = gate.params.record.as_ref().ok();
+    let mut nodes: Vec<NodeFacts> = Vec::new();
+    for node in &cib.nodes {
+        let attribute = &gate.params.attribute;
+        let (lasting, passing) = (node.permanent(attribute), node.transient(attribute));
+        nodes.push(NodeFacts {
+            name: node.name.clone(),
+            role: node.attribute(attribute).map(str::to_owned),
+            hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
+            fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
+            fail_count: node.fail_count(&gate.resource.id),
+            ..NodeFacts::default()
+        });
+    }
+    for entry in record.map(Record::nodes).unwrap_or_default() {
+        if !nodes.iter().any(|node| node.name.eq_ignore_ascii_case(&entry.name)) {
+            nodes.push(NodeFacts { name: entry.name.clone(), ..NodeFacts::default() });
+        }
+    }
+    for node in &mut nodes {
+        node.address = record.and_then(|record| record.node(&node.name)).map(|entry| entry.address);
+        let Some(mon) = mon else { continue };
+        let state = mon.nodes.iter().find(|state| state.name.eq_ignore_ascii_case(&node.name));
+        node.member = state.map(|state| {
+            let NodeState { online, standby, maintenance, unclean, pending, .. } = *state;
+            Member { online, standby, maintenance, unclean, pending }
+        });
+        node.gate = Some(gate_on(mon, &gate.resource.id, &node.name));
+        let of_gate = format!("{}_", gate.resource.id);
+        node.failures = mon
+            .failures
+            .iter()
+            .filter(|failure| failure.node.eq_ignore_ascii_case(&node.name))
+            .filter_map(|failure| {
+                let operation = failure.operation.strip_prefix(&of_gate)?.to_owned();
+                Some(Failed { operation, reason: failure.reason.clone() })
+            })
+            .collect();
+    }
+    nodes
+}
+
+/// The gate `resource` on `node`.
+pub fn gate_on(mon: &CrmMon, resource: &str, node: &str) -> GateFacts {
+    let here = mon.resources.iter().find(|instance| {
+        // An instance of a unique clone, or of one with orphans, has a number behind its id.
+        instance.id.split(':').next() == Some(resource)
+            && instance.nodes.iter().any(|name| name.eq_ignore_ascii_case(node))
+    });
+    match here {
+        None => GateFacts { role: "Stopped".to_owned(), ..GateFacts::default() },
+        Some(instance) => GateFacts {
+            role: match &instance.role {
+                ResourceRole::Promoted => "Promoted".to_owned(),
+                ResourceRole::Unpromoted => "Unpromoted".to_owned(),
+                ResourceRole::Started => "Started".to_owned(),
+                ResourceRole::Stopped => "Stopped".to_owned(),
+                ResourceRole::Other(role) => role.clone(),
+            },
+            failed: instance.failed,
+            blocked: instance.blocked,
+            unmanaged: !instance.managed,
+        },
+    }
+}
+
+fn verdict(record: &Record, heard: &[Heard], nodes: &[NodeFacts]) -> VerdictFacts {
+    let first = Verdict::of(record, heard, None);
+    // The named node's own run id, as the gate there holds it against the Sentinels' answers.
+    let server = first.points_at_node.as_deref().and_then(|named| {
+        let node = nodes.iter().find(|node| node.name.eq_ignore_ascii_case(named))?;
+        let run_id = node.redis.as_ref()?.given()?.run_id.clone();
+        Some(LocalServer { node: named.to_owned(), run_id })
+    });
+    let verdict = if server.is_some() { Verdict::of(record, heard, server.as_ref()) } else { first };
+    VerdictFacts {
+        named: verdict.named,
+        points_at: verdict.points_at.map(|place| place.to_string()),
+        points_at_node: verdict.points_at_node,
+        answered: verdict.answered,
+        needed: verdict.needed,
+        total: verdict.answered + verdict.silent,
+        notes: verdict.notes,
+    }
+}
+
+fn sentinels(record: &Record, heard: &[Heard], managed: &[(String, std::net::IpAddr)]) -> Vec<SentinelFacts> {
+    let silent = || Err(AskError::Silent);
+    record
+        .sentinels()
+        .iter()
+        .map(|entry| {
+            let answer =
+                heard.iter().find(|heard| heard.sentinel == *entry).map_or_else(silent, |heard| heard.answer.clone());
+            let mut facts =
+                SentinelFacts { address: entry.address.to_string(), id: entry.id.clone(), ..SentinelFacts::default() };
+            match answer {
+                Err(error) => facts.error = Some(error.to_string()),
+                Ok(answer) => {
+                    let address = answer.named.as_ref().and_then(Place::address);
+                    facts.names_node =
+                        address.and_then(|address| record.node_at(address)).map(|node| node.name.clone());
+                    answered(&mut facts, answer, |place| nobody(place, Some(record), managed));
+                }
+            }
+            facts
+        })
+        .collect()
+}
+
+fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn(&Place) -> Option<String>) {
+    if facts.id.is_empty() {
+        facts.id.clone_from(&answer.id);
+    }
+    facts.other_id = (!answer.id.eq_ignore_ascii_case(&facts.id)).then_some(answer.id);
+    facts.stranger = answer.named.is_none();
+    facts.names_nobody = answer.named.as_ref().and_then(nobody);
+    facts.names = answer.named.map(|place| place.to_string());
+    if let Some(master) = answer.master {
+        facts.epoch = Some(master.config_epoch);
+        facts.flags = master.flags.into_iter().filter(|flag| flag != "master").collect();
+        facts.primary_run_id = Some(master.run_id).filter(|id| !id.is_empty());
+    }
+}
+
+/// Why a place that a Sentinel names can be no node's.
+pub fn nobody(place: &Place, record: Option<&Record>, managed: &[(String, std::net::IpAddr)]) -> Option<String> {
+    let Some(address) = place.address() else {
+        return Some("a host name: Sentinels must announce addresses (sentinel announce-hostnames no)".to_owned());
+    };
+    if let Some(kind) = unusable(address.ip()) {
+        return Some(format!("{kind}, which means another host on each host: monitor the primary by its real address"));
+    }
+    let canonical = address.ip().to_canonical();
+    if let Some((resource, _)) = managed.iter().find(|(_, ip)| ip.to_canonical() == canonical) {
+        return Some(format!(
+            "an address that moves with the cluster resource {resource}: monitor the primary by its node's own address"
+        ));
+    }
+    match record {
+        Some(record) if record.node_at(address).is_none() => {
+            Some("no node of the record: rolegate init writes it anew".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {
+    let seen =
+        gate::Gate::new(ports, settings.firewall, settings.firewall_within.min(within)).and_then(|gate| gate.state());
+    let seconds = |state| match state {
+        PortState::Closed => None,
+        PortState::Open { remaining } => Some(remaining.as_secs()),
+    };
+    match seen {
+        Err(error) => Firewall::Unseen { why: with_causes(&error) },
+        Ok(state) => Firewall::Seen {
+            backend: state.backend.to_string(),
+            baseline: match state.baseline {
+                Baseline::Intact => None,
+                Baseline::Missing => Some("missing".to_owned()),
+                Baseline::Edited(what) => Some(format!("edited: {what}")),
+            },
+            ro_open_seconds: seconds(state.ro),
+            rw_open_seconds: seconds(state.rw),
+        },
+    }
+}
+
+impl NodeFacts {
+    /// Whether its role attribute says `role`.
+    pub fn says(&self, role: Role) -> bool {
+        self.role.as_deref() == Some(role.as_str())
+    }
+
+    /// Whether it is a member that may run resources; `None` where Pacemaker does not tell.
+    pub fn usable(&self) -> Option<bool> {
+        self.member.map(|member| member.word() == "online")
+    }
+}

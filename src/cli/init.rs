@@ -1,0 +1,445 @@
+//! `rolegate init`: finds the Sentinels and the nodes' data addresses, shows what it found, and
+//! writes the record, the location rules and the first roles. A second run changes nothing.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::found::{self, Found, Given};
+use super::probe;
+use super::status::columns;
+use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
+use crate::exit::CliCode;
+use crate::pacemaker::{self, FENCE_ATTRIBUTE};
+use crate::record::{NodeEntry, Record, RecordError};
+use crate::sentinel::Place;
+use crate::settings::Settings;
+use std::time::Instant;
+
+/// How long the first opening may take before we say that it has not come.
+const WAIT: Duration = Duration::from_secs(25);
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The master name, where there are several gates
+    #[arg(long, value_name = "NAME")]
+    master: Option<String>,
+    /// The gate resource, where there are several
+    #[arg(long, value_name = "ID")]
+    resource: Option<String>,
+    /// The first Sentinel to ask, instead of the one on this node
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    sentinel: Option<SocketAddr>,
+    /// A node's data address, where it is not its address in the cluster (repeatable)
+    #[arg(long = "node", value_name = "NAME=ADDRESS:PORT")]
+    nodes: Vec<Node>,
+    /// Replace a record that says something else
+    #[arg(long)]
+    replace: bool,
+    /// Show what would be written
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A `--node`.
+#[derive(Debug, Clone)]
+struct Node(NodeEntry);
+
+impl FromStr for Node {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, address) = text.split_once('=').ok_or("NAME=ADDRESS:PORT is wanted")?;
+        let address = address.parse().map_err(|_| format!("{address:?} is not an address and a port"))?;
+        Ok(Node(NodeEntry { name: name.to_owned(), address }))
+    }
+}
+
+/// What is to be written.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// The record, if it is to be written.
+    record: Option<Record>,
+    /// Location constraints that are missing, as XML.
+    constraints: Vec<String>,
+    /// What stands there and differs, but is left.
+    notes: Vec<String>,
+}
+
+/// Finds, shows, writes.
+pub fn run(args: &Args) -> Result<CliCode, Stop> {
+    let settings = Settings::load()?;
+    let cluster = look()?;
+    let gate = choose(&cluster, args)?;
+    let first = args.sentinel.unwrap_or(settings.first_sentinel);
+    let asked = found::discover(first, &gate.params.master, &settings.sentinel, settings.answer_within);
+    if let Some(Err(error)) = asked.first().map(|asked| &asked.survey) {
+        return Err(Stop::unknown(format!(
+            "the Sentinel at {first}: {error}. Give another one with --sentinel ADDRESS:PORT"
+        )));
+    }
+    let known = found::addresses_of(&cluster.cib.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>());
+    let given = Given {
+        nodes: &args.nodes.iter().map(|node| node.0.clone()).collect::<Vec<_>>(),
+        known: &known,
+        cib: &cluster.cib,
+        redis_port: gate.params.ports.redis,
+    };
+    let found = found::find(&asked, given)
+        .map_err(|wrong| Stop::refused(format!("no record is written:\n  {}", wrong.join("\n  "))))?;
+    say(show(&found, &gate));
+    let plan = plan(&found, &gate, &cluster.cib, args.replace)?;
+    let record = plan.record.as_ref().unwrap_or(match &gate.params.record {
+        Ok(record) => record,
+        Err(_) => &found.record,
+    });
+    let verdict = found.verdict(record);
+    let mut code = if found.notes.is_empty() && plan.notes.is_empty() { CliCode::Ok } else { CliCode::Warning };
+    for note in found.notes.iter().chain(&plan.notes) {
+        say(format!("note: {note}"));
+    }
+    let Some(named) = verdict.named else {
+        return Err(Stop::unknown(format!(
+            "no majority of the Sentinels names a primary without doubt ({}); nothing is written",
+            verdict.notes.join("; ")
+        )));
+    };
+    let names: Vec<String> = record.nodes().iter().map(|node| node.name.clone()).collect();
+    let servers = assign::servers(record, &names, &settings);
+    let (changes, unsettled) = assign::changes(&cluster.cib, &gate.params.attribute, &named, &servers);
+    for node in &unsettled {
+        say(format!(
+            "note: Redis on {node} is a primary too, so it gets fail; run rolegate init again when it is a replica"
+        ));
+        code = CliCode::Warning;
+    }
+    if plan.record.is_none() && plan.constraints.is_empty() && changes.is_empty() {
+        say("Nothing to do: record, location rules and roles are as they should be.");
+        return Ok(code);
+    }
+    say(format!("\n{}:", if args.dry_run { "To be written" } else { "Writing" }));
+    if let Some(record) = &plan.record {
+        say(format!("  gate {}: sentinels=\"{}\"", gate.resource.id, record.sentinels_parameter()));
+        say(format!("  gate {}: nodes=\"{}\"", gate.resource.id, record.nodes_parameter()));
+    }
+    for constraint in &plan.constraints {
+        say(format!("  {constraint}"));
+    }
+    for change in &changes {
+        say(format!("  {} of {change}", gate.params.attribute));
+    }
+    if args.dry_run {
+        return Ok(code);
+    }
+    // Last: the tools override quorum, and a minority's edits can win the merge.
+    if !pacemaker::has_quorum()? {
+        return Err(Stop::refused("this partition has no quorum: nothing is written"));
+    }
+    if let Some(record) = &plan.record {
+        pacemaker::modify("resources", &record_xml(&gate, record))?;
+    }
+    if !plan.constraints.is_empty() {
+        pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
+    }
+    assign::write(&cluster.cib, &gate, &changes)?;
+    Ok(code.max(opened(&gate, record, &named, &settings)))
+}
+
+/// The gate that is meant.
+fn choose(cluster: &Cluster, args: &Args) -> Result<Gate, Stop> {
+    let (all, bad) = gates(&cluster.cib);
+    if let Some((resource, error)) =
+        bad.iter().find(|(resource, _)| args.resource.as_ref().is_none_or(|id| *id == resource.id))
+    {
+        if all.is_empty() || args.resource.is_some() {
+            return Err(Stop::refused(format!("gate {}: {error}", resource.id)));
+        }
+    }
+    let fits = |gate: &&Gate| {
+        args.master.as_ref().is_none_or(|master| *master == gate.params.master)
+            && args.resource.as_ref().is_none_or(|id| *id == gate.resource.id || *id == gate.resource.outer_id)
+    };
+    let fitting: Vec<&Gate> = all.iter().filter(fits).collect();
+    match fitting.as_slice() {
+        [gate] => Ok((*gate).clone()),
+        [] if all.is_empty() => {
+            Err(Stop::refused(format!("the cluster has no gate (ocf:rolegate:gate). Make one:\n{}", super::CREATE)))
+        }
+        fitting => {
+            let list = |gates: &[&Gate]| {
+                let one = |gate: &&Gate| format!("{} (master name {})", gate.resource.id, gate.params.master);
+                gates.iter().map(one).collect::<Vec<_>>().join(", ")
+            };
+            Err(Stop::refused(match fitting {
+                [] => format!("no gate fits; there is {}", list(&all.iter().collect::<Vec<_>>())),
+                several => format!("several gates fit: {}; choose with --resource ID or --master NAME", list(several)),
+            }))
+        }
+    }
+}
+
+/// What was found, as tables.
+fn show(found: &Found, gate: &Gate) -> String {
+    let verdict = found.verdict(&found.record);
+    let place = |place: &Option<Place>| place.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let mut rows = vec![["SENTINEL", "RUN ID", "NAMES", "EPOCH"].map(str::to_owned)];
+    for heard in &found.heard {
+        let (names, epoch) = match &heard.answer {
+            Ok(answer) => (
+                place(&answer.named),
+                answer.master.as_ref().map_or("-".to_owned(), |master| master.config_epoch.to_string()),
+            ),
+            Err(error) => (error.to_string(), "-".to_owned()),
+        };
+        rows.push([heard.sentinel.address.to_string(), heard.sentinel.id.clone(), names, epoch]);
+    }
+    let mut text = format!("{} (gate {}):\n\n{}\n", gate.params.master, gate.resource.id, columns(&rows));
+    let mut rows = vec![["NODE", "DATA ADDRESS", ""].map(str::to_owned)];
+    for node in found.record.nodes() {
+        let primary = verdict.points_at_node.as_ref() == Some(&node.name);
+        rows.push([node.name.clone(), node.address.to_string(), if primary { "primary" } else { "" }.to_owned()]);
+    }
+    text.push_str(&columns(&rows));
+    text
+}
+
+/// What is to be written of record and location rules. Pure.
+fn plan(found: &Found, gate: &Gate, cib: &pacemaker::Cib, replace: bool) -> Result<Plan, Stop> {
+    let mut plan = Plan { constraints: constraints(gate, cib), ..Plan::default() };
+    match &gate.params.record {
+        Err(RecordError::Missing) => plan.record = Some(found.record.clone()),
+        Ok(old) if same(old, &found.record) => {}
+        Ok(old) => {
+            let (gone, new) = differences(old, &found.record);
+            if replace {
+                plan.record = Some(found.record.clone());
+            } else if new.is_empty() {
+                // What is down is not gone.
+                plan.notes.push(format!("recorded, and not found now: {} (--replace forgets it)", gone.join(", ")));
+            } else {
+                return Err(differs(&gone, &new));
+            }
+        }
+        Err(error) => {
+            if !replace {
+                return Err(Stop::refused(format!(
+                    "there is a record that cannot be used: {error}; --replace writes it anew"
+                )));
+            }
+            plan.record = Some(found.record.clone());
+        }
+    }
+    Ok(plan)
+}
+
+fn differs(gone: &[String], new: &[String]) -> Stop {
+    let lines =
+        |sign: char, entries: &[String]| entries.iter().map(|entry| format!("\n  {sign} {entry}")).collect::<String>();
+    Stop::refused(format!(
+        "there is a record that says something else (- recorded, + found):{}{}\n--replace writes what was found",
+        lines('-', gone),
+        lines('+', new)
+    ))
+}
+
+fn same(a: &Record, b: &Record) -> bool {
+    let (gone, new) = differences(a, b);
+    gone.is_empty() && new.is_empty()
+}
+
+/// Entries only in `old`, and only in `new`, whatever their order.
+fn differences(old: &Record, new: &Record) -> (Vec<String>, Vec<String>) {
+    let entries = |record: &Record| -> BTreeSet<String> {
+        let sentinels = record.sentinels().iter().map(|entry| format!("sentinel {entry}"));
+        let nodes = record.nodes().iter().map(|entry| format!("node {entry}"));
+        sentinels.chain(nodes).collect()
+    };
+    let (old, new) = (entries(old), entries(new));
+    (old.difference(&new).cloned().collect(), new.difference(&old).cloned().collect())
+}
+
+/// The location rules of the shipped configuration that the gate does not have. Whoever places
+/// the gate by its role attribute already has his own; the ban by a fence nobody may lack.
+fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
+    let rules = facts::rules(gate, cib);
+    let (clone, role) = (&gate.resource.outer_id, &gate.params.attribute);
+    let location = |name: &str, rule: &str, expressions: &str| {
+        let id = format!("{clone}-{name}");
+        format!(
+            "<rsc_location id=\"{id}\" rsc=\"{clone}\"><rule id=\"{id}-rule\" {rule}>{}</rule></rsc_location>",
+            expressions.replace("ID", &format!("{id}-rule"))
+        )
+    };
+    let fenced = format!("<expression id=\"ID-fence\" attribute=\"{FENCE_ATTRIBUTE}\" operation=\"defined\"/>");
+    let mut missing = Vec::new();
+    if !rules.by_role {
+        let primary = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"eq\" value=\"primary\"/>");
+        missing.push(location("promote", "role=\"Promoted\" score=\"INFINITY\"", &primary));
+        let fail = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"eq\" value=\"fail\"/>");
+        missing.push(location("ban", "score=\"-INFINITY\" boolean-op=\"or\"", &format!("{fail}{fenced}")));
+        let opt_in = cib
+            .properties
+            .get("symmetric-cluster")
+            .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "n" | "0"));
+        if opt_in {
+            let defined = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"defined\"/>");
+            missing.push(location("allow", "score=\"0\"", &defined));
+        }
+    } else if !rules.by_fence {
+        missing.push(location("fence", "score=\"-INFINITY\"", &fenced));
+    }
+    missing
+}
+
+/// Both parameters in one change: no node ever sees half a record.
+fn record_xml(gate: &Gate, record: &Record) -> String {
+    let id = &gate.resource.id;
+    let set = gate.resource.parameters_id.clone().unwrap_or_else(|| format!("{id}-instance_attributes"));
+    let nvpair = |name: &str, value: String| {
+        let own = gate.resource.parameter_ids.get(name).cloned().unwrap_or_else(|| format!("{set}-{name}"));
+        // Run ids, addresses and node names: nothing in them ends an attribute's value.
+        format!("<nvpair id=\"{own}\" name=\"{name}\" value=\"{value}\"/>")
+    };
+    format!(
+        "<primitive id=\"{id}\"><instance_attributes id=\"{set}\">{}{}</instance_attributes></primitive>",
+        nvpair("sentinels", record.sentinels_parameter()),
+        nvpair("nodes", record.nodes_parameter())
+    )
+}
+
+/// Waits until the named node takes writes.
+fn opened(gate: &Gate, record: &Record, named: &str, settings: &Settings) -> CliCode {
+    let Some(node) = record.node(named) else { return CliCode::Warning };
+    let address = SocketAddr::new(node.address.ip(), gate.params.ports.rw);
+    let until = Instant::now() + WAIT;
+    loop {
+        let port = probe::port(address, &settings.redis, settings.answer_within);
+        if port.takes_writes() {
+            say(format!("\nDone: {named} takes writes at {address}."));
+            return CliCode::Ok;
+        }
+        if Instant::now() > until {
+            say(format!(
+                "\nWritten, but {named} takes no writes at {address} after {} s ({}): rolegate status says why.",
+                WAIT.as_secs(),
+                port.word()
+            ));
+            return CliCode::Warning;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::found::tests as answers;
+    use super::*;
+    use crate::agent::params::Params;
+    use crate::pacemaker::cib::{self, Resource};
+
+    fn found() -> Found {
+        let nodes: Vec<NodeEntry> = crate::record::tests::three().nodes().to_vec();
+        let given = Given { nodes: &nodes, known: &Default::default(), cib: &answers::cluster(), redis_port: 6379 };
+        found::find(&answers::three(), given).unwrap()
+    }
+
+    fn gate(record: Option<Record>) -> Gate {
+        let mut resource =
+            Resource { id: "RedisGate".into(), outer_id: "RedisGate-clone".into(), ..Resource::default() };
+        if let Some(record) = record {
+            resource.parameters.insert("sentinels".into(), record.sentinels_parameter());
+            resource.parameters.insert("nodes".into(), record.nodes_parameter());
+        }
+        let params = Params::read(|name| resource.parameters.get(name).cloned()).unwrap();
+        Gate { resource, params }
+    }
+
+    fn cib(properties: &str, constraints: &str) -> pacemaker::Cib {
+        cib::parse(&format!(
+            "<cib><configuration><crm_config><cluster_property_set id=\"o\">{properties}</cluster_property_set></crm_config><constraints>{constraints}</constraints></configuration></cib>"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_bare_gate_gets_record_and_rules_and_then_nothing_more() {
+        let first = plan(&found(), &gate(None), &cib("", ""), false).unwrap();
+        assert_eq!(first.record, Some(found().record));
+        assert_eq!(first.constraints.len(), 2, "{:?}", first.constraints);
+        let second = plan(&found(), &gate(first.record), &cib("", &first.constraints.concat()), false).unwrap();
+        assert_eq!(second, Plan::default());
+    }
+
+    #[test]
+    fn the_rules_promote_ban_and_fence() {
+        let text = constraints(&gate(None), &cib("", "")).concat();
+        let read = cib("", &text);
+        let rules: Vec<_> = read.locations.iter().flat_map(|location| &location.rules).collect();
+        assert_eq!((rules[0].role.as_deref(), rules[0].score.as_deref()), (Some("Promoted"), Some("INFINITY")));
+        assert_eq!(rules[0].expressions, [("redis_role".into(), "eq".into(), Some("primary".into()))]);
+        assert_eq!(rules[1].score.as_deref(), Some("-INFINITY"));
+        assert_eq!(
+            rules[1].expressions,
+            [("redis_role".into(), "eq".into(), Some("fail".into())), ("redis_fence".into(), "defined".into(), None)]
+        );
+        assert!(text.contains("boolean-op=\"or\""));
+        let opt_in =
+            constraints(&gate(None), &cib("<nvpair id=\"s\" name=\"symmetric-cluster\" value=\"false\"/>", ""));
+        assert!(opt_in[2].contains("score=\"0\"") && opt_in[2].contains("operation=\"defined\""));
+    }
+
+    #[test]
+    fn rules_of_ones_own_get_only_the_ban_by_a_fence() {
+        let own = "<rsc_location id=\"l\" rsc=\"RedisGate-clone\"><rule id=\"r\" role=\"Promoted\" score=\"100\"><expression id=\"e\" attribute=\"redis_role\" operation=\"eq\" value=\"primary\"/></rule></rsc_location>";
+        let missing = constraints(&gate(None), &cib("", own));
+        assert!(
+            missing.len() == 1 && missing[0].contains("redis_fence") && !missing[0].contains("redis_role"),
+            "{missing:?}"
+        );
+    }
+
+    #[test]
+    fn a_record_that_says_something_else_is_replaced_only_when_asked() {
+        let other = Record::parse(&crate::record::tests::three().sentinels_parameter(), "node1=10.0.0.7:6379").unwrap();
+        let refused = plan(&found(), &gate(Some(other.clone())), &cib("", ""), false).unwrap_err();
+        assert!(refused.message.contains("- node node1=10.0.0.7:6379"), "{}", refused.message);
+        assert!(refused.message.contains("+ node node1=10.0.0.1:6379"), "{}", refused.message);
+        assert!(plan(&found(), &gate(Some(other)), &cib("", ""), true).unwrap().record.is_some());
+    }
+
+    #[test]
+    fn what_is_down_is_not_forgotten() {
+        let record = crate::record::tests::three();
+        let more = format!("{} {}@10.0.0.4:26379", record.sentinels_parameter(), answers::id(4));
+        let old = Record::parse(&more, &record.nodes_parameter()).unwrap();
+        let plan = plan(&found(), &gate(Some(old)), &cib("", ""), false).unwrap();
+        assert_eq!(plan.record, None);
+        assert!(plan.notes[0].contains("10.0.0.4:26379"), "{:?}", plan.notes);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_no_reason_to_overwrite_it() {
+        let mut broken = gate(None);
+        broken.resource.parameters.insert("sentinels".into(), "x".into());
+        broken.params = Params::read(|name| broken.resource.parameters.get(name).cloned()).unwrap();
+        assert!(plan(&found(), &broken, &cib("", ""), false).is_err());
+        assert!(plan(&found(), &broken, &cib("", ""), true).unwrap().record.is_some());
+    }
+
+    #[test]
+    fn the_record_goes_where_the_parameters_are() {
+        let mut gate = gate(None);
+        assert!(
+            record_xml(&gate, &found().record).contains("<instance_attributes id=\"RedisGate-instance_attributes\">")
+        );
+        gate.resource.parameters_id = Some("mine".into());
+        gate.resource.parameter_ids.insert("nodes".into(), "my-nodes".into());
+        let xml = record_xml(&gate, &found().record);
+        assert!(
+            xml.contains("<instance_attributes id=\"mine\">") && xml.contains("<nvpair id=\"my-nodes\" name=\"nodes\""),
+            "{xml}"
+        );
+    }
+}

@@ -1,0 +1,966 @@
+//! What the facts come to: an exit code, and what is wrong in words, worst first. Pure.
+
+use serde::Serialize;
+
+use super::facts::{ClusterFacts, Firewall, Group, NodeFacts, SentinelFacts};
+use super::probe::{Port, Who};
+use crate::exit::CliCode;
+use crate::role::Role;
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nobody or more than one node takes writes, or a port is open that must not be.
+    Critical,
+    /// Too little was seen to tell.
+    Unknown,
+    /// Redundancy is lost, or something disagrees.
+    Warning,
+}
+
+impl Severity {
+    /// As it is printed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Severity::Critical => "CRITICAL",
+            Severity::Unknown => "UNKNOWN",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// What, in one sentence.
+    pub what: String,
+    /// The command that ends it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What the facts about one master name come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// The nodes that take writes on the read-write port.
+    pub writers: Vec<String>,
+    /// Worst first.
+    pub problems: Vec<Problem>,
+}
+
+impl Judgement {
+    /// The exit code: the worst problem's.
+    pub fn code(&self) -> CliCode {
+        code(&self.problems)
+    }
+}
+
+/// The exit code of a list of problems. Critical before unknown: it was seen.
+pub fn code(problems: &[Problem]) -> CliCode {
+    match problems.iter().map(|problem| problem.severity).min() {
+        Some(Severity::Critical) => CliCode::Critical,
+        Some(Severity::Unknown) => CliCode::Unknown,
+        Some(Severity::Warning) => CliCode::Warning,
+        None => CliCode::Ok,
+    }
+}
+
+/// The list while it grows.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, severity: Severity, what: impl Into<String>) {
+        self.0.push(Problem { severity, what: what.into(), next: None });
+    }
+
+    fn add_with(&mut self, severity: Severity, what: impl Into<String>, next: impl Into<String>) {
+        self.0.push(Problem { severity, what: what.into(), next: Some(next.into()) });
+    }
+
+    fn sorted(mut self) -> Vec<Problem> {
+        self.0.sort_by_key(|problem| problem.severity);
+        self.0
+    }
+}
+
+/// What is wrong with the cluster itself, whatever the master name.
+pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    if let Some(error) = &cluster.error {
+        let severity = if has_cib { Severity::Warning } else { Severity::Unknown };
+        let what = if cluster.from_disk {
+            format!("{error}; the record below is this node's last copy of it")
+        } else {
+            error.clone()
+        };
+        problems.add_with(severity, what, "systemctl status pacemaker corosync, or ask on another node");
+    }
+    if has_cib && gates == 0 {
+        problems.add_with(
+            Severity::Critical,
+            "the cluster has no gate (ocf:rolegate:gate): nothing opens, so nobody takes writes",
+            super::CREATE,
+        );
+    }
+    if cluster.quorum == Some(false) {
+        problems
+            .add(Severity::Warning, "this partition of the cluster has no quorum: it runs no gate and changes nothing");
+    }
+    if cluster.maintenance_mode {
+        problems.add_with(
+            Severity::Warning,
+            "the cluster is in maintenance mode: Pacemaker moves nothing and renews no open port",
+            "crm_attribute -n maintenance-mode -v false",
+        );
+    }
+    problems.sorted()
+}
+
+/// What is wrong with one gate.
+pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
+    let mut problems = Problems::default();
+    let writers: Vec<&NodeFacts> =
+        group.nodes.iter().filter(|node| node.rw.as_ref().is_some_and(Port::takes_writes)).collect();
+    record(group, &mut problems);
+    who_writes(group, &writers, &mut problems);
+    rules(group, &mut problems);
+    for sentinel in &group.sentinels {
+        one_sentinel(group, sentinel, &mut problems);
+    }
+    for node in &group.nodes {
+        membership(node, &mut problems);
+        role(group, node, &mut problems);
+        redis(group, node, &mut problems);
+        ports(cluster, group, node, &mut problems);
+        failures(group, node, &mut problems);
+    }
+    firewall(group, &mut problems);
+    Judgement { writers: writers.into_iter().map(|node| node.name.clone()).collect(), problems: problems.sorted() }
+}
+
+/// The node at the place that a majority gives, where a majority was seen.
+fn target(group: &Group) -> Option<&NodeFacts> {
+    let name = group.verdict.as_ref().filter(|verdict| verdict.majority_seen())?.points_at_node.as_ref()?;
+    group.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(name))
+}
+
+fn record(group: &Group, problems: &mut Problems) {
+    let Some(error) = &group.record_error else { return };
+    let what = format!("gate {}: {error}: every gate stays closed and nobody takes writes", group.resource);
+    problems.add_with(Severity::Critical, what, format!("rolegate init --master {}", group.master));
+}
+
+fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) {
+    let rw = group.rw_port;
+    if writers.len() > 1 {
+        let names: Vec<&str> = writers.iter().map(|node| node.name.as_str()).collect();
+        let what = format!(
+            "{} all take writes on {rw}: what is written to all but one of them will be lost",
+            names.join(" and ")
+        );
+        problems.add(Severity::Critical, what);
+    }
+    let Some(verdict) = &group.verdict else {
+        for node in writers {
+            let what = format!("{} takes writes on {rw} without a record that allows it", node.name);
+            problems.add_with(Severity::Critical, what, format!("on {}: rolegate-port close all", node.name));
+        }
+        return;
+    };
+    let target = target(group);
+    if !verdict.majority_seen() {
+        let writer = match writers {
+            [] => format!("{rw} is open nowhere, as far as can be seen"),
+            writers => {
+                let names: Vec<&str> = writers.iter().map(|node| node.name.as_str()).collect();
+                format!("{} still takes writes on {rw}", names.join(" and "))
+            }
+        };
+        let what = format!(
+            "{} of {} Sentinels answer and {} are needed: who is primary cannot be told, and no gate opens or stays open for long; {writer}",
+            verdict.answered, verdict.total, verdict.needed
+        );
+        problems.add(Severity::Unknown, what);
+        return;
+    }
+    let named = match (&verdict.points_at, target) {
+        (_, Some(node)) => format!("Sentinels name {}", node.name),
+        (Some(place), None) => format!("Sentinels name {place}"),
+        (None, None) => "no majority of Sentinels names anybody".to_owned(),
+    };
+    for node in &group.nodes {
+        let open = node.rw.as_ref().is_some_and(Port::is_open);
+        if open && target.is_none_or(|target| target.name != node.name) {
+            let what = format!("{rw} is open on {}, though {named}", node.name);
+            problems.add_with(Severity::Critical, what, format!("on {}: rolegate-port close all", node.name));
+        }
+    }
+    match (&verdict.points_at, target) {
+        (Some(place), None) => {
+            let why =
+                group.sentinels.iter().filter(|s| s.names.as_ref() == Some(place)).find_map(|s| s.names_nobody.clone());
+            let why = why.unwrap_or_else(|| "no node of the record".to_owned());
+            problems.add(Severity::Critical, format!("nobody can take writes: Sentinels name {place}, {why}"));
+        }
+        (None, None) => {
+            let what =
+                format!("nobody can take writes: the {} Sentinels that answer name different places", verdict.answered);
+            problems.add(Severity::Critical, what);
+        }
+        (_, Some(target)) if !target.rw.as_ref().is_some_and(Port::takes_writes) => {
+            no_writer(group, target, writers, problems)
+        }
+        (_, Some(_)) => {}
+    }
+}
+
+/// The named node does not take writes: why, and what ends it.
+fn no_writer(group: &Group, target: &NodeFacts, writers: &[&NodeFacts], problems: &mut Problems) {
+    let rw = group.rw_port;
+    if let Some(Port::Open { who: Who::Unknown { why } }) = &target.rw {
+        let what = format!(
+            "{rw} is open on {}, which Sentinels name; whether it takes writes cannot be told: {why}",
+            target.name
+        );
+        problems.add(Severity::Unknown, what);
+        return;
+    }
+    let who = if writers.is_empty() { "nobody takes writes" } else { "the primary takes no writes" };
+    let (why, next) = why_closed(group, target);
+    let what = format!("{who}: Sentinels name {}, and {why}", target.name);
+    problems.0.push(Problem { severity: Severity::Critical, what, next });
+}
+
+/// Why the read-write port of the named node takes no writes, as far as can be told, and the
+/// command that ends it.
+fn why_closed(group: &Group, node: &NodeFacts) -> (String, Option<String>) {
+    let name = &node.name;
+    let said = |why: String| (why, None);
+    let redis = node.redis.as_ref();
+    if let Some(fence) = &node.fence {
+        return (
+            format!("it is fenced: {fence}"),
+            Some(format!("rolegate unfence {name}, or a failover: {}", failover(group))),
+        );
+    }
+    if let Some(member) = node.member.filter(|member| member.word() != "online") {
+        let next = match member.word() {
+            "standby" => Some(format!("crm_standby -N {name} -D, or a failover: {}", failover(group))),
+            "maintenance" => Some(format!("crm_attribute -N {name} -n maintenance -D")),
+            _ => None,
+        };
+        return (format!("it is {} in the cluster", member.word()), next);
+    }
+    match redis {
+        Some(super::facts::Server::None { why }) => return said(format!("its Redis gives no answer: {why}")),
+        Some(super::facts::Server::Given(server)) if server.loading => {
+            return said("its Redis is loading its data".to_owned());
+        }
+        Some(super::facts::Server::Given(server)) if !server.primary => {
+            return said(format!("its Redis is a replica of {}", server.of.as_deref().unwrap_or("another")));
+        }
+        _ => {}
+    }
+    if !group.rules.by_role {
+        let next = format!("rolegate init --master {}", group.master);
+        return ("no location rule promotes the gate by its role".to_owned(), Some(next));
+    }
+    if !node.says(Role::Primary) {
+        let role = node.role.as_deref().map_or("not set".to_owned(), |role| format!("still {role}"));
+        let next = match &node.hidden_role {
+            Some(_) => format!("crm_attribute -l reboot -N {name} -n {} -D", group.attribute),
+            None => format!("rolegate init --master {}", group.master),
+        };
+        return (format!("its {} is {role}", group.attribute), Some(next));
+    }
+    let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    match &node.gate {
+        Some(gate) if gate.role != "Promoted" => {
+            let next = (node.fail_count > 0 || gate.failed || gate.blocked)
+                .then(|| format!("crm_resource --cleanup -r {} -N {name}", group.resource));
+            (format!("its gate is {}, not promoted{because}", gate.role), next)
+        }
+        _ => said(format!(
+            "its gate keeps {} closed ({}){because}",
+            group.rw_port,
+            node.rw.as_ref().map_or("not asked", Port::word)
+        )),
+    }
+}
+
+/// How an operator makes another node primary.
+pub fn failover(group: &Group) -> String {
+    let sentinel = group.sentinels.iter().find(|sentinel| sentinel.error.is_none());
+    let at = sentinel.and_then(|sentinel| sentinel.address.rsplit_once(':')).map_or_else(
+        || "-p 26379".to_owned(),
+        |(host, port)| format!("-h {} -p {port}", host.trim_matches(['[', ']'])),
+    );
+    format!("redis-cli {at} SENTINEL FAILOVER {}", group.master)
+}
+
+fn rules(group: &Group, problems: &mut Problems) {
+    let init = format!("rolegate init --master {}", group.master);
+    if !group.rules.by_role {
+        let what = format!("no location rule places gate {} by {}", group.resource, group.attribute);
+        problems.add_with(Severity::Warning, what, init);
+    } else if !group.rules.by_fence {
+        let what = format!("no location rule keeps gate {} off fenced nodes: a fence would not hold", group.resource);
+        problems.add_with(Severity::Warning, what, init);
+    }
+}
+
+fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
+    let at = format!("Sentinel {}", sentinel.address);
+    let majority = group.verdict.as_ref().and_then(|verdict| verdict.points_at.as_ref());
+    if let Some(error) = &sentinel.error {
+        problems.add(Severity::Warning, format!("{at}: {error}"));
+    } else if let Some(id) = &sentinel.other_id {
+        let what = format!(
+            "{at} is another one than that of the record (run id {}, recorded {}): it does not count",
+            short(id),
+            short(&sentinel.id)
+        );
+        problems.add_with(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
+    } else if sentinel.stranger {
+        problems.add(Severity::Warning, format!("{at} does not know the master name {}", group.master));
+    } else if let Some(place) = &sentinel.names {
+        match (majority, &sentinel.names_nobody) {
+            // Said already, as what the majority says.
+            (Some(majority), _) if majority == place => doubts(group, sentinel, problems),
+            (_, Some(why)) => problems.add(Severity::Warning, format!("{at} names {place}, {why}")),
+            _ => {
+                let who = sentinel.names_node.as_ref().unwrap_or(place);
+                problems.add(Severity::Warning, format!("{at} names {who}, others do not"));
+            }
+        }
+    }
+}
+
+fn doubts(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
+    let at = format!("Sentinel {}", sentinel.address);
+    let doubts: Vec<&str> = sentinel.flags.iter().map(String::as_str).filter(|flag| *flag != "disconnected").collect();
+    if !doubts.is_empty() {
+        problems.add(Severity::Warning, format!("{at} says {} of the primary", doubts.join(", ")));
+    }
+    let now = target(group).and_then(|node| node.redis.as_ref()?.given());
+    if let (Some(said), Some(now)) = (&sentinel.primary_run_id, now) {
+        if *said != now.run_id {
+            let what = format!(
+                "{at} knows the primary as run id {}, its Redis now is {}: restarted",
+                short(said),
+                short(&now.run_id)
+            );
+            problems.add(Severity::Warning, what);
+        }
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
+fn membership(node: &NodeFacts, problems: &mut Problems) {
+    let name = &node.name;
+    match node.member.map(super::facts::Member::word) {
+        None | Some("online") => {}
+        Some(word @ "standby") => problems.add_with(
+            Severity::Warning,
+            format!("{name} is in {word}: its ports stay closed"),
+            format!("crm_standby -N {name} -D"),
+        ),
+        Some(word) => problems.add(Severity::Warning, format!("{name} is {word} in the cluster")),
+    }
+    if let Some(fence) = &node.fence {
+        problems.add_with(Severity::Warning, format!("{name} is fenced: {fence}"), format!("rolegate unfence {name}"));
+        for (number, port) in [("read-only", &node.ro), ("read-write", &node.rw)] {
+            if port.as_ref().is_some_and(Port::is_open) {
+                problems.add_with(
+                    Severity::Critical,
+                    format!("{name} is fenced, and its {number} port is open"),
+                    format!("rolegate fence {name}, and on {name}: rolegate-port close all"),
+                );
+            }
+        }
+    }
+}
+
+fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
+    let (name, attribute) = (&node.name, &group.attribute);
+    if let (Some(role), Some(hidden)) = (&node.role, &node.hidden_role) {
+        problems.add_with(
+            Severity::Warning,
+            format!("{name}: a transient {attribute}={role} hides the lasting {attribute}={hidden}"),
+            format!("crm_attribute -l reboot -N {name} -n {attribute} -D"),
+        );
+    }
+    if group.record_error.is_some() || node.address.is_none() {
+        return;
+    }
+    let target = target(group).map(|target| target.name.as_str());
+    let is_target = target == Some(name.as_str());
+    let set = format!("rolegate init --master {}", group.master);
+    match node.role.as_deref() {
+        None => problems.add_with(Severity::Warning, format!("{name} has no {attribute}: its gate opens nothing"), set),
+        Some("primary") if !is_target => {
+            if let Some(target) = target {
+                problems.add_with(
+                    Severity::Warning,
+                    format!("{name} has {attribute}=primary, though Sentinels name {target}"),
+                    set,
+                );
+            }
+        }
+        Some("replica") if is_target => {
+            problems.add_with(
+                Severity::Warning,
+                format!("{name} has {attribute}=replica, though Sentinels name it"),
+                set,
+            );
+        }
+        Some("fail") if node.fence.is_none() => {
+            problems.add_with(Severity::Warning, format!("{name} has {attribute}=fail: its ports stay closed"), set);
+        }
+        Some("primary" | "replica" | "fail") => {}
+        Some(other) => {
+            problems.add_with(Severity::Warning, format!("{name} has {attribute}={other:?}, which is no role"), set)
+        }
+    }
+}
+
+fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
+    let name = &node.name;
+    let target = target(group);
+    let is_target = target.is_some_and(|target| target.name == *name);
+    match &node.redis {
+        None => {
+            if group.record_error.is_none() && node.address.is_none() {
+                let what = format!("{name} is not in the record: its gate opens nothing");
+                problems.add_with(
+                    Severity::Warning,
+                    what,
+                    format!("rolegate init --master {} --replace", group.master),
+                );
+            }
+        }
+        Some(super::facts::Server::None { why }) => problems.add(Severity::Warning, format!("Redis on {name}: {why}")),
+        Some(super::facts::Server::Given(server)) => {
+            if server.loading {
+                problems.add(Severity::Warning, format!("Redis on {name} is loading its data"));
+            }
+            if let (true, false, Some(target)) = (server.primary, is_target, target) {
+                let what = format!("Redis on {name} is a primary, though Sentinels name {}", target.name);
+                problems.add(Severity::Warning, what);
+            }
+            let Some(of) = &server.of else { return };
+            if !server.link_up {
+                let since = server.link_down_seconds.map_or(String::new(), |time| format!(" for {time} s"));
+                problems.add(
+                    Severity::Warning,
+                    format!("Redis on {name} has no link to its primary {of}{since}: its data is old"),
+                );
+            }
+            let wrong =
+                target.filter(|_| !is_target).and_then(|target| target.address).map(|address| address.to_string());
+            if let Some(right) = wrong.filter(|right| right != of) {
+                problems
+                    .add(Severity::Warning, format!("Redis on {name} replicates from {of}, the primary is {right}"));
+            }
+        }
+    }
+}
+
+fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut Problems) {
+    let name = &node.name;
+    let Some(server) = node.redis.as_ref().and_then(super::facts::Server::given) else { return };
+    for (number, port, severity) in
+        [(group.ro_port, &node.ro, Severity::Warning), (group.rw_port, &node.rw, Severity::Critical)]
+    {
+        if let Some(run_id) = port.as_ref().and_then(Port::run_id).filter(|run_id| *run_id != server.run_id) {
+            let what = format!(
+                "{number} of {name} leads to another Redis (run id {}) than that of {name} ({})",
+                short(run_id),
+                short(&server.run_id)
+            );
+            problems.add(severity, what);
+        }
+    }
+    let Some(ro) = &node.ro else { return };
+    let shut = node.fence.is_some() || node.says(Role::Fail);
+    if ro.is_open() && node.fence.is_none() && node.says(Role::Fail) {
+        problems
+            .add(Severity::Warning, format!("{} is open on {name}, whose {} is fail", group.ro_port, group.attribute));
+    }
+    let expected = group.record_error.is_none() && !shut && node.usable() == Some(true) && node.role.is_some();
+    if expected && !cluster.maintenance_mode && !ro.is_open() {
+        let gate = node.gate.as_ref().map_or("unknown", |gate| gate.role.as_str());
+        let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
+        let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let what =
+            format!("{} is {} on {name}, which could be read; its gate is {gate}{because}", group.ro_port, ro.word());
+        problems.add(Severity::Warning, what);
+    }
+}
+
+fn failures(group: &Group, node: &NodeFacts, problems: &mut Problems) {
+    let name = &node.name;
+    let cleanup = format!("crm_resource --cleanup -r {} -N {name}", group.resource);
+    if let Some(gate) = &node.gate {
+        if gate.blocked {
+            let what = format!("Pacemaker has given up on gate {} on {name} (blocked)", group.resource);
+            problems.add_with(Severity::Warning, what, cleanup.clone());
+        }
+        if gate.unmanaged {
+            let what = format!("gate {} is unmanaged on {name}: Pacemaker leaves it as it is", group.resource);
+            problems.add_with(
+                Severity::Warning,
+                what,
+                format!("crm_resource --resource {} --meta -d is-managed", group.resource),
+            );
+        }
+    }
+    for failed in &node.failures {
+        let reason = if failed.reason.is_empty() { "no reason given" } else { &failed.reason };
+        let what = format!("gate on {name}: {} failed: {reason}", failed.operation);
+        problems.add_with(Severity::Warning, what, cleanup.clone());
+    }
+    if node.fail_count > 0 && node.failures.is_empty() {
+        let count = if node.fail_count == u64::MAX { "INFINITY".to_owned() } else { node.fail_count.to_string() };
+        problems.add_with(Severity::Warning, format!("gate on {name}: fail count {count}"), cleanup);
+    }
+}
+
+fn firewall(group: &Group, problems: &mut Problems) {
+    match &group.firewall {
+        Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add(
+            Severity::Warning,
+            format!("this node's firewall: rolegate's own rules are {what}; the gate's next monitor puts them right"),
+        ),
+        Some(Firewall::Unseen { why }) => {
+            problems.add(Severity::Warning, format!("this node's firewall cannot be seen: {why}"));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::facts::{Failed, GateFacts, Member, Rules, Server, ServerFacts, VerdictFacts};
+    use super::*;
+
+    pub(in super::super) fn healthy_cluster() -> ClusterFacts {
+        ClusterFacts {
+            seen_from: Some("node1".into()),
+            quorum: Some(true),
+            stonith: Some(false),
+            ..ClusterFacts::default()
+        }
+    }
+
+    fn open(n: usize, primary: bool) -> Option<Port> {
+        Some(Port::Open { who: Who::Known { run_id: format!("run{n}"), primary, loading: false } })
+    }
+
+    fn node(n: usize) -> NodeFacts {
+        let primary = n == 1;
+        NodeFacts {
+            name: format!("node{n}"),
+            address: Some(format!("10.0.0.{n}:6379").parse().unwrap()),
+            member: Some(Member { online: true, ..Member::default() }),
+            role: Some(if primary { "primary" } else { "replica" }.into()),
+            gate: Some(GateFacts {
+                role: if primary { "Promoted" } else { "Unpromoted" }.into(),
+                ..GateFacts::default()
+            }),
+            redis: Some(Server::Given(ServerFacts {
+                run_id: format!("run{n}"),
+                version: "7.0.15".into(),
+                primary,
+                of: (!primary).then(|| "10.0.0.1:6379".into()),
+                link_up: true,
+                offset: 1000 - n as u64,
+                replicas: if primary { vec![("10.0.0.2:6379".into(), 0), ("10.0.0.3:6379".into(), 1)] } else { vec![] },
+                ..ServerFacts::default()
+            })),
+            ro: open(n, primary),
+            rw: if primary { open(n, true) } else { Some(Port::Refused) },
+            ..NodeFacts::default()
+        }
+    }
+
+    fn sentinel(n: usize) -> SentinelFacts {
+        SentinelFacts {
+            address: format!("10.0.0.{n}:26379"),
+            id: format!("{n:040x}"),
+            names: Some("10.0.0.1:6379".into()),
+            names_node: Some("node1".into()),
+            epoch: Some(4),
+            primary_run_id: Some("run1".into()),
+            ..SentinelFacts::default()
+        }
+    }
+
+    /// node1 is primary, all is well.
+    pub(in super::super) fn healthy() -> Group {
+        Group {
+            master: "mymaster".into(),
+            resource: "RedisGate".into(),
+            attribute: "redis_role".into(),
+            ro_port: 6380,
+            rw_port: 6381,
+            record_error: None,
+            rules: Rules { by_role: true, by_fence: true },
+            nodes: (1..=3).map(node).collect(),
+            sentinels: (1..=3).map(sentinel).collect(),
+            verdict: Some(VerdictFacts {
+                named: Some("node1".into()),
+                points_at: Some("10.0.0.1:6379".into()),
+                points_at_node: Some("node1".into()),
+                answered: 3,
+                needed: 2,
+                total: 3,
+                notes: vec![],
+            }),
+            firewall: None,
+        }
+    }
+
+    fn silence(group: &mut Group, n: usize) {
+        let sentinel = &mut group.sentinels[n - 1];
+        *sentinel = SentinelFacts {
+            address: sentinel.address.clone(),
+            id: sentinel.id.clone(),
+            error: Some("no answer".into()),
+            ..SentinelFacts::default()
+        };
+        let verdict = group.verdict.as_mut().unwrap();
+        verdict.answered -= 1;
+        if verdict.answered < verdict.needed {
+            (verdict.named, verdict.points_at, verdict.points_at_node) = (None, None, None);
+        }
+    }
+
+    fn dead(group: &mut Group, n: usize) {
+        silence(group, n);
+        let node = &mut group.nodes[n - 1];
+        node.member = Some(Member::default());
+        node.gate = Some(GateFacts { role: "Stopped".into(), ..GateFacts::default() });
+        node.redis = Some(Server::None { why: "no answer".into() });
+        (node.ro, node.rw) = (Some(Port::Silent), Some(Port::Silent));
+    }
+
+    fn server(group: &mut Group, n: usize) -> &mut ServerFacts {
+        match group.nodes[n - 1].redis.as_mut().unwrap() {
+            Server::Given(server) => server,
+            Server::None { .. } => panic!("no server"),
+        }
+    }
+
+    fn all_name(group: &mut Group, place: &str, why: &str) {
+        for sentinel in &mut group.sentinels {
+            (sentinel.names, sentinel.names_node, sentinel.names_nobody) = (Some(place.into()), None, Some(why.into()));
+        }
+        let verdict = group.verdict.as_mut().unwrap();
+        (verdict.named, verdict.points_at, verdict.points_at_node) = (None, Some(place.into()), None);
+        group.nodes[0].rw = Some(Port::Refused);
+    }
+
+    /// A name, what is done to a healthy group, the exit code, and what must be said.
+    type Case = (&'static str, fn(&mut Group), CliCode, &'static [&'static str]);
+
+    const TABLE: &[Case] = &[
+        ("healthy", |_| {}, CliCode::Ok, &[]),
+        ("one Sentinel is silent", |g| silence(g, 3), CliCode::Warning, &["Sentinel 10.0.0.3:26379: no answer"]),
+        (
+            "two Sentinels are silent",
+            |g| {
+                silence(g, 3);
+                silence(g, 2);
+            },
+            CliCode::Unknown,
+            &["1 of 3 Sentinels answer and 2 are needed", "node1 still takes writes"],
+        ),
+        ("one host is dead", |g| dead(g, 3), CliCode::Warning, &["node3 is offline", "Redis on node3: no answer"]),
+        (
+            "two hosts are dead",
+            |g| {
+                dead(g, 2);
+                dead(g, 3);
+            },
+            CliCode::Unknown,
+            &["1 of 3 Sentinels"],
+        ),
+        (
+            "a replica's link is down",
+            |g| {
+                server(g, 2).link_up = false;
+                server(g, 2).link_down_seconds = Some(7);
+            },
+            CliCode::Warning,
+            &["Redis on node2 has no link to its primary 10.0.0.1:6379 for 7 s"],
+        ),
+        (
+            "a replica follows another",
+            |g| server(g, 2).of = Some("10.0.0.3:6379".into()),
+            CliCode::Warning,
+            &["Redis on node2 replicates from 10.0.0.3:6379, the primary is 10.0.0.1:6379"],
+        ),
+        (
+            "an old primary that restarted",
+            |g| {
+                server(g, 2).primary = true;
+                server(g, 2).of = None;
+            },
+            CliCode::Warning,
+            &["Redis on node2 is a primary, though Sentinels name node1"],
+        ),
+        (
+            "two gates are open",
+            |g| g.nodes[1].rw = open(2, true),
+            CliCode::Critical,
+            &["node1 and node2 all take writes", "6381 is open on node2, though Sentinels name node1"],
+        ),
+        (
+            "two gates are open and nothing else can be told",
+            |g| {
+                silence(g, 2);
+                silence(g, 3);
+                g.nodes[1].rw = open(2, true);
+            },
+            CliCode::Critical,
+            &["node1 and node2 all take writes"],
+        ),
+        (
+            "a gate that is not named is open before a replica",
+            |g| g.nodes[1].rw = open(2, false),
+            CliCode::Critical,
+            &["6381 is open on node2, though Sentinels name node1"],
+        ),
+        (
+            "the primary's gate failed to promote",
+            |g| {
+                let node = &mut g.nodes[0];
+                node.rw = Some(Port::Refused);
+                node.gate = Some(GateFacts { role: "Unpromoted".into(), failed: true, ..GateFacts::default() });
+                node.fail_count = 1;
+                node.failures = vec![Failed { operation: "promote_0".into(), reason: "not promoted in time".into() }];
+            },
+            CliCode::Critical,
+            &[
+                "nobody takes writes: Sentinels name node1, and its gate is Unpromoted, not promoted: not promoted in time",
+                "crm_resource --cleanup -r RedisGate -N node1",
+            ],
+        ),
+        (
+            "the hook has not run",
+            |g| {
+                g.nodes[0].rw = Some(Port::Refused);
+                g.nodes[0].role = Some("replica".into());
+                g.nodes[1].role = Some("primary".into());
+            },
+            CliCode::Critical,
+            &[
+                "nobody takes writes: Sentinels name node1, and its redis_role is still replica",
+                "rolegate init --master mymaster",
+                "node2 has redis_role=primary, though Sentinels name node1",
+            ],
+        ),
+        (
+            "the primary is fenced",
+            |g| {
+                let node = &mut g.nodes[0];
+                (node.ro, node.rw, node.role) = (Some(Port::Refused), Some(Port::Refused), Some("fail".into()));
+                node.fence = Some("ports closed by operator root@node1".into());
+            },
+            CliCode::Critical,
+            &[
+                "nobody takes writes: Sentinels name node1, and it is fenced",
+                "SENTINEL FAILOVER mymaster",
+                "rolegate unfence node1",
+            ],
+        ),
+        (
+            "a replica is fenced",
+            |g| {
+                let node = &mut g.nodes[1];
+                (node.ro, node.role, node.fence) = (Some(Port::Refused), Some("fail".into()), Some("by root".into()));
+            },
+            CliCode::Warning,
+            &["node2 is fenced: by root"],
+        ),
+        (
+            "a fence that does not hold",
+            |g| g.nodes[1].fence = Some("by root".into()),
+            CliCode::Critical,
+            &["node2 is fenced, and its read-only port is open"],
+        ),
+        (
+            "a replica's gate is stopped",
+            |g| {
+                g.nodes[1].ro = Some(Port::Refused);
+                g.nodes[1].gate = Some(GateFacts { role: "Stopped".into(), ..GateFacts::default() });
+            },
+            CliCode::Warning,
+            &["6380 is refused on node2, which could be read; its gate is Stopped"],
+        ),
+        (
+            "Sentinels monitor loopback",
+            |g| all_name(g, "127.0.0.1:6379", "a loopback address"),
+            CliCode::Critical,
+            &["nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address"],
+        ),
+        (
+            "Sentinels monitor the VIP and a gate is open",
+            |g| {
+                all_name(g, "10.0.0.100:6379", "an address that moves with the cluster resource vip");
+                g.nodes[0].rw = open(1, true);
+            },
+            CliCode::Critical,
+            &["moves with the cluster resource vip", "6381 is open on node1, though Sentinels name 10.0.0.100:6379"],
+        ),
+        (
+            "Sentinels all differ",
+            |g| {
+                let verdict = g.verdict.as_mut().unwrap();
+                (verdict.named, verdict.points_at, verdict.points_at_node) = (None, None, None);
+                g.nodes[0].rw = Some(Port::Refused);
+            },
+            CliCode::Critical,
+            &["the 3 Sentinels that answer name different places"],
+        ),
+        (
+            "one Sentinel lags behind",
+            |g| {
+                g.sentinels[2].names = Some("10.0.0.2:6379".into());
+                g.sentinels[2].names_node = Some("node2".into());
+            },
+            CliCode::Warning,
+            &["Sentinel 10.0.0.3:26379 names node2, others do not"],
+        ),
+        (
+            "a Sentinel was made anew",
+            |g| g.sentinels[2].other_id = Some("f".repeat(40)),
+            CliCode::Warning,
+            &["is another one than that of the record (run id ffffffff"],
+        ),
+        (
+            "no record",
+            |g| {
+                g.record_error = Some("no record of Sentinels and nodes: run `rolegate init`".into());
+                g.verdict = None;
+                g.sentinels.truncate(1);
+                for node in &mut g.nodes {
+                    (node.address, node.redis, node.ro, node.rw) = (None, None, None, None);
+                }
+            },
+            CliCode::Critical,
+            &["no record", "rolegate init --master mymaster"],
+        ),
+        (
+            "the primary restarted and nobody noticed",
+            |g| {
+                server(g, 1).run_id = "new".into();
+                g.nodes[0].ro = Some(Port::Refused);
+                g.nodes[0].rw = Some(Port::Refused);
+            },
+            CliCode::Critical,
+            &["Sentinel 10.0.0.1:26379 knows the primary as run id run1, its Redis now is new"],
+        ),
+        (
+            "the primary's port leads elsewhere",
+            |g| g.nodes[0].rw = open(7, true),
+            CliCode::Critical,
+            &["6381 of node1 leads to another Redis (run id run7)"],
+        ),
+        (
+            "we have no password",
+            |g| {
+                for node in &mut g.nodes {
+                    node.redis = Some(Server::None { why: "access denied: NOAUTH".into() });
+                }
+                g.nodes[0].rw = Some(Port::Open { who: Who::Unknown { why: "access denied: NOAUTH".into() } });
+            },
+            CliCode::Unknown,
+            &["whether it takes writes cannot be told: access denied: NOAUTH"],
+        ),
+        (
+            "a transient attribute hides the lasting one",
+            |g| g.nodes[1].hidden_role = Some("fail".into()),
+            CliCode::Warning,
+            &[
+                "a transient redis_role=replica hides the lasting redis_role=fail",
+                "crm_attribute -l reboot -N node2 -n redis_role -D",
+            ],
+        ),
+        ("no rule about fences", |g| g.rules.by_fence = false, CliCode::Warning, &["a fence would not hold"]),
+        ("an old failure", |g| g.nodes[2].fail_count = u64::MAX, CliCode::Warning, &["fail count INFINITY"]),
+        (
+            "standby",
+            |g| g.nodes[2].member.as_mut().unwrap().standby = true,
+            CliCode::Warning,
+            &["node3 is in standby", "crm_standby -N node3 -D"],
+        ),
+        (
+            "this node's rules were flushed",
+            |g| {
+                g.firewall = Some(Firewall::Seen {
+                    backend: "nft".into(),
+                    baseline: Some("missing".into()),
+                    ro_open_seconds: None,
+                    rw_open_seconds: None,
+                })
+            },
+            CliCode::Warning,
+            &["rolegate's own rules are missing"],
+        ),
+    ];
+
+    #[test]
+    fn the_table() {
+        for (name, change, code, said) in TABLE {
+            let mut facts = healthy();
+            change(&mut facts);
+            let judgement = group(&healthy_cluster(), &facts);
+            let text: String = judgement
+                .problems
+                .iter()
+                .map(|problem| {
+                    format!(
+                        "{} {} | {}\n",
+                        problem.severity.word(),
+                        problem.what,
+                        problem.next.as_deref().unwrap_or("")
+                    )
+                })
+                .collect();
+            assert_eq!(judgement.code(), *code, "{name}:\n{text}");
+            for part in *said {
+                assert!(text.contains(part), "{name}: no {part:?} in\n{text}");
+            }
+            assert!(judgement.problems.is_sorted_by_key(|problem| problem.severity), "{name}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_answer_is_unknown_unless_its_record_is_on_disk() {
+        let mut facts = ClusterFacts { error: Some("Pacemaker does not answer".into()), ..ClusterFacts::default() };
+        assert_eq!(code(&cluster(&facts, false, 0)), CliCode::Unknown);
+        facts.from_disk = true;
+        let problems = cluster(&facts, true, 1);
+        assert_eq!(code(&problems), CliCode::Warning);
+        assert!(problems[0].what.contains("last copy"));
+    }
+
+    #[test]
+    fn a_cluster_without_a_gate_says_how_to_make_one() {
+        let problems = cluster(&healthy_cluster(), true, 0);
+        assert_eq!(code(&problems), CliCode::Critical);
+        let next = problems[0].next.as_deref().unwrap();
+        assert!(next.contains("pcs resource create") && next.contains("crm configure"));
+        assert_eq!(cluster(&healthy_cluster(), true, 1), []);
+    }
+}

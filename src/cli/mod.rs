@@ -1,0 +1,217 @@
+//! The operator's program `rolegate`: one file a subcommand. Each collects facts into a struct,
+//! decides by a pure function, and renders text or JSON.
+//!
+//! It changes the cluster only with quorum, and never says that something is closed, open or done
+//! which it has not seen.
+
+mod assign;
+mod corosync;
+mod facts;
+mod fence;
+mod found;
+mod init;
+mod judge;
+mod probe;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::agent::params::{ParamError, Params};
+use crate::command::CommandError;
+use crate::exit::CliCode;
+use crate::pacemaker::cib::Resource;
+use crate::pacemaker::{self, Cib, PacemakerError};
+use crate::settings::SettingsError;
+use crate::together::together;
+
+/// Redis and Valkey under Sentinel, safe to write to: who takes writes, and why.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rolegate",
+    version,
+    after_help = "Without a command: status.\n\
+        Exit codes: 0 healthy or done; 1 redundancy lost, or done but look; 2 nobody or more than one node takes writes, \
+        or refused; 3 could not tell."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Who takes writes, and what is wrong; answers within 2 s
+    Status(status::Args),
+    /// Close the ports of a node and keep them closed until unfenced; the node keeps running
+    Fence(fence::FenceArgs),
+    /// Lift a fence: the node gets the role that a majority of Sentinels gives it
+    Unfence(fence::UnfenceArgs),
+    /// Find the Sentinels and the nodes' data addresses, and write the record that every gate stands on
+    Init(init::Args),
+}
+
+/// Runs the program with `args` (argv, the program's name first).
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version too: clap knows which stream. A closed pipe is nobody's trouble.
+            let _closed = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {
+        Command::Status(args) => status::run(&args),
+        Command::Fence(args) => fence::fence(&args),
+        Command::Unfence(args) => fence::unfence(&args),
+        Command::Init(args) => init::run(&args),
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(stop) => {
+            let _closed = writeln!(std::io::stderr(), "rolegate: {}", stop.message);
+            stop.code.into()
+        }
+    }
+}
+
+/// Why a command ends before its end.
+#[derive(Debug, PartialEq, Eq)]
+struct Stop {
+    code: CliCode,
+    message: String,
+}
+
+impl Stop {
+    /// Not done, because it must not or cannot be.
+    fn refused(message: impl Into<String>) -> Self {
+        Stop { code: CliCode::Critical, message: message.into() }
+    }
+
+    /// Could not see enough to act.
+    fn unknown(message: impl Into<String>) -> Self {
+        Stop { code: CliCode::Unknown, message: message.into() }
+    }
+}
+
+impl From<PacemakerError> for Stop {
+    fn from(error: PacemakerError) -> Self {
+        match &error {
+            PacemakerError::NotRunning(_)
+            | PacemakerError::Unreadable { .. }
+            | PacemakerError::Tool(CommandError::Timeout { .. }) => Stop::unknown(error.to_string()),
+            PacemakerError::Denied(_) | PacemakerError::Tool(_) => Stop::refused(error.to_string()),
+        }
+    }
+}
+
+impl From<SettingsError> for Stop {
+    fn from(error: SettingsError) -> Self {
+        Stop::refused(with_causes(&error))
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Prints one or more lines. That nobody reads them is no reason to stop half-way.
+fn say(text: impl AsRef<str>) {
+    let _closed = writeln!(std::io::stdout(), "{}", text.as_ref().trim_end());
+}
+
+/// A gate of the cluster and its parameters.
+#[derive(Debug, Clone)]
+struct Gate {
+    resource: Resource,
+    params: Params,
+}
+
+/// The gates of the cluster whose parameters can be read, and those whose cannot.
+fn gates(cib: &Cib) -> (Vec<Gate>, Vec<(Resource, ParamError)>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for resource in &cib.gates {
+        match Params::read(|name| resource.parameters.get(name).cloned()) {
+            Ok(params) => good.push(Gate { resource: resource.clone(), params }),
+            Err(error) => bad.push((resource.clone(), error)),
+        }
+    }
+    (good, bad)
+}
+
+/// How an operator makes the resource that is missing.
+const CREATE: &str = "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1\n\
+    or:  crm configure primitive RedisGate ocf:rolegate:gate op monitor interval=5s role=Promoted op monitor interval=6s role=Unpromoted\n\
+    \x20    crm configure clone RedisGate-clone RedisGate meta promotable=true promoted-max=1 interleave=true";
+
+/// The cluster as this node sees it.
+struct Cluster {
+    me: String,
+    quorum: bool,
+    cib: Cib,
+}
+
+/// Asks Pacemaker's three questions at once: each is a program of its own.
+fn look() -> Result<Cluster, Stop> {
+    enum Told {
+        Me(Result<String, PacemakerError>),
+        Quorum(Result<bool, PacemakerError>),
+        Cib(Box<Result<Cib, PacemakerError>>),
+    }
+    let jobs: [fn() -> Told; 3] = [
+        || Told::Me(pacemaker::local_node()),
+        || Told::Quorum(pacemaker::has_quorum()),
+        || Told::Cib(Box::new(pacemaker::read_cib())),
+    ];
+    let (mut me, mut quorum, mut cib) = (None, None, None);
+    for told in together(Duration::from_secs(12), jobs).into_iter().flatten() {
+        match told {
+            Told::Me(name) => me = Some(name?),
+            Told::Quorum(has) => quorum = Some(has?),
+            Told::Cib(read) => cib = Some((*read)?),
+        }
+    }
+    match (me, quorum, cib) {
+        (Some(me), Some(quorum), Some(cib)) => Ok(Cluster { me, quorum, cib }),
+        _ => Err(Stop::unknown("Pacemaker did not answer in time on this node")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_formed_and_the_help_fits_a_screen() {
+        Cli::command().debug_assert();
+        let mut command = Cli::command();
+        command.build();
+        let help = command.render_help().to_string();
+        assert!(help.lines().count() <= 24, "{help}");
+        for subcommand in command.get_subcommands_mut() {
+            assert!(subcommand.get_about().is_some(), "{}", subcommand.get_name());
+            let help = subcommand.render_help().to_string();
+            assert!(help.lines().count() <= 24, "{help}");
+        }
+    }
+
+    #[test]
+    fn a_silent_pacemaker_is_unknown_and_a_forbidden_change_is_refused() {
+        let exit = |code| CommandError::Exit { argv: "cibadmin".into(), code, stderr: String::new() };
+        assert_eq!(Stop::from(PacemakerError::NotRunning(exit(102))).code, CliCode::Unknown);
+        assert_eq!(Stop::from(PacemakerError::Denied(exit(4))).code, CliCode::Critical);
+    }
+}
