@@ -2,8 +2,11 @@
 //!
 //! A writer runs in the network of one host and knows one address: HAProxy on that host, or a
 //! port of a node. It adds numbers to a set of its own, at a bounded rate, keeps its connection as
-//! long as it lasts, and remembers for each acknowledgement the server's run id (asked once per
-//! connection) and the moment. Afterwards [`Written::verify`] reads the sets from the primary.
+//! long as it lasts, and remembers for each acknowledgement which server gave it (asked once per
+//! connection) and when. Afterwards [`Written::verify`] reads the sets from the primary.
+//!
+//! Writers are threads of this program: a host that is frozen or without power does not stop the
+//! writers in its network, it only takes their network away.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -11,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
@@ -60,12 +63,22 @@ pub struct Bounds {
     pub time: Duration,
 }
 
+/// A primary from its promotion to its end. A server that is promoted a second time is another: it
+/// has another replication id then (Redis makes one at each promotion), or another run id.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Reign {
+    node: String,
+    run_id: String,
+    replication_id: String,
+}
+
 /// One acknowledged write.
 #[derive(Debug, Clone)]
 struct Ack {
     number: u64,
+    sent: Instant,
     at: Instant,
-    by: Arc<str>,
+    by: Arc<Reign>,
 }
 
 /// What one writer got.
@@ -81,6 +94,7 @@ struct Log {
 pub struct Load {
     stop: Arc<AtomicBool>,
     begun: Instant,
+    prefix: String,
     threads: Vec<JoinHandle<Result<Log>>>,
 }
 
@@ -88,6 +102,7 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Written {
     logs: Vec<Log>,
+    prefix: String,
     begun: Instant,
     ended: Instant,
 }
@@ -99,7 +114,8 @@ pub struct Report {
     pub acknowledged: usize,
     /// Acknowledged writes that the primary does not have in the end.
     pub lost: usize,
-    /// Acknowledged by a server after the first acknowledgement by its successor.
+    /// Sent after the first acknowledgement by a later primary had come in, and acknowledged by an earlier one all the
+    /// same: two primaries took writes at once.
     pub stale: usize,
     /// Each writer's part.
     pub writers: Vec<WriterReport>,
@@ -122,7 +138,7 @@ pub struct WriterReport {
     pub errors: u64,
     /// The last failure's text.
     pub last_error: String,
-    /// The servers that acknowledged, by run id, in the order of their first acknowledgement.
+    /// The nodes that acknowledged, one entry for each change.
     pub servers: Vec<String>,
 }
 
@@ -140,13 +156,16 @@ impl Load {
     pub fn start(bed: &Bed, writers: &[Writer], bounds: Bounds) -> Result<Load> {
         let stop = Arc::new(AtomicBool::new(false));
         let begun = Instant::now();
+        // Sets of its own, also where the writers of an earlier load had the same names.
+        let prefix = format!("w:{}", UNIX_EPOCH.elapsed()?.as_nanos());
         let mut threads = Vec::new();
         for writer in writers {
             let (writer, stop) = (writer.clone(), Arc::clone(&stop));
             let net = bed.host(&writer.host)?.net()?;
-            threads.push(thread::spawn(move || write(writer, &net, bounds, begun, &stop)));
+            let key = key(&prefix, &writer);
+            threads.push(thread::spawn(move || write(writer, &key, &net, bounds, begun, &stop)));
         }
-        Ok(Load { stop, begun, threads })
+        Ok(Load { stop, begun, prefix, threads })
     }
 
     /// Stops them and collects what they got.
@@ -160,7 +179,7 @@ impl Load {
         for thread in self.threads.drain(..) {
             logs.push(thread.join().map_err(|_| anyhow!("a writer panicked"))??);
         }
-        Ok(Written { logs, begun: self.begun, ended })
+        Ok(Written { logs, prefix: std::mem::take(&mut self.prefix), begun: self.begun, ended })
     }
 }
 
@@ -170,12 +189,16 @@ impl Drop for Load {
     }
 }
 
-fn write(writer: Writer, net: &File, bounds: Bounds, begun: Instant, stop: &AtomicBool) -> Result<Log> {
+/// The set of one writer.
+fn key(prefix: &str, writer: &Writer) -> String {
+    format!("{prefix}:{}", writer.name)
+}
+
+fn write(writer: Writer, key: &str, net: &File, bounds: Bounds, begun: Instant, stop: &AtomicBool) -> Result<Log> {
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering the network of {}", writer.host))?;
-    let key = format!("w:{}", writer.name);
     let interval = Duration::from_secs(1) / bounds.rate;
     let mut log = Log { writer, acks: Vec::new(), errors: 0, last_error: String::new() };
-    let mut connected: Option<(Connection, Arc<str>)> = None;
+    let mut connected: Option<(Connection, Arc<Reign>)> = None;
     let mut number = 0;
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) && begun.elapsed() < bounds.time {
@@ -183,8 +206,9 @@ fn write(writer: Writer, net: &File, bounds: Bounds, begun: Instant, stop: &Atom
             None => connect(log.writer.target).map(|made| connected = Some(made)),
             Some((connection, by)) => {
                 number += 1;
-                attempt(connection, &key, number, log.writer.wait)
-                    .map(|()| log.acks.push(Ack { number, at: Instant::now(), by: Arc::clone(by) }))
+                let sent = Instant::now();
+                attempt(connection, key, number, log.writer.wait)
+                    .map(|()| log.acks.push(Ack { number, sent, at: Instant::now(), by: Arc::clone(by) }))
             }
         };
         if let Err(error) = result {
@@ -205,14 +229,28 @@ fn write(writer: Writer, net: &File, bounds: Bounds, begun: Instant, stop: &Atom
     Ok(log)
 }
 
-fn connect(target: SocketAddr) -> Result<(Connection, Arc<str>)> {
+fn connect(target: SocketAddr) -> Result<(Connection, Arc<Reign>)> {
     let client = Client::open((target.ip().to_string(), target.port()))?;
     let mut connection = client.get_connection_with_timeout(ATTEMPT)?;
     connection.set_read_timeout(Some(ATTEMPT))?;
     connection.set_write_timeout(Some(ATTEMPT))?;
-    let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
-    let id = info.lines().find_map(|line| line.strip_prefix("run_id:")).context("INFO without run_id")?;
-    Ok((connection, id.trim().into()))
+    let mut questions = Pipeline::new();
+    questions.cmd("INFO").arg("server").cmd("INFO").arg("replication").cmd("CLIENT").arg("INFO");
+    let (server, replication, connected): (String, String, String) = questions.query(&mut connection)?;
+    let line = |info: &str, key: &str| -> Result<String> {
+        let value = info.lines().find_map(|line| line.strip_prefix(key));
+        Ok(value.with_context(|| format!("no {key} in {info:?}"))?.trim().to_owned())
+    };
+    let local = connected.split_whitespace().find_map(|word| word.strip_prefix("laddr="));
+    let local: SocketAddr = local.context("CLIENT INFO without laddr")?.parse()?;
+    let node =
+        super::hosts().find(|host| [super::address(host), super::address6(host)].contains(&local.ip().to_string()));
+    let reign = Reign {
+        node: node.map_or_else(|| local.to_string(), str::to_owned),
+        run_id: line(&server, "run_id:")?,
+        replication_id: line(&replication, "master_replid:")?,
+    };
+    Ok((connection, Arc::new(reign)))
 }
 
 fn attempt(connection: &mut Connection, key: &str, number: u64, wait: bool) -> Result<()> {
@@ -235,9 +273,31 @@ impl Written {
         self.logs.iter().map(|log| (log.writer.name.as_str(), after(log))).collect()
     }
 
-    /// The first acknowledgement of each server, by run id.
-    fn first_acks(&self) -> HashMap<Arc<str>, Instant> {
-        let mut first: HashMap<Arc<str>, Instant> = HashMap::new();
+    /// For how long at most no writer on `hosts` got an acknowledgement: the outage, as clients there saw it.
+    pub fn outage(&self, hosts: &[&str]) -> Duration {
+        let logs = self.logs.iter().filter(|log| hosts.contains(&log.writer.host.as_str()));
+        self.longest_gap(logs.flat_map(|log| &log.acks))
+    }
+
+    /// The longest time without an acknowledgement of each writer on `hosts`, shortest first.
+    pub fn gaps(&self, hosts: &[&str]) -> Vec<Duration> {
+        let logs = self.logs.iter().filter(|log| hosts.contains(&log.writer.host.as_str()));
+        let mut gaps: Vec<Duration> = logs.map(|log| self.longest_gap(&log.acks)).collect();
+        gaps.sort();
+        gaps
+    }
+
+    fn longest_gap<'a>(&self, acks: impl IntoIterator<Item = &'a Ack>) -> Duration {
+        let mut moments: Vec<Instant> = acks.into_iter().map(|ack| ack.at).collect();
+        // Before the first and after the last counts too.
+        moments.extend([self.begun, self.ended]);
+        moments.sort();
+        moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// The first acknowledgement of each primary.
+    fn first_acks(&self) -> HashMap<Arc<Reign>, Instant> {
+        let mut first: HashMap<Arc<Reign>, Instant> = HashMap::new();
         for ack in self.logs.iter().flat_map(|log| &log.acks) {
             let at = first.entry(Arc::clone(&ack.by)).or_insert(ack.at);
             *at = (*at).min(ack.at);
@@ -250,41 +310,81 @@ impl Written {
     /// # Errors
     /// When it does not answer.
     pub fn verify(&self, bed: &Bed, host: &str, primary: SocketAddr) -> Result<Report> {
-        let keys: Vec<String> = self.logs.iter().map(|log| format!("w:{}", log.writer.name)).collect();
+        let keys: Vec<String> = self.logs.iter().map(|log| key(&self.prefix, &log.writer)).collect();
         let sets: Vec<HashSet<u64>> = bed.in_net(host, || -> Result<_> {
             let client = Client::open((primary.ip().to_string(), primary.port()))?;
             let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
             connection.set_read_timeout(Some(Duration::from_secs(30)))?;
             keys.iter().map(|key| Ok(redis::cmd("SMEMBERS").arg(key).query(&mut connection)?)).collect()
         })??;
-        let first = self.first_acks();
-        let writers: Vec<WriterReport> =
-            self.logs.iter().zip(&sets).map(|(log, kept)| self.report(log, kept, &first)).collect();
-        let sum = |part: fn(&WriterReport) -> usize| writers.iter().map(part).sum();
-        Ok(Report { acknowledged: sum(|w| w.acknowledged), lost: sum(|w| w.lost), stale: sum(|w| w.stale), writers })
+        Ok(self.judge(&sets))
     }
 
-    fn report(&self, log: &Log, kept: &HashSet<u64>, first: &HashMap<Arc<str>, Instant>) -> WriterReport {
-        let succeeded = |ack: &Ack| first.iter().any(|(by, &at)| *by != ack.by && at > first[&ack.by] && at < ack.at);
-        let mut moments = vec![self.begun];
-        moments.extend(log.acks.iter().map(|ack| ack.at));
-        moments.push(self.ended.max(*moments.last().unwrap_or(&self.begun)));
-        let gap = moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-        let mut servers: Vec<String> = Vec::new();
-        for ack in &log.acks {
-            if servers.last().map(String::as_str) != Some(&*ack.by) {
-                servers.push(ack.by.to_string());
-            }
-        }
+    /// The report, given what the primary has of each writer's set.
+    fn judge(&self, sets: &[HashSet<u64>]) -> Report {
+        let first = self.first_acks();
+        let writers: Vec<WriterReport> =
+            self.logs.iter().zip(sets).map(|(log, kept)| self.report(log, kept, &first)).collect();
+        let sum = |part: fn(&WriterReport) -> usize| writers.iter().map(part).sum();
+        Report { acknowledged: sum(|w| w.acknowledged), lost: sum(|w| w.lost), stale: sum(|w| w.stale), writers }
+    }
+
+    fn report(&self, log: &Log, kept: &HashSet<u64>, first: &HashMap<Arc<Reign>, Instant>) -> WriterReport {
+        let succeeded = |ack: &&Ack| first.values().any(|&later| later > first[&ack.by] && later < ack.sent);
+        let mut servers: Vec<String> = log.acks.iter().map(|ack| ack.by.node.clone()).collect();
+        servers.dedup();
         WriterReport {
             name: log.writer.name.clone(),
             acknowledged: log.acks.len(),
             lost: log.acks.iter().filter(|ack| !kept.contains(&ack.number)).count(),
-            stale: log.acks.iter().filter(|ack| succeeded(ack)).count(),
-            longest_gap_ms: gap.as_millis() as u64,
+            stale: log.acks.iter().filter(succeeded).count(),
+            longest_gap_ms: self.longest_gap(&log.acks).as_millis() as u64,
             errors: log.errors,
             last_error: log.last_error.clone(),
             servers,
         }
     }
+}
+
+/// That the report counts right, on a history made by hand.
+///
+/// # Errors
+/// When it does not.
+pub fn counts_right() -> Result<()> {
+    let begun = Instant::now();
+    let reign = |node: &str, replication_id: &str| {
+        Arc::new(Reign { node: node.into(), run_id: node.into(), replication_id: replication_id.into() })
+    };
+    // node1 is primary, then node2, then node1 again.
+    let (first, second, third) = (reign("node1", "a"), reign("node2", "b"), reign("node1", "c"));
+    let log = |name: &str, host: &str, acks: &[(u64, u64, &Arc<Reign>)]| {
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let acks = acks.iter().zip(1..).map(|(&(sent, acked, by), number)| Ack {
+            number,
+            sent: at(sent),
+            at: at(acked),
+            by: Arc::clone(by),
+        });
+        let writer = Writer::through_haproxy(name, host);
+        Log { writer, acks: acks.collect(), errors: 0, last_error: String::new() }
+    };
+    let written = Written {
+        logs: vec![
+            log("moved", "client1", &[(0, 10, &first), (100, 110, &second), (300, 310, &third), (400, 410, &third)]),
+            // Sent before and after the second's first acknowledgement at 110.
+            log("cut off", "client2", &[(0, 10, &first), (105, 120, &first), (115, 125, &first)]),
+        ],
+        prefix: String::new(),
+        begun,
+        ended: begun + Duration::from_millis(500),
+    };
+    let report = written.judge(&[HashSet::from([1, 2, 3, 4]), HashSet::from([1])]);
+    let counted: Vec<_> = report.writers.iter().map(|w| (w.acknowledged, w.lost, w.stale, w.longest_gap_ms)).collect();
+    anyhow::ensure!(counted == [(4, 0, 0, 200), (3, 2, 1, 375)], "{counted:?}");
+    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (7, 2, 1), "{report:?}");
+    anyhow::ensure!(report.writers[0].servers == ["node1", "node2", "node1"], "{report:?}");
+    let outage = written.outage(&["client1", "client2"]);
+    anyhow::ensure!(outage == Duration::from_millis(185), "{outage:?}");
+    anyhow::ensure!(written.gaps(&["client1"]) == [Duration::from_millis(200)]);
+    Ok(())
 }

@@ -20,6 +20,7 @@ type Alone = fn() -> Result<()>;
 
 /// Those trials.
 pub const ALONE: &[(&str, Alone)] = &[
+    ("load::a_report_counts_right", bed::load::counts_right),
     ("itself::an_up_that_fails_leaves_nothing", failed_up),
     ("itself::a_root_that_cannot_be_built_leaves_nothing", failed_root),
     ("itself::an_interrupt_at_any_moment_leaves_nothing", interrupts),
