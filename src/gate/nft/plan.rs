@@ -238,3 +238,110 @@ fn line(text: &mut String, arguments: std::fmt::Arguments) {
     // Writing to a String cannot fail.
     let _infallible = writeln!(text, "{arguments}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::nft::seen::Chain;
+
+    const PORTS: Ports = Ports { ro: 6380, rw: 6381, redis: 6379 };
+
+    /// What the kernel shows of an intact table with the entries of `gates`.
+    fn intact(gates: &[Ports]) -> Seen {
+        let mut seen = Seen { comment: Some(COMMENT.to_owned()), ..Seen::default() };
+        for chain in CHAINS {
+            let found = Chain {
+                kind: chain.kind.to_owned(),
+                hook: Some((chain.hook, chain.priority)),
+                policy: 1,
+                rules: vec![chain.canonical().to_owned()],
+            };
+            seen.chains.insert(chain.name.to_owned(), found);
+        }
+        seen.sets = SETS.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        seen.holds = (CHAINS.len() + SETS.len()) as u32;
+        for gate in gates {
+            seen.gated.extend([gate.ro, gate.rw]);
+            seen.target.extend([(gate.ro, gate.redis), (gate.rw, gate.redis)]);
+        }
+        seen
+    }
+
+    #[test]
+    fn a_missing_table_is_made_closed() {
+        assert_eq!(baseline(None, PORTS, false), include_str!("golden/create.nft"));
+    }
+
+    #[test]
+    fn an_intact_table_needs_nothing() {
+        assert_eq!(baseline(Some(&intact(&[PORTS])), PORTS, false), "");
+        assert_eq!(baseline(Some(&intact(&[PORTS])), PORTS, true), "");
+    }
+
+    #[test]
+    fn another_gate_adds_only_its_entries() {
+        let text = baseline(Some(&intact(&[PORTS])), Ports { ro: 7380, rw: 7381, redis: 7379 }, false);
+        assert_eq!(
+            text,
+            "add element inet rolegate gated { 7380 }\nadd element inet rolegate target { 7380 : 7379 }\n\
+             add element inet rolegate gated { 7381 }\nadd element inet rolegate target { 7381 : 7379 }\n"
+        );
+    }
+
+    #[test]
+    fn wrong_rules_are_replaced_and_the_sets_stay() {
+        let mut seen = intact(&[PORTS]);
+        seen.chains.get_mut("guard_in").unwrap().rules.clear();
+        let text = baseline(Some(&seen), PORTS, false);
+        assert_eq!(text, include_str!("golden/repair.nft"));
+        assert!(baseline(Some(&seen), PORTS, true).starts_with("delete table inet rolegate\nadd table "));
+    }
+
+    #[test]
+    fn wrong_sets_close_everything_and_keep_all_gates() {
+        let other = Ports { ro: 7380, rw: 7381, redis: 7379 };
+        let mut seen = intact(&[PORTS, other]);
+        seen.sets.get_mut("open").unwrap().flags = 0;
+        seen.open.insert(7381, None);
+        let text = baseline(Some(&seen), PORTS, false);
+        assert!(text.starts_with("delete table inet rolegate\nadd table "), "{text}");
+        assert!(text.contains("target { 6380 : 6379, 6381 : 6379, 7380 : 7379, 7381 : 7379 }"), "{text}");
+        assert!(!text.contains("add element inet rolegate open"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_target_is_replaced_and_an_endless_element_is_closed() {
+        let mut seen = intact(&[PORTS]);
+        seen.target.insert(6381, 22);
+        seen.open.insert(6380, None);
+        assert_eq!(
+            baseline(Some(&seen), PORTS, false),
+            "add element inet rolegate open { 6380 timeout 1s }\ndelete element inet rolegate open { 6380 }\n\
+             delete element inet rolegate target { 6381 }\nadd element inet rolegate target { 6381 : 6379 }\n"
+        );
+    }
+
+    #[test]
+    fn a_change_touches_only_the_ports_that_are_not_kept() {
+        let want = Desired { ro: Want::Keep, rw: Want::Open(Duration::from_millis(1500)) };
+        assert_eq!(
+            change(PORTS, want),
+            "add element inet rolegate open { 6381 timeout 1500ms }\ndelete element inet rolegate open { 6381 }\n\
+             add element inet rolegate open { 6381 timeout 1500ms }\n"
+        );
+        let want = Desired { ro: Want::Close, rw: Want::Keep };
+        assert_eq!(
+            change(PORTS, want),
+            "add element inet rolegate open { 6380 timeout 1s }\ndelete element inet rolegate open { 6380 }\n"
+        );
+    }
+
+    #[test]
+    fn the_last_gate_takes_the_table_with_it() {
+        let other = Ports { ro: 7380, rw: 7381, redis: 7379 };
+        assert_eq!(remove(&intact(&[PORTS]), PORTS), "delete table inet rolegate\n");
+        let text = remove(&intact(&[PORTS, other]), PORTS);
+        assert!(!text.contains("table") && !text.contains("7381"), "{text}");
+        assert!(text.contains("delete element inet rolegate gated { 6381 }"), "{text}");
+    }
+}
