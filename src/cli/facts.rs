@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::probe::{self, Port};
 use super::{Gate, with_causes};
+use crate::exit::OcfCode;
 use crate::gate::{self, Baseline, PortState};
 use crate::instance::{self, Instance, ServerRole};
 use crate::pacemaker::cib::Rule;
@@ -151,6 +152,9 @@ pub struct Failed {
     pub operation: String,
     /// The agent's reason.
     pub reason: String,
+    /// It was a monitor that said only that the gate works less well than it should: Pacemaker
+    /// shows the last one for ever.
+    pub degraded: bool,
 }
 
 /// A Redis.
@@ -245,10 +249,12 @@ pub struct SentinelFacts {
     pub names_nobody: Option<String>,
     /// `config-epoch`.
     pub epoch: Option<u64>,
-    /// Flags other than `master`.
+    /// Flags of the place that it names, other than `master`.
     pub flags: Vec<String>,
-    /// The run id that it gives for the primary.
+    /// The run id that it gives for the server at that place.
     pub primary_run_id: Option<String>,
+    /// It leads a failover that has promoted and is not over: it still watches the old primary.
+    pub finishing: bool,
 }
 
 /// What the Sentinels come to.
@@ -512,7 +518,9 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             .filter(|failure| failure.node.eq_ignore_ascii_case(&node.name))
             .filter_map(|failure| {
                 let operation = failure.operation.strip_prefix(&of_gate)?.to_owned();
-                Some(Failed { operation, reason: failure.reason.clone() })
+                let degraded = [OcfCode::Degraded, OcfCode::DegradedPromoted].map(|code| code as i32);
+                let degraded = failure.code.is_some_and(|code| degraded.contains(&code));
+                Some(Failed { operation, reason: failure.reason.clone(), degraded })
             })
             .collect();
     }
@@ -594,9 +602,14 @@ fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn
     facts.other_id = (!answer.id.eq_ignore_ascii_case(&facts.id)).then_some(answer.id);
     facts.stranger = answer.named.is_none();
     facts.names_nobody = answer.named.as_ref().and_then(nobody);
-    facts.names = answer.named.map(|place| place.to_string());
+    facts.names = answer.named.as_ref().map(Place::to_string);
     if let Some(master) = answer.master {
         facts.epoch = Some(master.config_epoch);
+        // Its flags and run id then speak of the old primary.
+        facts.finishing = answer.named.is_some() && master.place.is_some() && master.place != answer.named;
+        if facts.finishing {
+            return;
+        }
         facts.flags = master.flags.into_iter().filter(|flag| flag != "master").collect();
         facts.primary_run_id = Some(master.run_id).filter(|id| !id.is_empty());
     }

@@ -126,6 +126,14 @@ pub struct Given<'a> {
 /// One sentence for each hindrance.
 pub fn find(asked: &[Asked], given: Given) -> Result<Found, Vec<String>> {
     let (mut wrong, mut notes) = (Vec::new(), Vec::new());
+    for named in asked.iter().filter_map(|asked| asked.survey.as_ref().ok()?.answer.named.as_ref()) {
+        if let Some(why) = nobody(named, None, &given.cib.managed_addresses) {
+            let sentence = format!("Sentinels name {named} as the primary, {why}");
+            if !wrong.contains(&sentence) {
+                wrong.push(sentence);
+            }
+        }
+    }
     let sentinels = sentinels(asked, &mut wrong, &mut notes);
     let needed = sentinels.len() / 2 + 1;
     let heard: Vec<Heard> = sentinels
@@ -214,7 +222,8 @@ fn sentinels(asked: &[Asked], wrong: &mut Vec<String>, notes: &mut Vec<String>) 
 fn primary(heard: &[Heard], needed: usize, wrong: &mut Vec<String>) -> Option<Place> {
     let places: Vec<&Place> = heard.iter().filter_map(|heard| heard.answer.as_ref().ok()?.named.as_ref()).collect();
     let agreed = places.iter().find(|place| places.iter().filter(|other| other == place).count() >= needed);
-    if agreed.is_none() {
+    // Nobody left to ask: why was said.
+    if agreed.is_none() && !heard.is_empty() {
         let said: Vec<String> = heard
             .iter()
             .map(|heard| {
@@ -266,10 +275,11 @@ fn nodes(
         let what = if place == primary { "the primary" } else { "a replica" };
         if let Some(why) = nobody(place, None, &given.cib.managed_addresses) {
             let sentence = format!("Sentinels know {what} as {place}, {why}");
-            if *may_be_chosen {
-                wrong.push(sentence)
-            } else {
-                notes.push(sentence)
+            match *may_be_chosen {
+                // Said already, as what Sentinels name.
+                true if place == primary => {}
+                true => wrong.push(sentence),
+                false => notes.push(sentence),
             }
             continue;
         }
@@ -428,8 +438,11 @@ pub(super) mod tests {
     type Refusal = (fn(&mut Vec<Asked>), &'static str);
 
     const REFUSED: &[Refusal] = &[
-        (|all| change(all, |s| s.answer.named = Some(place("127.0.0.1:6379"))), "127.0.0.1:6379, a loopback address"),
-        (|all| change(all, |s| s.answer.named = Some(place("redis1:6379"))), "redis1:6379, a host name"),
+        (
+            |all| change(all, |s| s.answer.named = Some(place("127.0.0.1:6379"))),
+            "name 127.0.0.1:6379 as the primary, a loopback address",
+        ),
+        (|all| change(all, |s| s.answer.named = Some(place("redis1:6379"))), "redis1:6379 as the primary, a host name"),
         (|all| change(all, |s| s.answer.named = Some(place("10.0.0.100:6379"))), "moves with the cluster resource vip"),
         (|all| change(all, |s| s.answer.named = Some(place("169.254.1.1:6379"))), "a link-local address"),
         (|all| change(all, |s| s.answer.named = Some(place("10.0.0.1:6390"))), "redirects to redis_port 6379"),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::facts::{ClusterFacts, Firewall, Group, NodeFacts, SentinelFacts};
+use super::facts::{ClusterFacts, Failed, Firewall, Group, Member, NodeFacts, SentinelFacts, Server};
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
 use crate::role::Role;
@@ -87,6 +87,17 @@ impl Problems {
     }
 }
 
+/// What a sentence is about, so that nothing is said twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topic {
+    Fence,
+    Member,
+    Redis,
+    Rules,
+    Role,
+    Gate,
+}
+
 /// What is wrong with the cluster itself, whatever the master name.
 pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Problem> {
     let mut problems = Problems::default();
@@ -126,18 +137,24 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     let writers: Vec<&NodeFacts> =
         group.nodes.iter().filter(|node| node.rw.as_ref().is_some_and(Port::takes_writes)).collect();
     record(group, &mut problems);
-    who_writes(group, &writers, &mut problems);
+    let said = who_writes(group, &writers, &mut problems);
+    let said = |node: &NodeFacts, topic| said.as_ref().is_some_and(|said| *said == (node.name.clone(), topic));
     rules(group, &mut problems);
     for sentinel in &group.sentinels {
         one_sentinel(group, sentinel, &mut problems);
     }
     for node in &group.nodes {
-        membership(node, &mut problems);
-        role(group, node, &mut problems);
-        redis(group, node, &mut problems);
+        membership(node, said(node, Topic::Member), &mut problems);
+        fence(node, said(node, Topic::Fence), &mut problems);
+        if !said(node, Topic::Role) {
+            role(group, node, &mut problems);
+        }
+        if !said(node, Topic::Redis) {
+            redis(group, node, &mut problems);
+        }
         ports(cluster, group, node, &mut problems);
-        failures(group, node, &mut problems);
     }
+    failures(group, &mut problems);
     firewall(group, &mut problems);
     Judgement { writers: writers.into_iter().map(|node| node.name.clone()).collect(), problems: problems.sorted() }
 }
@@ -150,11 +167,13 @@ fn target(group: &Group) -> Option<&NodeFacts> {
 
 fn record(group: &Group, problems: &mut Problems) {
     let Some(error) = &group.record_error else { return };
-    let what = format!("gate {}: {error}: every gate stays closed and nobody takes writes", group.resource);
+    let what = format!("gate {} opens nothing, so nobody takes writes: {error}", group.resource);
     problems.add_with(Severity::Critical, what, format!("rolegate init --master {}", group.master));
 }
 
-fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) {
+/// Who takes writes and who should. Gives the node and the topic with which it explained that
+/// nobody does.
+fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) -> Option<(String, Topic)> {
     let rw = group.rw_port;
     if writers.len() > 1 {
         let names: Vec<&str> = writers.iter().map(|node| node.name.as_str()).collect();
@@ -169,23 +188,27 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) {
             let what = format!("{} takes writes on {rw} without a record that allows it", node.name);
             problems.add_with(Severity::Critical, what, format!("on {}: rolegate-port close all", node.name));
         }
-        return;
+        return None;
     };
     let target = target(group);
     if !verdict.majority_seen() {
-        let writer = match writers {
-            [] => format!("{rw} is open nowhere, as far as can be seen"),
-            writers => {
-                let names: Vec<&str> = writers.iter().map(|node| node.name.as_str()).collect();
-                format!("{} still takes writes on {rw}", names.join(" and "))
-            }
+        let names =
+            |nodes: &[&NodeFacts]| nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" and ");
+        let open: Vec<&NodeFacts> =
+            group.nodes.iter().filter(|node| node.rw.as_ref().is_some_and(Port::is_open)).collect();
+        let unseen = group.nodes.iter().any(|node| node.rw.as_ref().is_some_and(|port| *port != Port::Refused));
+        let writer = match (writers, open.as_slice(), unseen) {
+            ([], [], false) => format!("{rw} is refused everywhere"),
+            ([], [], true) => format!("{rw} is open nowhere, as far as can be seen"),
+            ([], open, _) => format!("{rw} is open on {}, and what is behind it does not answer", names(open)),
+            (writers, _, _) => format!("{} still takes writes on {rw}", names(writers)),
         };
         let what = format!(
-            "{} of {} Sentinels answer and {} are needed: who is primary cannot be told, and no gate opens or stays open for long; {writer}",
+            "{} of {} Sentinels answer here and {} are needed: who is primary cannot be told; {writer}",
             verdict.answered, verdict.total, verdict.needed
         );
         problems.add(Severity::Unknown, what);
-        return;
+        return None;
     }
     let named = match (&verdict.points_at, target) {
         (_, Some(node)) => format!("Sentinels name {}", node.name),
@@ -205,47 +228,60 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) {
                 group.sentinels.iter().filter(|s| s.names.as_ref() == Some(place)).find_map(|s| s.names_nobody.clone());
             let why = why.unwrap_or_else(|| "no node of the record".to_owned());
             problems.add(Severity::Critical, format!("nobody can take writes: Sentinels name {place}, {why}"));
+            None
         }
         (None, None) => {
             let what =
                 format!("nobody can take writes: the {} Sentinels that answer name different places", verdict.answered);
             problems.add(Severity::Critical, what);
+            None
         }
         (_, Some(target)) if !target.rw.as_ref().is_some_and(Port::takes_writes) => {
             no_writer(group, target, writers, problems)
         }
-        (_, Some(_)) => {}
+        (_, Some(_)) => None,
     }
 }
 
 /// The named node does not take writes: why, and what ends it.
-fn no_writer(group: &Group, target: &NodeFacts, writers: &[&NodeFacts], problems: &mut Problems) {
-    let rw = group.rw_port;
+fn no_writer(
+    group: &Group,
+    target: &NodeFacts,
+    writers: &[&NodeFacts],
+    problems: &mut Problems,
+) -> Option<(String, Topic)> {
+    let (rw, name) = (group.rw_port, &target.name);
     if let Some(Port::Open { who: Who::Unknown { why } }) = &target.rw {
-        let what = format!(
-            "{rw} is open on {}, which Sentinels name; whether it takes writes cannot be told: {why}",
-            target.name
-        );
+        let what =
+            format!("{rw} is open on {name}, which Sentinels name; whether it takes writes cannot be told: {why}");
         problems.add(Severity::Unknown, what);
-        return;
+        return None;
     }
-    let who = if writers.is_empty() { "nobody takes writes" } else { "the primary takes no writes" };
-    let (why, next) = why_closed(group, target);
-    let what = format!("{who}: Sentinels name {}, and {why}", target.name);
+    let who = if writers.is_empty() { nobody(group) } else { "the primary takes no writes" };
+    let (topic, why, next) = why_closed(group, target);
+    let what = format!("{who}: Sentinels name {name}, and {why}");
     problems.0.push(Problem { severity: Severity::Critical, what, next });
+    Some((name.clone(), topic))
+}
+
+/// That nobody takes writes, as far as it can be said: a silent host may serve others.
+pub fn nobody(group: &Group) -> &'static str {
+    let silent = |port: &Port| !matches!(port, Port::Refused | Port::Open { who: Who::Known { .. } });
+    if group.nodes.iter().any(|node| node.rw.as_ref().is_some_and(silent)) {
+        "nobody is seen to take writes"
+    } else {
+        "nobody takes writes"
+    }
 }
 
 /// Why the read-write port of the named node takes no writes, as far as can be told, and the
 /// command that ends it.
-fn why_closed(group: &Group, node: &NodeFacts) -> (String, Option<String>) {
+fn why_closed(group: &Group, node: &NodeFacts) -> (Topic, String, Option<String>) {
     let name = &node.name;
-    let said = |why: String| (why, None);
-    let redis = node.redis.as_ref();
+    let init = || Some(format!("rolegate init --master {}", group.master));
     if let Some(fence) = &node.fence {
-        return (
-            format!("it is fenced: {fence}"),
-            Some(format!("rolegate unfence {name}, or a failover: {}", failover(group))),
-        );
+        let next = format!("rolegate unfence {name}, or a failover: {}", failover(group));
+        return (Topic::Fence, format!("it is fenced: {fence}"), Some(next));
     }
     if let Some(member) = node.member.filter(|member| member.word() != "online") {
         let next = match member.word() {
@@ -253,29 +289,29 @@ fn why_closed(group: &Group, node: &NodeFacts) -> (String, Option<String>) {
             "maintenance" => Some(format!("crm_attribute -N {name} -n maintenance -D")),
             _ => None,
         };
-        return (format!("it is {} in the cluster", member.word()), next);
+        return (Topic::Member, format!("it is {} in the cluster", member.word()), next);
     }
-    match redis {
-        Some(super::facts::Server::None { why }) => return said(format!("its Redis gives no answer: {why}")),
-        Some(super::facts::Server::Given(server)) if server.loading => {
-            return said("its Redis is loading its data".to_owned());
+    let redis = match &node.redis {
+        Some(Server::None { why }) => Some(format!("its Redis gives no answer: {why}")),
+        Some(Server::Given(server)) if server.loading => Some("its Redis is loading its data".to_owned()),
+        Some(Server::Given(server)) if !server.primary => {
+            Some(format!("its Redis is a replica of {}", server.of.as_deref().unwrap_or("another")))
         }
-        Some(super::facts::Server::Given(server)) if !server.primary => {
-            return said(format!("its Redis is a replica of {}", server.of.as_deref().unwrap_or("another")));
-        }
-        _ => {}
+        _ => None,
+    };
+    if let Some(why) = redis {
+        return (Topic::Redis, why, None);
     }
     if !group.rules.by_role {
-        let next = format!("rolegate init --master {}", group.master);
-        return ("no location rule promotes the gate by its role".to_owned(), Some(next));
+        return (Topic::Rules, "no location rule promotes the gate by its role".to_owned(), init());
     }
     if !node.says(Role::Primary) {
         let role = node.role.as_deref().map_or("not set".to_owned(), |role| format!("still {role}"));
         let next = match &node.hidden_role {
-            Some(_) => format!("crm_attribute -l reboot -N {name} -n {} -D", group.attribute),
-            None => format!("rolegate init --master {}", group.master),
+            Some(_) => Some(format!("crm_attribute -l reboot -N {name} -n {} -D", group.attribute)),
+            None => init(),
         };
-        return (format!("its {} is {role}", group.attribute), Some(next));
+        return (Topic::Role, format!("its {} is {role}", group.attribute), next);
     }
     let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -283,13 +319,12 @@ fn why_closed(group: &Group, node: &NodeFacts) -> (String, Option<String>) {
         Some(gate) if gate.role != "Promoted" => {
             let next = (node.fail_count > 0 || gate.failed || gate.blocked)
                 .then(|| format!("crm_resource --cleanup -r {} -N {name}", group.resource));
-            (format!("its gate is {}, not promoted{because}", gate.role), next)
+            (Topic::Gate, format!("its gate is {}, not promoted{because}", gate.role), next)
         }
-        _ => said(format!(
-            "its gate keeps {} closed ({}){because}",
-            group.rw_port,
-            node.rw.as_ref().map_or("not asked", Port::word)
-        )),
+        _ => {
+            let port = node.rw.as_ref().map_or("not asked", Port::word);
+            (Topic::Gate, format!("its gate keeps {} closed ({port}){because}", group.rw_port), None)
+        }
     }
 }
 
@@ -304,6 +339,10 @@ pub fn failover(group: &Group) -> String {
 }
 
 fn rules(group: &Group, problems: &mut Problems) {
+    // init writes both.
+    if group.record_error.is_some() {
+        return;
+    }
     let init = format!("rolegate init --master {}", group.master);
     if !group.rules.by_role {
         let what = format!("no location rule places gate {} by {}", group.resource, group.attribute);
@@ -333,16 +372,23 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
             // Said already, as what the majority says.
             (Some(majority), _) if majority == place => doubts(group, sentinel, problems),
             (_, Some(why)) => problems.add(Severity::Warning, format!("{at} names {place}, {why}")),
-            _ => {
+            _ if group.verdict.as_ref().is_some_and(|verdict| verdict.majority_seen()) => {
                 let who = sentinel.names_node.as_ref().unwrap_or(place);
                 problems.add(Severity::Warning, format!("{at} names {who}, others do not"));
             }
+            // Too few answered to say that it stands alone.
+            _ => {}
         }
     }
 }
 
 fn doubts(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
     let at = format!("Sentinel {}", sentinel.address);
+    if sentinel.finishing {
+        let what =
+            format!("{at} has not finished its failover (replicas are being turned): until then it begins no other");
+        problems.add(Severity::Warning, what);
+    }
     let doubts: Vec<&str> = sentinel.flags.iter().map(String::as_str).filter(|flag| *flag != "disconnected").collect();
     if !doubts.is_empty() {
         problems.add(Severity::Warning, format!("{at} says {} of the primary", doubts.join(", ")));
@@ -364,27 +410,33 @@ fn short(id: &str) -> String {
     id.chars().take(8).collect()
 }
 
-fn membership(node: &NodeFacts, problems: &mut Problems) {
+fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
     let name = &node.name;
-    match node.member.map(super::facts::Member::word) {
+    match node.member.map(Member::word) {
         None | Some("online") => {}
-        Some(word @ "standby") => problems.add_with(
+        Some(_) if said => {}
+        Some("standby") => problems.add_with(
             Severity::Warning,
-            format!("{name} is in {word}: its ports stay closed"),
+            format!("{name} is in standby: its ports stay closed"),
             format!("crm_standby -N {name} -D"),
         ),
         Some(word) => problems.add(Severity::Warning, format!("{name} is {word} in the cluster")),
     }
-    if let Some(fence) = &node.fence {
+}
+
+fn fence(node: &NodeFacts, said: bool, problems: &mut Problems) {
+    let name = &node.name;
+    let Some(fence) = &node.fence else { return };
+    if !said {
         problems.add_with(Severity::Warning, format!("{name} is fenced: {fence}"), format!("rolegate unfence {name}"));
-        for (number, port) in [("read-only", &node.ro), ("read-write", &node.rw)] {
-            if port.as_ref().is_some_and(Port::is_open) {
-                problems.add_with(
-                    Severity::Critical,
-                    format!("{name} is fenced, and its {number} port is open"),
-                    format!("rolegate fence {name}, and on {name}: rolegate-port close all"),
-                );
-            }
+    }
+    for (which, port) in [("read-only", &node.ro), ("read-write", &node.rw)] {
+        if port.as_ref().is_some_and(Port::is_open) {
+            problems.add_with(
+                Severity::Critical,
+                format!("{name} is fenced, and its {which} port is open"),
+                format!("rolegate fence {name}, and on {name}: rolegate-port close all"),
+            );
         }
     }
 }
@@ -447,8 +499,12 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 );
             }
         }
-        Some(super::facts::Server::None { why }) => problems.add(Severity::Warning, format!("Redis on {name}: {why}")),
-        Some(super::facts::Server::Given(server)) => {
+        Some(Server::None { .. }) if matches!(node.rw, Some(Port::Silent | Port::Unreachable { .. })) => {
+            let what = format!("{name} is silent, its Redis and its ports: what it serves to others cannot be seen");
+            problems.add(Severity::Warning, what);
+        }
+        Some(Server::None { why }) => problems.add(Severity::Warning, format!("Redis on {name}: {why}")),
+        Some(Server::Given(server)) => {
             if server.loading {
                 problems.add(Severity::Warning, format!("Redis on {name} is loading its data"));
             }
@@ -461,7 +517,7 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 let since = server.link_down_seconds.map_or(String::new(), |time| format!(" for {time} s"));
                 problems.add(
                     Severity::Warning,
-                    format!("Redis on {name} has no link to its primary {of}{since}: its data is old"),
+                    format!("Redis on {name} has no link to its primary {of}{since}: its data grows old"),
                 );
             }
             let wrong =
@@ -476,7 +532,7 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
 
 fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut Problems) {
     let name = &node.name;
-    let Some(server) = node.redis.as_ref().and_then(super::facts::Server::given) else { return };
+    let Some(server) = node.redis.as_ref().and_then(Server::given) else { return };
     for (number, port, severity) in
         [(group.ro_port, &node.ro, Severity::Warning), (group.rw_port, &node.rw, Severity::Critical)]
     {
@@ -495,8 +551,10 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
         problems
             .add(Severity::Warning, format!("{} is open on {name}, whose {} is fail", group.ro_port, group.attribute));
     }
+    // Without quorum no gate runs, which is said once.
+    let quiet = cluster.maintenance_mode || cluster.quorum == Some(false);
     let expected = group.record_error.is_none() && !shut && node.usable() == Some(true) && node.role.is_some();
-    if expected && !cluster.maintenance_mode && !ro.is_open() {
+    if expected && !quiet && !ro.is_open() {
         let gate = node.gate.as_ref().map_or("unknown", |gate| gate.role.as_str());
         let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
         let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -506,31 +564,58 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
     }
 }
 
-fn failures(group: &Group, node: &NodeFacts, problems: &mut Problems) {
-    let name = &node.name;
-    let cleanup = format!("crm_resource --cleanup -r {} -N {name}", group.resource);
-    if let Some(gate) = &node.gate {
+fn failures(group: &Group, problems: &mut Problems) {
+    let resource = &group.resource;
+    let cleanup = |node: &NodeFacts| format!("crm_resource --cleanup -r {resource} -N {}", node.name);
+    for node in &group.nodes {
+        let Some(gate) = &node.gate else { continue };
         if gate.blocked {
-            let what = format!("Pacemaker has given up on gate {} on {name} (blocked)", group.resource);
-            problems.add_with(Severity::Warning, what, cleanup.clone());
+            let what = format!("Pacemaker has given up on gate {resource} on {} (blocked)", node.name);
+            problems.add_with(Severity::Warning, what, cleanup(node));
         }
         if gate.unmanaged {
-            let what = format!("gate {} is unmanaged on {name}: Pacemaker leaves it as it is", group.resource);
-            problems.add_with(
-                Severity::Warning,
-                what,
-                format!("crm_resource --resource {} --meta -d is-managed", group.resource),
-            );
+            let what = format!("gate {resource} is unmanaged on {}: Pacemaker leaves it as it is", node.name);
+            problems.add_with(Severity::Warning, what, format!("crm_resource -r {resource} --meta -d is-managed"));
         }
     }
-    for failed in &node.failures {
-        let reason = if failed.reason.is_empty() { "no reason given" } else { &failed.reason };
-        let what = format!("gate on {name}: {} failed: {reason}", failed.operation);
-        problems.add_with(Severity::Warning, what, cleanup.clone());
+    // The same on several nodes is one line.
+    let mut seen: Vec<(&Failed, Vec<&NodeFacts>)> = Vec::new();
+    for node in &group.nodes {
+        // The last complaint stays in crm_mon when its reason is gone.
+        let promoted = node.gate.as_ref().is_some_and(|gate| gate.role == "Promoted");
+        let port = if promoted { &node.rw } else { &node.ro };
+        let stopped = node.gate.as_ref().is_some_and(|gate| gate.role == "Stopped");
+        let well = stopped || port.as_ref().is_some_and(Port::is_open);
+        for failed in node.failures.iter().filter(|failed| !(failed.degraded && well)) {
+            match seen.iter_mut().find(|(other, _)| *other == failed) {
+                Some((_, nodes)) => nodes.push(node),
+                None => seen.push((failed, vec![node])),
+            }
+        }
+        if node.fail_count > 0 && node.failures.is_empty() {
+            let count = if node.fail_count == u64::MAX { "INFINITY".to_owned() } else { node.fail_count.to_string() };
+            let what = format!("gate on {}: fail count {count}", node.name);
+            problems.add_with(Severity::Warning, what, cleanup(node));
+        }
     }
-    if node.fail_count > 0 && node.failures.is_empty() {
-        let count = if node.fail_count == u64::MAX { "INFINITY".to_owned() } else { node.fail_count.to_string() };
-        problems.add_with(Severity::Warning, format!("gate on {name}: fail count {count}"), cleanup);
+    for (failed, nodes) in seen {
+        // Said already, with what ends it.
+        if group.record_error.as_ref().is_some_and(|error| failed.reason.starts_with(error.as_str())) {
+            continue;
+        }
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        let reason = if failed.reason.is_empty() { "no reason given" } else { &failed.reason };
+        // Nothing failed that could be cleaned up.
+        if failed.degraded {
+            problems.add(Severity::Warning, format!("gate on {}: {reason}", names.join(", ")));
+            continue;
+        }
+        let what = format!("gate on {}: {} failed: {reason}", names.join(", "), failed.operation);
+        let next = match nodes.as_slice() {
+            [node] => cleanup(node),
+            _ => format!("crm_resource --cleanup -r {resource}"),
+        };
+        problems.add_with(Severity::Warning, what, next);
     }
 }
 
@@ -549,7 +634,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::facts::{Failed, GateFacts, Member, Rules, Server, ServerFacts, VerdictFacts};
+    use super::super::facts::{GateFacts, Rules, ServerFacts, VerdictFacts};
     use super::*;
 
     pub(in super::super) fn healthy_cluster() -> ClusterFacts {
@@ -682,9 +767,14 @@ pub(super) mod tests {
                 silence(g, 2);
             },
             CliCode::Unknown,
-            &["1 of 3 Sentinels answer and 2 are needed", "node1 still takes writes"],
+            &["1 of 3 Sentinels answer here and 2 are needed", "node1 still takes writes"],
         ),
-        ("one host is dead", |g| dead(g, 3), CliCode::Warning, &["node3 is offline", "Redis on node3: no answer"]),
+        (
+            "one host is dead",
+            |g| dead(g, 3),
+            CliCode::Warning,
+            &["node3 is offline", "node3 is silent, its Redis and its ports"],
+        ),
         (
             "two hosts are dead",
             |g| {
@@ -693,6 +783,16 @@ pub(super) mod tests {
             },
             CliCode::Unknown,
             &["1 of 3 Sentinels"],
+        ),
+        (
+            "the primary's host is lost and nobody has noticed",
+            |g| {
+                let node = &mut g.nodes[0];
+                node.redis = Some(Server::None { why: "no answer".into() });
+                (node.ro, node.rw) = (Some(Port::Silent), Some(Port::Silent));
+            },
+            CliCode::Critical,
+            &["nobody is seen to take writes: Sentinels name node1, and its Redis gives no answer"],
         ),
         (
             "a replica's link is down",
@@ -747,7 +847,11 @@ pub(super) mod tests {
                 node.rw = Some(Port::Refused);
                 node.gate = Some(GateFacts { role: "Unpromoted".into(), failed: true, ..GateFacts::default() });
                 node.fail_count = 1;
-                node.failures = vec![Failed { operation: "promote_0".into(), reason: "not promoted in time".into() }];
+                node.failures = vec![Failed {
+                    operation: "promote_0".into(),
+                    reason: "not promoted in time".into(),
+                    degraded: false,
+                }];
             },
             CliCode::Critical,
             &[
@@ -782,6 +886,15 @@ pub(super) mod tests {
                 "SENTINEL FAILOVER mymaster",
                 "rolegate unfence node1",
             ],
+        ),
+        (
+            "the leader has not finished its failover",
+            |g| {
+                g.sentinels[0].finishing = true;
+                g.sentinels[0].primary_run_id = None;
+            },
+            CliCode::Warning,
+            &["Sentinel 10.0.0.1:26379 has not finished its failover"],
         ),
         (
             "a replica is fenced",
@@ -943,6 +1056,45 @@ pub(super) mod tests {
             }
             assert!(judgement.problems.is_sorted_by_key(|problem| problem.severity), "{name}:\n{text}");
         }
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let mut facts = healthy();
+        let node = &mut facts.nodes[0];
+        (node.ro, node.rw, node.role) = (Some(Port::Refused), Some(Port::Refused), Some("fail".into()));
+        node.fence = Some("by root".into());
+        assert_eq!(group(&healthy_cluster(), &facts).problems.len(), 1);
+
+        let mut facts = healthy();
+        facts.verdict = None;
+        facts.record_error = Some("no record".into());
+        for node in &mut facts.nodes {
+            (node.address, node.redis, node.ro, node.rw) = (None, None, None, None);
+            node.failures =
+                vec![Failed { operation: "monitor_6000".into(), reason: "no record".into(), degraded: true }];
+        }
+        facts.rules = Rules::default();
+        assert_eq!(group(&healthy_cluster(), &facts).problems.len(), 1);
+        for node in &mut facts.nodes {
+            node.failures[0].reason = "edited".into();
+        }
+        let problems = group(&healthy_cluster(), &facts).problems;
+        assert_eq!(problems[1].what, "gate on node1, node2, node3: edited");
+    }
+
+    #[test]
+    fn a_complaint_whose_reason_is_gone_is_no_problem() {
+        let mut facts = healthy();
+        facts.nodes[0].failures =
+            vec![Failed { operation: "monitor_5000".into(), reason: "closed: no majority".into(), degraded: true }];
+        assert_eq!(group(&healthy_cluster(), &facts).code(), CliCode::Ok);
+        facts.nodes[0].rw = Some(Port::Refused);
+        let problems = group(&healthy_cluster(), &facts).problems;
+        assert!(
+            problems[0].what.ends_with("its gate keeps 6381 closed (refused): closed: no majority"),
+            "{problems:?}"
+        );
     }
 
     #[test]

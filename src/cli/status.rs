@@ -120,14 +120,17 @@ fn render(report: &Report) -> String {
     if report.masters.is_empty() {
         out.push_str(&format!("{}\n", word(report.code)));
     }
+    report.masters.iter().for_each(|judged| out.push_str(&headline(judged, &report.problems)));
     print_problems(&mut out, &report.problems);
     for judged in &report.masters {
-        out.push_str(&headline(judged));
+        if report.masters.len() > 1 {
+            out.push_str(&format!("\n== {}, gate {}\n", judged.group.master, judged.group.resource));
+        }
         print_problems(&mut out, &judged.judgement.problems);
         out.push('\n');
         out.push_str(&table(&report.cluster, &judged.group));
-        out.push('\n');
     }
+    out.push('\n');
     out.push_str(&footer(report));
     out
 }
@@ -141,13 +144,11 @@ fn word(code: u8) -> &'static str {
     }
 }
 
-fn headline(judged: &Judged) -> String {
+fn headline(judged: &Judged, of_cluster: &[Problem]) -> String {
     let group = &judged.group;
+    let problems: Vec<Problem> = of_cluster.iter().chain(&judged.judgement.problems).cloned().collect();
     let who = match judged.judgement.writers.as_slice() {
-        [] if group.verdict.as_ref().is_some_and(|verdict| !verdict.majority_seen()) => {
-            "nobody is seen to take writes".to_owned()
-        }
-        [] => "nobody takes writes".to_owned(),
+        [] => judge::nobody(group).to_owned(),
         [one] => {
             let node = group.nodes.iter().find(|node| node.name == *one).and_then(|node| node.address);
             let at = node.map_or(String::new(), |address| {
@@ -157,7 +158,7 @@ fn headline(judged: &Judged) -> String {
         }
         several => format!("{} ALL TAKE WRITES", several.join(" and ")),
     };
-    format!("{}: {}: {who}\n", group.master, word(judged.code))
+    format!("{}: {}: {who}\n", group.master, word(judge::code(&problems) as u8))
 }
 
 fn print_problems(out: &mut String, problems: &[Problem]) {
@@ -203,6 +204,7 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
             Some(error) => error.clone(),
             None if sentinel.stranger => "does not know this master name".to_owned(),
             None if sentinel.other_id.is_some() => "not the Sentinel of the record".to_owned(),
+            None if sentinel.finishing => "finishing its failover".to_owned(),
             None if sentinel.flags.is_empty() => "well".to_owned(),
             None => sentinel.flags.join(", "),
         };
@@ -227,7 +229,8 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
 }
 
 fn gate(node: &NodeFacts) -> String {
-    let Some(gate) = &node.gate else { return "?".to_owned() };
+    let lost = node.member.is_some_and(|member| !member.online || member.unclean);
+    let Some(gate) = node.gate.as_ref().filter(|_| !lost) else { return "?".to_owned() };
     let mut text = gate.role.clone();
     for (flag, word) in [(gate.failed, "failed"), (gate.blocked, "blocked"), (gate.unmanaged, "unmanaged")] {
         if flag {
@@ -242,7 +245,10 @@ fn redis(node: &NodeFacts, group: &Group, named: Option<&str>) -> String {
         None => "-".to_owned(),
         Some(Server::None { why }) => why.chars().take(40).collect(),
         Some(Server::Given(server)) if server.loading => "loading".to_owned(),
-        Some(Server::Given(server)) if server.primary => format!("primary, {} replicas online", server.replicas.len()),
+        Some(Server::Given(server)) if server.primary => {
+            let s = if server.replicas.len() == 1 { "" } else { "s" };
+            format!("primary, {} replica{s} online", server.replicas.len())
+        }
         Some(Server::Given(server)) if !server.link_up => "replica, link DOWN".to_owned(),
         Some(Server::Given(server)) => {
             let primary = named

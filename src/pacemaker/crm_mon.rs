@@ -87,6 +87,8 @@ pub struct Failure {
     pub node: String,
     /// The agent's reason.
     pub reason: String,
+    /// The agent's exit code.
+    pub code: Option<i32>,
 }
 
 /// Reads what `crm_mon -1 --output-as=xml` prints.
@@ -173,6 +175,7 @@ fn failures(section: Element) -> Vec<Failure> {
             operation: text(failure, "op_key"),
             node: text(failure, "node"),
             reason: text(failure, "exitreason"),
+            code: failure.attribute("exitcode").and_then(|code| code.parse().ok()),
         })
         .collect()
 }
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!((&gate.role, gate.nodes.as_slice()), (&ResourceRole::Promoted, &["node1".to_owned()][..]));
         assert_eq!(gate.clone.as_deref(), Some("RedisGate-clone"));
         assert!(gate.failed && gate.managed && !gate.blocked);
-        assert_eq!(mon.failures[0].reason, "not named");
+        assert_eq!((mon.failures[0].reason.as_str(), mon.failures[0].code), ("not named", Some(191)));
     }
 
     #[test]

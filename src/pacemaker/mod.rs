@@ -48,6 +48,7 @@ pub enum PacemakerError {
 const CRM_EX_INSUFFICIENT_PRIV: i32 = 4;
 const CRM_EX_DISCONNECT: i32 = 102;
 const CRM_EX_NOSUCH: i32 = 105;
+const CRM_EX_QUORUM: i32 = 106;
 
 fn run(cmd: &Cmd) -> Result<String, PacemakerError> {
     run_expecting(cmd, &[0]).map(|(_, text)| text)
@@ -142,7 +143,9 @@ pub fn local_node_within(deadline: Duration) -> Result<String, PacemakerError> {
 /// # Errors
 /// [`PacemakerError`].
 pub fn has_quorum() -> Result<bool, PacemakerError> {
-    match run(&tool("crm_node").arg("-q"))?.trim() {
+    // Without quorum it says so by its code too.
+    let (_, text) = run_expecting(&tool("crm_node").arg("-q"), &[0, CRM_EX_QUORUM])?;
+    match text.trim() {
         "1" => Ok(true),
         "0" => Ok(false),
         other => {
