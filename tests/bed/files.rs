@@ -182,10 +182,11 @@ fn haproxy() -> String {
     for (name, port) in [("redis-rw", 6381), ("redis-ro", 6380)] {
         // An open gate accepts the connection and a closed one refuses it: no more check is needed.
         // Two checks at 300 ms: one lost SYN moves nobody. The clients' timeouts are for connections
-        // that a cut network leaves behind.
+        // that a cut network leaves behind. No retries: HAProxy would wait a second before each, and a
+        // closed gate will not be open then, but another one may.
         text += &format!(
             "listen {name}\n    bind :::{port} v4v6\n    mode tcp\n    option tcplog\n    balance roundrobin\n    \
-             timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
+             retries 0\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
              option clitcpka\n    option srvtcpka\n    \
              default-server check inter 300ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
         );

@@ -4,13 +4,14 @@
 pub mod faults;
 pub mod itself;
 pub mod load;
+pub mod moves;
 
 use super::OnBed;
 
 /// All trials, each with its file's name in front.
 pub fn all() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 3] =
-        [("itself", itself::TRIALS), ("faults", faults::TRIALS), ("load", load::TRIALS)];
+    let files: [(&str, &[(&str, OnBed)]); 4] =
+        [("itself", itself::TRIALS), ("faults", faults::TRIALS), ("load", load::TRIALS), ("moves", moves::TRIALS)];
     let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
     };

@@ -1,0 +1,308 @@
+//! That the read-write port follows the primary: on one node at a time, through real failures, with
+//! writers that count.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::OnBed;
+use crate::bed::demo::{configure, open_gates};
+use crate::bed::load::{Bounds, Load, Report, Writer};
+use crate::bed::{Bed, CLIENTS, Host, NODES, address, address6, hosts, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("each_host_reaches_each_read_only_port_and_one_read_write_port", ports),
+    ("writers_go_on_after_the_primary_is_killed", killed),
+    ("a_failover_by_hand_moves_the_port", by_hand),
+    ("an_isolated_primary_closes_and_the_others_go_on", isolated),
+    ("a_node_that_lost_power_comes_back_closed", power_cut),
+    ("a_flushed_firewall_is_closed_and_then_repaired", flushed),
+    ("what_sentinel_says_by_argv_is_a_hint", hint),
+    ("the_hook_writes_nothing_without_quorum", no_quorum),
+    ("sentinels_that_monitor_loopback_open_no_gate", loopback),
+];
+
+/// A bed with a gate, whose read-write port is open on the primary's node and nowhere else.
+fn with_gate(bed: &Bed) -> Result<Host<'_>> {
+    let node = bed.host(NODES[0])?;
+    if !node.ask("cibadmin", &["-Q", "-o", "resources"])?.contains("type=\"gate\"") {
+        configure(bed)?;
+    }
+    settled(bed)
+}
+
+/// Waits until exactly the primary's read-write port is open and all roles are right.
+fn settled(bed: &Bed) -> Result<Host<'_>> {
+    wait_for("one open read-write port, on the primary's node", Duration::from_secs(120), || {
+        bed.check()?;
+        let primary = bed.primary()?;
+        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}, primary {}", open_gates(bed)?, primary.name());
+        for node in bed.nodes() {
+            let role = role(&node)?;
+            let right = if node.name() == primary.name() { "primary" } else { "replica" };
+            ensure!(role == right, "{} is {role}", node.name());
+        }
+        Ok(())
+    })?;
+    bed.primary()
+}
+
+fn role(node: &Host) -> Result<String> {
+    node.ask("crm_attribute", &["-l", "forever", "-N", node.name(), "-n", "redis_role", "-G", "-q"])
+}
+
+/// What a client on `from` gets of a port: the server's role, or None where it is refused.
+fn role_behind(from: &Host, address: &str, port: u16) -> Result<Option<String>> {
+    let output = from
+        .cmd("timeout")?
+        .args(["3", "redis-cli", "-h", address, "-p", &port.to_string(), "ROLE"])
+        .run_expecting(&[0, 1, 124])?;
+    match (output.code, output.text().lines().next()) {
+        (0, Some(role)) => Ok(Some(role.to_owned())),
+        _ if output.stderr.contains("Connection refused") => Ok(None),
+        _ => anyhow::bail!("{} got neither an answer nor a refusal: {}", from.name(), output.stderr),
+    }
+}
+
+fn ports(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?.name();
+    for from in hosts() {
+        let from = bed.host(from)?;
+        for to in NODES {
+            let right = if to == primary { "master" } else { "slave" };
+            let mut places = vec![address(to), address6(to)];
+            if from.name() == to {
+                places.extend(["127.0.0.1".to_owned(), "::1".to_owned()]);
+            }
+            for place in places {
+                let ro = role_behind(&from, &place, 6380)?;
+                ensure!(ro.as_deref() == Some(right), "{}: 6380 of {to} at {place}: {ro:?}", from.name());
+                let rw = role_behind(&from, &place, 6381)?;
+                let expected = (to == primary).then_some("master");
+                ensure!(rw.as_deref() == expected, "{}: 6381 of {to} at {place}: {rw:?}", from.name());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writers through HAProxy on both clients and straight to each node, one of them waiting for a
+/// replica; the failure; until all is well again; the count.
+fn with_writers(bed: &Bed, fault: impl FnOnce() -> Result<()>, end: impl FnOnce() -> Result<()>) -> Result<Report> {
+    let mut writers = vec![
+        Writer::through_haproxy("proxied-1", CLIENTS[0]),
+        Writer::through_haproxy("proxied-2", CLIENTS[1]),
+        Writer::through_haproxy("waiting", CLIENTS[0]).waiting(),
+    ];
+    for node in NODES {
+        let target = SocketAddr::new(address(node).parse()?, 6381);
+        writers.push(Writer::to(&format!("to-{node}"), CLIENTS[1], target));
+    }
+    let load = Load::start(bed, &writers, Bounds { rate: 200, time: Duration::from_secs(240) })?;
+    thread::sleep(Duration::from_secs(2));
+    fault()?;
+    let survivor = |bed: &Bed| -> Result<()> {
+        wait_for("a read-write port to be open", Duration::from_secs(90), || {
+            ensure!(!open_gates(bed)?.is_empty(), "none is open");
+            Ok(())
+        })
+    };
+    survivor(bed)?;
+    end()?;
+    settled(bed)?;
+    thread::sleep(Duration::from_secs(2));
+    let written = load.stop()?;
+    let primary = settled(bed)?;
+    let report = written.verify(bed, CLIENTS[0], SocketAddr::new(primary.address().parse()?, 6379))?;
+    bed.say(&format!("{} acknowledged, {} lost, {} stale", report.acknowledged, report.lost, report.stale));
+    for writer in &report.writers {
+        bed.say(&format!("  {writer:?}"));
+    }
+    Ok(report)
+}
+
+/// What holds after every failure in which nothing but one server failed: nobody acknowledged
+/// behind its successor, and what a replica had confirmed is there.
+fn nothing_stale(report: &Report) -> Result<()> {
+    ensure!(report.acknowledged > 0, "nothing was written");
+    ensure!(report.stale == 0, "{} stale acknowledgements", report.stale);
+    let waiting = report.writers.iter().find(|writer| writer.name == "waiting").context("the waiting writer")?;
+    ensure!(waiting.acknowledged > 0, "the waiting writer wrote nothing: {}", waiting.last_error);
+    Ok(())
+}
+
+fn killed(bed: &Bed) -> Result<()> {
+    let old = with_gate(bed)?;
+    let report = with_writers(
+        bed,
+        || {
+            old.sh("systemctl mask --runtime redis-server.service 2>/dev/null")?;
+            old.signal("redis-server", Signal::SIGKILL)?;
+            wait_for("another node's port to open", Duration::from_secs(90), || {
+                ensure!(open_gates(bed)?.iter().any(|node| *node != old.name()), "none");
+                Ok(())
+            })
+        },
+        || old.sh("systemctl unmask --runtime redis-server.service; systemctl start redis-server").map(drop),
+    );
+    old.sh("systemctl unmask --runtime redis-server.service 2>/dev/null; systemctl start redis-server")?;
+    let report = report?;
+    nothing_stale(&report)?;
+    let waiting = report.writers.iter().find(|writer| writer.name == "waiting").context("the waiting writer")?;
+    ensure!(waiting.lost == 0, "{} writes that a replica had confirmed are lost", waiting.lost);
+    for writer in report.writers.iter().filter(|writer| writer.name.starts_with("proxied")) {
+        ensure!(writer.servers.len() >= 2, "{} did not go on: {:?}", writer.name, writer.last_error);
+    }
+    Ok(())
+}
+
+fn by_hand(bed: &Bed) -> Result<()> {
+    let old = with_gate(bed)?;
+    let report = with_writers(
+        bed,
+        || {
+            old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+            wait_for("another node's port to open", Duration::from_secs(90), || {
+                ensure!(open_gates(bed)?.iter().any(|node| *node != old.name()), "none");
+                Ok(())
+            })
+        },
+        || Ok(()),
+    )?;
+    nothing_stale(&report)
+}
+
+fn isolated(bed: &Bed) -> Result<()> {
+    let old = with_gate(bed)?;
+    // client2 stays with the old primary and sees what it goes on acknowledging.
+    bed.isolate(&[old.name(), CLIENTS[1]])?;
+    let beside = bed.host(CLIENTS[1])?;
+    wait_for("the isolated primary to close", Duration::from_secs(60), || {
+        let behind = role_behind(&beside, &old.address(), 6381)?;
+        ensure!(behind.is_none(), "still open: {behind:?}");
+        Ok(())
+    })?;
+    wait_for("another node to open", Duration::from_secs(90), || {
+        ensure!(open_gates(bed)?.iter().any(|node| *node != old.name()), "none");
+        Ok(())
+    })?;
+    ensure!(role_behind(&beside, &old.address(), 6381)?.is_none(), "open on both sides");
+    bed.heal()?;
+    let new = settled(bed)?;
+    ensure!(new.name() != old.name(), "the old primary is primary again");
+    Ok(())
+}
+
+fn power_cut(bed: &Bed) -> Result<()> {
+    let old = with_gate(bed)?;
+    old.power_off()?;
+    wait_for("another node to open", Duration::from_secs(90), || {
+        ensure!(open_gates(bed)?.iter().any(|node| *node != old.name()), "none");
+        Ok(())
+    })?;
+    // Watched while it boots: its Redis starts as a primary, with data of before.
+    thread::scope(|scope| -> Result<()> {
+        let boot = scope.spawn(|| old.boot());
+        while !boot.is_finished() {
+            ensure!(!open_gates(bed)?.contains(&old.name()), "{} opened while it booted", old.name());
+            thread::sleep(Duration::from_millis(20));
+        }
+        boot.join().map_err(|_| anyhow::anyhow!("booting panicked"))?
+    })?;
+    let new = settled(bed)?;
+    ensure!(new.name() != old.name(), "the old primary is primary again");
+    Ok(())
+}
+
+fn flushed(bed: &Bed) -> Result<()> {
+    let node = with_gate(bed)?;
+    let client = bed.host(CLIENTS[0])?;
+    node.sh("nft flush ruleset")?;
+    ensure!(role_behind(&client, &node.address(), 6381)?.is_none(), "open without a rule");
+    settled(bed)?;
+    let said = node.ask("crm_mon", &["-1", "-f"])?;
+    ensure!(said.contains("firewall rules are gone"), "crm_mon does not say what happened: {said}");
+    node.ask("crm_resource", &["--cleanup", "-r", "RedisGate"])?;
+    Ok(())
+}
+
+/// Runs the hook as Sentinel would, by hand; its exit code.
+fn hook(node: &Host, args: &[&str]) -> Result<i32> {
+    let codes: Vec<i32> = (0..=255).collect();
+    let output = node
+        .cmd("setpriv")?
+        .args(["--reuid=redis", "--regid=redis", "--groups=haclient", "/usr/lib/rolegate/rolegate-hook"])
+        .args(args.iter().copied())
+        .deadline(Duration::from_secs(58))
+        .run_expecting(&codes)?;
+    Ok(output.code)
+}
+
+fn hint(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?;
+    let other = bed.nodes().find(|node| node.name() != primary.name()).context("three nodes")?;
+    let (p, o) = (primary.address(), other.address());
+    // What a retry of an old call says: the other one is primary.
+    for node in bed.nodes() {
+        ensure!(hook(&node, &["mymaster", "observer", "start", &p, "6379", &o, "6379"])? == 0, "{}", node.name());
+    }
+    ensure!(settled(bed)?.name() == primary.name(), "the arguments were believed");
+    // A role that is wrong is put right, and clears what is wrong elsewhere.
+    other.ask("crm_attribute", &["-l", "forever", "-N", other.name(), "-n", "redis_role", "-v", "primary"])?;
+    ensure!(hook(&primary, &["mymaster", "leader", "start", &o, "6379", &p, "6379"])? == 0, "the hook failed");
+    ensure!(role(&other)? == "replica", "the new primary did not clear the old one: {}", role(&other)?);
+    for (args, code) in
+        [(vec!["mymaster"], 2), (vec!["unknown", "leader", "start", &o, "6379", &p, "6379"], 2), (vec![], 2)]
+    {
+        let got = hook(&primary, &args)?;
+        ensure!(got == code, "{args:?}: exit code {got} instead of {code}");
+    }
+    settled(bed).map(drop)
+}
+
+fn no_quorum(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?;
+    let alone = bed.nodes().find(|node| node.name() != primary.name()).context("three nodes")?;
+    bed.isolate(&[alone.name()])?;
+    wait_for("the loss of quorum", Duration::from_secs(30), || {
+        let output = alone.cmd("crm_node")?.arg("-q").run_expecting(&[0, 106])?;
+        ensure!(output.text().trim() == "0", "{}", output.text());
+        Ok(())
+    })?;
+    let (p, a) = (primary.address(), alone.address());
+    let before = alone.ask("cibadmin", &["-Q", "-l", "-o", "nodes"])?;
+    let code = hook(&alone, &["mymaster", "observer", "start", &p, "6379", &a, "6379"])?;
+    ensure!(code == 1, "exit code {code}: only a retry helps here");
+    let after = alone.ask("cibadmin", &["-Q", "-l", "-o", "nodes"])?;
+    ensure!(before == after, "a partition without quorum was written to: {before} {after}");
+    bed.heal()?;
+    settled(bed).map(drop)
+}
+
+fn loopback(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?;
+    for node in bed.nodes() {
+        node.redis(26379, &["SENTINEL", "REMOVE", "mymaster"])?;
+        node.redis(26379, &["SENTINEL", "MONITOR", "mymaster", "127.0.0.1", "6379", "2"])?;
+    }
+    let closed = wait_for("every gate to close", Duration::from_secs(60), || {
+        ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
+        Ok(())
+    });
+    let codes: Vec<i32> = (0..=255).collect();
+    let status = primary.cmd("rolegate")?.arg("status").deadline(Duration::from_secs(20)).run_expecting(&codes)?;
+    // Back to what it was, whatever the outcome.
+    for node in bed.nodes() {
+        node.redis(26379, &["SENTINEL", "REMOVE", "mymaster"])?;
+        node.redis(26379, &["SENTINEL", "MONITOR", "mymaster", &primary.address(), "6379", "2"])?;
+        node.redis(26379, &["SENTINEL", "SET", "mymaster", "down-after-milliseconds", "5000"])?;
+        node.redis(26379, &["SENTINEL", "SET", "mymaster", "failover-timeout", "60000"])?;
+    }
+    closed?;
+    ensure!(status.code == 2, "status ends with {} and says {}", status.code, status.text());
+    ensure!(status.text().contains("127.0.0.1"), "status does not say why: {}", status.text());
+    settled(bed).map(drop)
+}
