@@ -28,12 +28,14 @@ set -eu
 #                           their port, where a restart would cut them too.
 #   stop, without on-fail   Pacemaker's default is right: STONITH where it is enabled, and else
 #                           the gate is left alone until somebody looks.
-#   migration-threshold=5   without it a promote that fails at once would be tried again without
-#                           end and without pause. After five failures the gate is stopped on that
-#                           node, both ports.
-#   failure-timeout=30s     then it comes back by itself. Short, because nobody may take writes
-#                           meanwhile; longer than a monitor's interval and timeout together, so
-#                           that failures that follow each other are counted.
+#   failure-timeout=15s     after this time failures are forgotten, and what they stopped comes
+#                           back by itself. It is also how long a failed promote waits for its
+#                           next try unless anything else happens in the cluster (on-fail=restart
+#                           would not change that). So it is short, as nobody takes writes
+#                           meanwhile, but longer than two monitors are apart: failures that
+#                           follow each other are counted together.
+#   migration-threshold=5   of these, and the gate is stopped on that node, both ports, until
+#                           failure-timeout is over: no endless recovery without a pause.
 pcs "$@" resource create RedisGate ocf:rolegate:gate \
 	op start interval=0s timeout=20s on-fail=restart \
 	stop interval=0s timeout=30s \
@@ -41,7 +43,7 @@ pcs "$@" resource create RedisGate ocf:rolegate:gate \
 	demote interval=0s timeout=30s on-fail=restart \
 	monitor interval=5s timeout=20s role=Promoted on-fail=demote \
 	monitor interval=6s timeout=20s role=Unpromoted on-fail=restart \
-	meta migration-threshold=5 failure-timeout=30s \
+	meta migration-threshold=5 failure-timeout=15s \
 	--no-default-ops
 
 # promoted-max=1    one node takes writes.

@@ -1,0 +1,258 @@
+//! The shipped Pacemaker configuration on a live cluster: each form gives a working gate,
+//! ocf-tester passes, Sentinel's hook works under the ACL and Debian's hardening, and a gate that
+//! gave up comes back.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use rolegate::pacemaker::CrmMon;
+use rolegate::pacemaker::crm_mon::{self, ResourceRole};
+
+use crate::OnBed;
+use crate::bed::demo::open_gates;
+use crate::bed::{Bed, Host, NODES, project, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("the_pcs_form_gives_a_working_cluster", |bed| works(bed, "sh pcs/gate.sh; sh pcs/acl.sh")),
+    ("the_crmsh_form_gives_a_working_cluster", |bed| {
+        works(bed, "crm -F configure load update crmsh/gate.crm; crm -F configure load update crmsh/acl.crm")
+    }),
+    ("the_xml_form_gives_a_working_cluster", |bed| works(bed, XML)),
+    ("ocf_tester_passes", ocf_tester),
+    ("the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl", hook),
+    ("promote_made_to_fail_five_times_the_gate_comes_back_by_itself", comes_back),
+];
+
+const XML: &str = "cibadmin -M --allow-create -x xml/gate.xml; cibadmin -M --allow-create -x xml/acl.xml";
+const AGENT: &str = "/usr/lib/ocf/resource.d/rolegate/gate";
+
+/// Applies the configuration by `script`, runs `trial`, and puts the cluster's configuration back.
+fn configured(bed: &Bed, script: &str, trial: impl FnOnce(&Record) -> Result<()>) -> Result<()> {
+    let node = bed.host(NODES[0])?;
+    for form in ["pcs", "crmsh", "xml"] {
+        let there = node.root().join("root/ocf").join(form);
+        std::fs::create_dir_all(&there)?;
+        for file in std::fs::read_dir(project().join("ocf").join(form))? {
+            let file = file?;
+            std::fs::copy(file.path(), there.join(file.file_name()))?;
+        }
+    }
+    node.sh("cibadmin -Q -o configuration > /root/before.xml")?;
+    let done = (|| {
+        node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}"))?;
+        let record = Record::read(bed)?;
+        record.write(&node)?;
+        trial(&record)
+    })();
+    bed.mend()?;
+    // Stopped first: a resource that is gone from the configuration has no parameters to stop with.
+    node.sh_within(
+        Duration::from_secs(90),
+        "crm_resource -r RedisGate-clone -m -p target-role -v Stopped; crm_resource --wait --timeout=60s
+         cibadmin --replace -o configuration -x /root/before.xml; crm_resource --wait --timeout=20s",
+    )
+    .context("putting the cluster's configuration back")?;
+    done
+}
+
+/// What `rolegate init` finds and writes.
+struct Record {
+    sentinels: String,
+    nodes: String,
+}
+
+impl Record {
+    fn read(bed: &Bed) -> Result<Self> {
+        let (mut sentinels, mut nodes) = (Vec::new(), Vec::new());
+        for node in bed.nodes() {
+            let id = node.redis(26379, &["SENTINEL", "MYID"])?;
+            sentinels.push(format!("{id}@{}:26379", node.address()));
+            nodes.push(format!("{}={}:6379", node.name(), node.address()));
+        }
+        Ok(Record { sentinels: sentinels.join(" "), nodes: nodes.join(" ") })
+    }
+
+    fn write(&self, node: &Host<'_>) -> Result<()> {
+        for (name, value) in [("sentinels", &self.sentinels), ("nodes", &self.nodes)] {
+            node.ask("crm_resource", &["-r", "RedisGate", "-p", name, "-v", value])?;
+        }
+        Ok(())
+    }
+}
+
+fn set_role(on: &Host<'_>, node: &str, role: &str) -> Result<()> {
+    on.ask("crm_attribute", &["-l", "forever", "-N", node, "-n", "redis_role", "-v", role]).map(drop)
+}
+
+/// Writes the roles as they are.
+fn set_roles(bed: &Bed) -> Result<()> {
+    let primary = bed.primary()?;
+    for node in NODES {
+        set_role(&primary, node, if node == primary.name() { "primary" } else { "replica" })?;
+    }
+    Ok(())
+}
+
+fn look(on: &Host<'_>) -> Result<CrmMon> {
+    Ok(crm_mon::parse(&on.ask("crm_mon", &["-1", "--output-as=xml"])?)?)
+}
+
+/// The nodes where the gate runs in a role, sorted.
+fn in_role(seen: &CrmMon, role: &ResourceRole) -> Vec<String> {
+    let gates = seen.resources.iter().filter(|resource| resource.id == "RedisGate" && resource.role == *role);
+    let mut nodes: Vec<String> = gates.flat_map(|gate| gate.nodes.clone()).collect();
+    nodes.sort();
+    nodes
+}
+
+/// Waits until the gate runs on all nodes, promoted on the primary's, whose port alone is open.
+fn wait_working(bed: &Bed) -> Result<()> {
+    wait_for("a gate that follows the primary", Duration::from_secs(60), || {
+        let primary = bed.primary()?;
+        let seen = look(&primary)?;
+        let promoted = in_role(&seen, &ResourceRole::Promoted);
+        let unpromoted = in_role(&seen, &ResourceRole::Unpromoted);
+        ensure!(promoted == [primary.name()] && unpromoted.len() == 2, "promoted {promoted:?}, others {unpromoted:?}");
+        ensure!(seen.failures.is_empty(), "failed: {:?}", seen.failures);
+        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}", open_gates(bed)?);
+        Ok(())
+    })
+}
+
+fn works(bed: &Bed, script: &str) -> Result<()> {
+    configured(bed, script, |_| {
+        let node = bed.host(NODES[0])?;
+        // Without a role nobody may run for the rules, and the default for that is the cluster's.
+        set_roles(bed)?;
+        wait_working(bed)?;
+        let said = node.cmd("crm_verify")?.args(["-L", "-V"]).run()?;
+        ensure!(said.stderr.trim().is_empty(), "crm_verify says: {}", said.stderr);
+        // The same roles under the ACL's eyes: Sentinel's user sees the record and nothing else.
+        let seen =
+            node.ask("setpriv", &["--reuid=redis", "--regid=redis", "--groups=haclient", "cibadmin", "-Q", "-l"])?;
+        ensure!(seen.contains("sentinels") && seen.contains("redis_role"), "user redis sees too little: {seen}");
+        ensure!(!seen.contains("crm_config") && !seen.contains("<acls"), "user redis sees too much: {seen}");
+        Ok(())
+    })
+}
+
+fn ocf_tester(bed: &Bed) -> Result<()> {
+    let record = Record::read(bed)?;
+    // On the primary's node promote opens the port; on another it must not.
+    for node in bed.nodes() {
+        let options = [format!("sentinels={}", record.sentinels), format!("nodes={}", record.nodes)];
+        let tester = node.cmd("ocf-tester")?.args(["-n", "tester", "-o", &options[0], "-o", &options[1], AGENT]);
+        let said = tester.deadline(Duration::from_secs(120)).run().with_context(|| format!("on {}", node.name()))?;
+        ensure!(said.text().contains("passed all tests"), "{}", said.text());
+        ensure!(open_gates(bed)?.is_empty(), "open after the last stop: {:?}", open_gates(bed)?);
+    }
+    Ok(())
+}
+
+/// What hooks logged on a node since then.
+fn hook_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
+    let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
+    on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-hook", "--since", &since])
+}
+
+fn hook(bed: &Bed) -> Result<()> {
+    configured(bed, XML, |_| {
+        // The unit is Debian's, hardened, with nothing but our drop-in.
+        for node in bed.nodes() {
+            let unit = node.ask(
+                "systemctl",
+                &["show", "redis-sentinel", "-p", "NoExecPaths", "-p", "DropInPaths", "-p", "User"],
+            )?;
+            let dropin = "DropInPaths=/etc/systemd/system/redis-sentinel.service.d/rolegate.conf";
+            for line in ["NoExecPaths=/", "User=redis", dropin] {
+                ensure!(unit.lines().any(|found| found == line), "{}: no {line} in {unit}", node.name());
+            }
+        }
+        let since = SystemTime::now();
+        // No role was ever written: the hooks make the attributes.
+        let old = bed.primary()?;
+        old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        wait_for("another primary", Duration::from_secs(30), || {
+            ensure!(bed.primary()?.name() != old.name());
+            Ok(())
+        })?;
+        wait_working(bed)?;
+        // A primary that is cut off cannot clear its own role: the new one's hook does it.
+        let old = bed.primary()?;
+        bed.isolate(&[old.name()])?;
+        let new = wait_for("a failover", Duration::from_secs(60), || {
+            let others = bed.nodes().filter(|node| node.name() != old.name());
+            for node in others {
+                if node.redis(6379, &["INFO", "replication"])?.contains("role:master") {
+                    return Ok(node);
+                }
+            }
+            anyhow::bail!("nobody was promoted")
+        })?;
+        wait_for("the gate of the new primary", Duration::from_secs(30), || {
+            ensure!(open_gates(bed)? == [new.name()], "open on {:?}", open_gates(bed)?);
+            Ok(())
+        })?;
+        let log = hook_log(&new, since)?;
+        ensure!(log.contains(&format!("{} cleared to replica", old.name())), "{log}");
+        let cib = new.ask("cibadmin", &["-Q", "-l"])?;
+        ensure!(cib.contains("update-user=\"redis\""), "the last change must be the hook's: {}", &cib[..300]);
+        bed.heal()?;
+        bed.wait_ready(Duration::from_secs(120))?;
+        wait_working(bed)
+    })
+}
+
+fn comes_back(bed: &Bed) -> Result<()> {
+    configured(bed, XML, |_| {
+        set_roles(bed)?;
+        wait_working(bed)?;
+        let primary = bed.primary()?;
+        let others: Vec<Host<'_>> = bed.nodes().filter(|node| node.name() != primary.name()).collect();
+        // As shipped, but for a promote that has less time to wait in: no majority is there to ask.
+        primary.sh("cibadmin -M --xpath \"//op[@id='RedisGate-promote-interval-0s']\" --xml-text '<op id=\"RedisGate-promote-interval-0s\" timeout=\"4s\"/>'")?;
+        set_role(&primary, primary.name(), "replica")?;
+        wait_for("the demotion", Duration::from_secs(20), || {
+            ensure!(in_role(&look(&primary)?, &ResourceRole::Promoted).is_empty());
+            Ok(())
+        })?;
+        for node in &others {
+            node.sh("systemctl stop redis-sentinel")?;
+        }
+        set_role(&primary, primary.name(), "primary")?;
+        // Each try is a transition of its own, made by something that happens: here an attribute.
+        let mut event = 0;
+        wait_for("five failures", Duration::from_secs(90), || {
+            let seen = look(&primary)?;
+            let unpromoted = in_role(&seen, &ResourceRole::Unpromoted);
+            if unpromoted.len() == 3 {
+                event += 1;
+                primary.ask("attrd_updater", &["-n", "trial", "-U", &event.to_string()])?;
+            }
+            let count =
+                format!("//node_state[@uname='{}']//nvpair[@name='fail-count-RedisGate#promote_0']", primary.name());
+            let counted = primary.ask("cibadmin", &["-Q", "-l", "--xpath", &count])?;
+            ensure!(counted.contains("value=\"5\""), "{counted}");
+            ensure!(unpromoted.len() == 2 && !unpromoted.contains(&primary.name().to_owned()), "{unpromoted:?}");
+            ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
+            Ok(())
+        })?;
+        primary.ask("attrd_updater", &["-n", "trial", "-D"])?;
+        for node in &others {
+            node.sh("systemctl start redis-sentinel")?;
+        }
+        // By itself: nobody cleans up.
+        wait_working_within_failure_timeout(bed)
+    })
+}
+
+/// failure-timeout, and time for the cluster to act.
+fn wait_working_within_failure_timeout(bed: &Bed) -> Result<()> {
+    wait_for("the gate to come back", Duration::from_secs(60), || {
+        let primary = bed.primary()?;
+        let promoted = in_role(&look(&primary)?, &ResourceRole::Promoted);
+        ensure!(promoted == [primary.name()], "promoted {promoted:?}");
+        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}", open_gates(bed)?);
+        Ok(())
+    })
+}
