@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rolegate::command::Cmd;
 
 use super::{Bed, CLIENTS, NODES, address, address6, hosts, project};
 
@@ -24,15 +23,13 @@ impl Bed {
     /// configuration.
     pub(super) fn make_disks(&self, root: &Path) -> Result<()> {
         let installed = self.host_dir("installed");
-        fs::create_dir(&installed)?;
+        let parts = |host| ["upper", "work", "root"].map(|part| self.host_dir(host).join(part));
+        self.jail().make_dirs(hosts().flat_map(parts).chain([installed.clone()]))?;
         if !self.options().bare {
             self.install_rolegate(&installed)?;
         }
         for host in hosts() {
             let dir = self.host_dir(host);
-            for part in ["upper", "work", "root"] {
-                fs::create_dir_all(dir.join(part))?;
-            }
             let overlay = format!(
                 "lowerdir={}:{},upperdir={},workdir={}",
                 installed.display(),
@@ -57,7 +54,8 @@ impl Bed {
             Some(dir) => dir.clone(),
             None => beside_this_program()?,
         };
-        Cmd::new(project().join("scripts/install"))
+        self.jail()
+            .cmd(&project().join("scripts/install").to_string_lossy())
             .arg("--programs")
             .arg(programs)
             .arg("--destdir")

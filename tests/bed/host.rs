@@ -156,10 +156,11 @@ impl<'b> Host<'b> {
         let mut groups = Vec::new();
         for group in cgroups(&self.bed.dir)? {
             let group = group.join(self.name);
+            // Of its last boot.
             remove_cgroup(&group)?;
-            fs::create_dir_all(&group)?;
-            groups.push(group.into_os_string());
+            groups.push(group);
         }
+        self.bed.jail().make_dirs(groups.clone())?;
         // Its parent ends at once, so that the jail's init inherits it: it must not be our child, which
         // could not be waited for once we are gone.
         let script = r#"console=$1 dir=$2 name=$3; shift 3

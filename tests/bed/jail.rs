@@ -9,6 +9,9 @@
 //!   own. It reaps orphans and ends when the warden does. With it the kernel ends all processes in
 //!   the jail, and with them go its mounts, network namespaces, bridges and cables.
 //!
+//! The controller makes nothing outside the jail that is to go with it, not even a directory: a
+//! thread of it may be at work while the warden removes all.
+//!
 //! The warden holds a lock on the jail's directory: a directory without a lock is a leftover.
 
 use std::ffi::OsString;
@@ -219,6 +222,12 @@ impl Jail {
         cmd.args(["--", program])
     }
 
+    /// Makes directories, with those above them.
+    pub fn make_dirs(&self, dirs: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        self.cmd("mkdir").args(["-p", "--"]).args(dirs).run()?;
+        Ok(())
+    }
+
     /// Leaves it alive when this program ends.
     pub fn detach(&mut self) -> Result<()> {
         let Some(warden) = self.warden.take() else { return Ok(()) };
@@ -389,6 +398,11 @@ pub fn remove_cgroup(group: &Path) -> Result<()> {
     }
 }
 
+/// Tells the controller, which may be gone: not with println, which panics then.
+fn tell(text: &str) {
+    let _gone = writeln!(std::io::stdout(), "{text}");
+}
+
 /// The warden's work. Its stdin is the controller's pipe.
 fn warden(dir: &Path, network: Network) -> Result<()> {
     setsid().context("a session of its own")?;
@@ -421,7 +435,7 @@ fn hold(dir: &Path, network: Network, lock: &Flock<File>) -> Result<()> {
         .and_then(|()| fs::rename(dir.join("pids.new"), dir.join(PIDS)));
     let ended = match written {
         Ok(()) => {
-            println!("the process ids are written");
+            tell("the process ids are written");
             wait_for_the_end(&signals, &mut init)
         }
         Err(error) => Err(error.into()),
@@ -481,7 +495,7 @@ fn init(network: Network) -> Result<()> {
                 .with_context(|| format!("mounting {at}"))?;
         }
     }
-    println!("the namespaces are made");
+    tell("the namespaces are made");
     // The controller's pipe must not stay open in us: it would wait for its end.
     nix::unistd::dup2_stdout(OpenOptions::new().write(true).open("/dev/null")?)?;
     let stdin = std::io::stdin();

@@ -121,6 +121,8 @@ enum What {
         #[arg(long)]
         keep: bool,
     },
+    /// Remove the cached roots and what is left of beds, when none is up.
+    Clean,
     /// Only build the root of the hosts.
     Root {
         /// The Debian release.
@@ -201,6 +203,7 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         What::Down => bed::down(&name),
+        What::Clean => bed::clean(),
         What::List => {
             for (name, up) in bed::list()? {
                 println!("{name} {}", if up { "up" } else { "left over: bed down removes it" });

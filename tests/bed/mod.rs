@@ -53,6 +53,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::inotify::{InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 
 pub use host::Host;
@@ -161,6 +162,7 @@ impl Bed {
         let bed = Bed { options, dir, jail, started };
         fs::write(bed.dir.join("bed.json"), serde_json::to_vec_pretty(&bed.options)?)?;
         bed.say("disks and cables");
+        check_inotify()?;
         bed.make_disks(&root)?;
         bed.make_switch()?;
         bed.say("booting 5 hosts");
@@ -241,6 +243,16 @@ impl Bed {
     }
 }
 
+/// A bed's hosts need 20 inotify instances. The machine has 128 as a rule; without one systemd hangs while it
+/// boots, and says nothing.
+fn check_inotify() -> Result<()> {
+    let all: Result<Vec<_>, _> = (0..24).map(|_| Inotify::init(InitFlags::IN_CLOEXEC)).collect();
+    all.map(drop).context(
+        "other beds, containers or desktops use up the machine's inotify instances; take one down, or: sysctl \
+         fs.inotify.max_user_instances=512",
+    )
+}
+
 /// The directory that holds the beds' directories.
 fn beds() -> PathBuf {
     state_dir().join("beds")
@@ -268,6 +280,23 @@ pub fn list() -> Result<Vec<(String, bool)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Removes the cached roots and what is left of beds.
+///
+/// # Errors
+/// When a bed is up.
+pub fn clean() -> Result<()> {
+    for (name, up) in list()? {
+        if up {
+            bail!("bed {name:?} is up: take it down first");
+        }
+        down(&name)?;
+    }
+    match fs::remove_dir_all(state_dir()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing the cached roots"),
+        _ => Ok(()),
+    }
 }
 
 fn check_name(name: &str) -> Result<()> {

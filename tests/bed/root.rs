@@ -13,11 +13,10 @@ use rolegate::command::Cmd;
 use super::jail::{Jail, Network, end_any, is_alive};
 
 /// What is installed beyond Debian's minimal variant.
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 27] = [
     "systemd",
     "systemd-sysv",
     "dbus",
-    "libpam-systemd",
     "corosync",
     "pacemaker",
     "pacemaker-cli-utils",
@@ -45,8 +44,9 @@ const PACKAGES: [&str; 28] = [
     "zstd",
 ];
 
-/// Units that do nothing for a bed but take time or write at odd moments.
-const MASKED: [&str; 9] = [
+/// Units that do nothing for a bed but take time, write at odd moments, show the machine's own kernel, or use inotify
+/// instances, of which a machine has few.
+const MASKED: [&str; 15] = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -56,6 +56,12 @@ const MASKED: [&str; 9] = [
     "getty.target",
     "console-getty.service",
     "systemd-pstore.service",
+    "dev-hugepages.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-logind.service",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
 ];
 
 /// Units that each host enables for itself ([`super::files`]).
