@@ -19,7 +19,10 @@ use rolegate::gate::{BackendChoice, Baseline, Desired, Gate, GateError, Port, Po
 use support::{Net, Ns, Redis, SOON, Writer, eventually, local, sh};
 
 const NFT: BackendChoice = BackendChoice::Nft;
-const BACKENDS: [(&str, BackendChoice); 1] = [("nft", NFT)];
+const IPTABLES_NFT: BackendChoice = BackendChoice::Iptables(Some(Variant::Nft));
+const IPTABLES_LEGACY: BackendChoice = BackendChoice::Iptables(Some(Variant::Legacy));
+const BACKENDS: [(&str, BackendChoice); 3] =
+    [("nft", NFT), ("iptables-nft", IPTABLES_NFT), ("iptables-legacy", IPTABLES_LEGACY)];
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(300);
@@ -49,14 +52,16 @@ fn main() {
         ("a_listener_is_refused_and_keeps_nothing_open", a_listener_is_refused),
         ("a_stuck_caller_keeps_nothing_open", a_stuck_caller_keeps_nothing_open),
         ("random_sequences_agree_with_the_model", random_sequences),
+        ("a_saved_ruleset_expires_when_loaded", a_saved_ruleset_expires),
+        ("every_edit_is_seen_and_repaired", every_edit_is_seen_and_repaired),
+        ("what_is_not_ours_is_not_touched", what_is_not_ours_is_not_touched),
         ("without_root", without_root),
         ("the_program_opens_and_closes", the_program),
     ];
-    let nft_only: &[(&str, fn())] = &[
-        ("a_saved_ruleset_expires_when_loaded", a_saved_ruleset_expires),
-        ("every_edit_is_seen_and_repaired", every_edit_is_seen_and_repaired),
-        ("a_foreign_table_is_not_touched", a_foreign_table_is_not_touched),
+    let once: &[(&str, fn())] = &[
         ("without_any_firewall_program", without_any_firewall_program),
+        ("without_nft_iptables_serves", without_nft_iptables_serves),
+        ("auto_closes_wherever_something_is_open", auto_closes_everywhere),
         ("ten_thousand_connections", ten_thousand_connections),
     ];
     let mut trials = Vec::new();
@@ -65,8 +70,8 @@ fn main() {
             trials.push(trial(format!("{backend}::{name}"), move || case(choice)));
         }
     }
-    for (name, case) in nft_only {
-        trials.push(trial(format!("nft::{name}"), *case));
+    for (name, case) in once {
+        trials.push(trial((*name).to_owned(), *case));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -158,8 +163,7 @@ fn open_serves_everyone(choice: BackendChoice) {
     let forwarding = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/all/route_localnet";
     assert_eq!(net.node.sh(forwarding), "0\n0\n", "the gate must work without");
     for port in Port::ALL {
-        let mut want = Desired::CLOSED;
-        *want.of(port) = Want::Open(LONG);
+        let want = Desired::CLOSED.with(port, Want::Open(LONG));
         let state = node.set(want.ro, want.rw);
         match state.of(port) {
             PortState::Open { remaining } => assert!(remaining > LONG - SOON && remaining <= LONG, "{remaining:?}"),
@@ -192,8 +196,7 @@ fn closing_cuts_this_port_and_no_other(choice: BackendChoice) {
             others.extend([Writer::start(from, to(other_port)), Writer::start(from, to(6379))]);
         }
 
-        let mut want = Desired::KEEP;
-        *want.of(port) = Want::Close;
+        let want = Desired::KEEP.with(port, Want::Close);
         let state = node.set(want.ro, want.rw);
         let closed = Instant::now();
 
@@ -218,6 +221,7 @@ fn expiry_cuts_without_anybodys_help(choice: BackendChoice) {
     let _redis = Redis::start(&net.node, 6379);
     let node = Node::new(&net.node, choice);
     let time = Duration::from_secs(3);
+    let earliest = Instant::now() + time;
     let state = node.set(Want::Open(LONG), Want::Open(time));
     let latest = Instant::now() + time + Duration::from_millis(20);
     assert!(state.rw.is_open());
@@ -231,7 +235,7 @@ fn expiry_cuts_without_anybodys_help(choice: BackendChoice) {
     for writer in &writers {
         writer.was_cut(latest);
     }
-    assert!(Instant::now() >= latest - Duration::from_millis(200), "cut before its time");
+    assert!(writers.iter().all(|writer| writer.seen().ended.is_some_and(|(at, _)| at >= earliest)), "before its time");
     for client in &mut asleep {
         assert_eq!(client.ask("PING").expect_err("expired").kind(), ErrorKind::ConnectionReset);
     }
@@ -421,63 +425,102 @@ fn a_flushed_firewall(choice: BackendChoice) {
     node.is(true, true);
 }
 
-fn a_saved_ruleset_expires() {
+/// What a script does that saves a backend's whole ruleset, and a script that loads what it saved.
+fn save(ns: &Ns, choice: BackendChoice) -> String {
+    let Some((_, name)) = backend_name(choice).split_once('-') else {
+        return format!("nft -f - <<'END'\n{}\nEND", ns.sh("nft list ruleset"));
+    };
+    let saved = |command: &str| ns.sh(command);
+    format!(
+        "ipset restore <<'END'\n{}\nEND\niptables-{name}-restore <<'END'\n{}\nEND\nip6tables-{name}-restore <<'END'\n{}\nEND\n",
+        saved("ipset save"),
+        saved(&format!("iptables-{name}-save")),
+        saved(&format!("ip6tables-{name}-save")),
+    )
+}
+
+fn a_saved_ruleset_expires(choice: BackendChoice) {
     let net = Net::new();
     let _redis = Redis::start(&net.node, 6379);
-    let node = Node::new(&net.node, NFT);
+    let node = Node::new(&net.node, choice);
     let to = "10.1.0.1:6381".parse().unwrap();
-    node.set(Want::Open(Duration::from_secs(3)), Want::Open(Duration::from_secs(3)));
-    let saved = net.node.sh("nft list ruleset");
-    net.node.sh("nft flush ruleset");
+    let time = Duration::from_secs(5);
+    node.set(Want::Open(time), Want::Open(time));
+    let saved = save(&net.node, choice);
+    net.node.sh(flush(choice));
+    net.node.sh("ipset list -n | xargs -rn1 ipset destroy");
     assert_eq!(node.state().baseline, Baseline::Missing);
     // As at boot, where it is loaded whenever that is.
-    net.node.sh(&format!("nft -f - <<'END'\n{saved}\nEND"));
+    net.node.sh(&saved);
+    let loaded = Instant::now();
     node.is(true, true);
     let writer = Writer::start(&net.client, to);
-    writer.was_cut(Instant::now() + Duration::from_secs(3));
+    writer.was_cut(loaded + time);
     net.client.refused(to);
     node.is(false, false);
 
-    // An element that somebody adds by hand runs out, too.
-    net.node.sh("nft add element inet rolegate open '{ 6381 }'");
+    // What somebody opens by hand without a time runs out, too.
+    net.node.sh(match choice {
+        NFT => "nft add element inet rolegate open '{ 6381 }'",
+        _ => "ipset add rolegate-6381 6381; ipset add rolegate-6381 6379",
+    });
     assert!(matches!(node.state().rw, PortState::Open { remaining } if remaining <= Duration::from_secs(20)));
+    assert!(net.client.pings(to));
 }
 
 fn doing_it_again_changes_nothing(choice: BackendChoice) {
     let net = Net::new();
     let node = Node::new(&net.node, choice);
     node.baseline();
-    let before = ruleset(&net.node, true);
+    let before = ruleset(&net.node);
     for _ in 0..3 {
         node.baseline();
         node.state();
         node.close();
     }
-    assert_eq!(ruleset(&net.node, true), before);
+    assert_eq!(ruleset(&net.node), before);
     node.open();
     node.open();
     node.is(true, true);
     node.close();
-    assert_eq!(ruleset(&net.node, true), before);
+    assert_eq!(ruleset(&net.node), before);
     for _ in 0..2 {
         net.node.run(|| node.gate.remove()).expect("remove");
         assert_eq!(node.state().baseline, Baseline::Missing);
     }
 }
 
-/// Every rule and set of every kind, handles included; with `ours` false, without what is the gate's.
-fn ruleset(ns: &Ns, ours: bool) -> String {
-    let mut text = ns.sh("nft -a list ruleset");
-    if !ours {
-        if let Some(from) = text.find("table inet rolegate") {
+/// Every rule and set of every kind, handles included.
+fn ruleset(ns: &Ns) -> String {
+    let text = ns.sh("nft -a list ruleset 2>/dev/null; iptables-legacy-save; ip6tables-legacy-save; ipset save");
+    // Behind a chain's name come counters.
+    let name = |line: &str| {
+        if line.starts_with(':') { line.split('[').next().unwrap_or_default().to_owned() } else { line.to_owned() }
+    };
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| name(line) + "\n").collect()
+}
+
+/// The same without what is the gate's: its table, its chains, the jumps to them, its sets, and the empty chains of
+/// iptables' own that a jump from them makes.
+fn ruleset_of_others(ns: &Ns, choice: BackendChoice) -> String {
+    let mut text = ns.sh("nft -a list ruleset 2>/dev/null");
+    let mut cut = |from: &str| {
+        if let Some(from) = text.find(from) {
             let length = text[from..].find("\n}\n").expect("the table's end") + 3;
             text.replace_range(from..from + length, "");
         }
+    };
+    cut("table inet rolegate");
+    if choice == IPTABLES_NFT {
+        for table in ["raw", "nat", "filter"] {
+            cut(&format!("table ip {table} "));
+            cut(&format!("table ip6 {table} "));
+        }
     }
-    text += &ns.sh("iptables-legacy-save; ip6tables-legacy-save; ipset save");
-    let volatile =
-        |line: &&str| !line.starts_with('#') && !line.starts_with(':') && (ours || !line.contains("rolegate"));
-    text.lines().filter(volatile).map(|line| format!("{line}\n")).collect()
+    text += &ns.sh("iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; ipset save");
+    let noise = |line: &str| line.starts_with(['#', ':', '*']) || line == "COMMIT" || line.is_empty();
+    let ours = |line: &str| line.contains("ROLEGATE") || line.contains("rolegate-");
+    text.lines().filter(|line| !noise(line) && !ours(line)).map(|line| format!("{line}\n")).collect()
 }
 
 fn nothing_else_in_the_firewall_changes(choice: BackendChoice) {
@@ -501,9 +544,9 @@ ip6tables-legacy -t raw -A PREROUTING -p udp -j NOTRACK
 ipset create site bitmap:port range 1-100 timeout 0; ipset add site 80
 ipset create rolegate hash:ip; ipset add rolegate 192.0.2.1",
     );
-    let before = ruleset(&net.node, false);
+    let before = ruleset_of_others(&net.node, choice);
     assert!(before.contains("admins") && before.contains("NOTRACK") && before.contains("site 80"), "{before}");
-    let check = |what: &str| assert_eq!(ruleset(&net.node, false), before, "after {what}");
+    let check = |what: &str| assert_eq!(ruleset_of_others(&net.node, choice), before, "after {what}");
     node.baseline();
     check("baseline");
     node.open();
@@ -514,7 +557,8 @@ ipset create rolegate hash:ip; ipset add rolegate 192.0.2.1",
     check("close");
     net.node.run(|| node.gate.remove()).expect("remove");
     check("remove");
-    assert_eq!(ruleset(&net.node, true).matches("rolegate").count(), 3, "what is left is not ours");
+    let left = ruleset(&net.node);
+    assert!(!left.contains("ROLEGATE") && !left.contains("rolegate-") && !left.contains("inet rolegate"), "{left}");
 }
 
 fn behind_a_host_firewall_that_drops(choice: BackendChoice) {
@@ -707,15 +751,11 @@ fn random_sequences(choice: BackendChoice) {
     }
 }
 
-fn every_edit_is_seen_and_repaired() {
-    let net = Net::new();
-    let _redis = Redis::start(&net.node, 6379);
-    let node = Node::new(&net.node, NFT);
-    let other = Node::on(&net.node, NFT, Ports::new(7380, 7381, 7379).unwrap());
+/// Each edit of an nft table, and whether what is open can be kept.
+fn edits_of_nft() -> Vec<(String, bool)> {
     let handle =
         |chain: &str| format!("$(nft -a list chain inet rolegate {chain} | sed -n 's/.*# handle //p' | tail -1)");
-    // Each edit, and whether what is open can be kept.
-    let edits = [
+    vec![
         (format!("nft delete rule inet rolegate guard_in handle {}", handle("guard_in")), true),
         ("nft flush chain inet rolegate replies".to_owned(), true),
         ("nft insert rule inet rolegate guard_local accept".to_owned(), true),
@@ -738,7 +778,48 @@ fn every_edit_is_seen_and_repaired() {
         ("nft add counter inet rolegate more".to_owned(), false),
         ("nft add chain inet rolegate last; nft add map inet rolegate more '{ type inet_service : verdict; }'; nft add element inet rolegate more '{ 1 : jump last }'".to_owned(), false),
         ("nft flush table inet rolegate; nft delete set inet rolegate open; nft add set inet rolegate open '{ type inet_service; elements = { 6380, 6381 }; }'".to_owned(), false),
+    ]
+}
+
+/// The same of iptables.
+fn edits_of_iptables(variant: &str) -> Vec<(String, bool)> {
+    let gate = "-t nat -R ROLEGATE 2 -p tcp --dport 6381 -m set --match-set rolegate-6381 dst -j REDIRECT --to-ports";
+    let edits = [
+        "iptables -t nat -F ROLEGATE",
+        "ip6tables -t nat -D ROLEGATE 2",
+        "iptables -t raw -D PREROUTING 1",
+        "ip6tables -t raw -F",
+        "iptables -D INPUT 1",
+        "ip6tables -D OUTPUT 1",
+        "iptables -t nat -I ROLEGATE -j ACCEPT",
+        "iptables -t nat -A ROLEGATE -p tcp --dport 6381 -j REDIRECT --to-ports 6379",
+        "iptables -t nat -A PREROUTING -p tcp -j ROLEGATE",
+        "iptables -F ROLEGATE-OUT",
+        "iptables -F; iptables -X",
+        "ip6tables -t nat -F; ip6tables -t nat -X",
     ];
+    let named = |edit: &str| edit.replace("tables ", &format!("tables-{variant} "));
+    let mut edits: Vec<(String, bool)> = edits.into_iter().map(|edit| (named(edit), true)).collect();
+    edits.push((named(&format!("iptables {gate} 22")), true));
+    for edit in ["ipset del rolegate-gated 6381", "ipset flush rolegate-redis"] {
+        edits.push((edit.to_owned(), true));
+    }
+    let anew =
+        "ipset create x bitmap:port range 6379-6381; ipset add x 6381; ipset swap x rolegate-6381; ipset destroy x";
+    let endless = "ipset add -exist rolegate-6381 6381 timeout 0; ipset add -exist rolegate-6381 6379 timeout 0";
+    edits.extend([(endless.to_owned(), false), (anew.to_owned(), false)]);
+    edits
+}
+
+fn every_edit_is_seen_and_repaired(choice: BackendChoice) {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let node = Node::new(&net.node, choice);
+    let other = Node::on(&net.node, choice, Ports::new(7380, 7381, 7379).unwrap());
+    let edits = match backend_name(choice).split_once('-') {
+        Some((_, variant)) => edits_of_iptables(variant),
+        None => edits_of_nft(),
+    };
     for (edit, keeps) in edits {
         node.open();
         other.open();
@@ -748,9 +829,11 @@ fn every_edit_is_seen_and_repaired() {
         let state = node.baseline();
         assert_eq!(state.baseline, Baseline::Intact, "{edit}");
         assert_eq!(state.rw.is_open(), keeps, "{edit}");
-        assert_eq!(other.state().rw.is_open(), keeps, "{edit}");
+        // On nft all gates share one set, so where it has to be made anew all are closed.
+        let others = keeps || choice != NFT;
+        assert_eq!(other.state().rw.is_open(), others, "{edit}");
         other.baseline();
-        other.is(keeps, keeps);
+        other.is(others, others);
         // Closing alone repairs, too.
         node.open();
         let writer = Writer::start(&net.client, "10.1.0.1:6381".parse().unwrap());
@@ -765,26 +848,56 @@ fn every_edit_is_seen_and_repaired() {
     }
 }
 
-fn a_foreign_table_is_not_touched() {
+fn what_is_not_ours_is_not_touched(choice: BackendChoice) {
     let net = Net::new();
     let _redis = Redis::start(&net.node, 6379);
-    let node = Node::new(&net.node, NFT);
-    let program = env!("CARGO_BIN_EXE_rolegate-port");
-    let exit = |arguments: &str| net.node.sh(&format!("{program} {arguments} >/dev/null 2>&1 || echo $?"));
-    for (content, close) in [
-        ("chain input { type filter hook input priority 0; tcp dport 1 drop; }", ""),
-        ("chain nat { type nat hook prerouting priority dstnat; tcp dport 6381 redirect to :6379; }", "7\n"),
-    ] {
-        net.node.sh(&format!("nft 'table inet rolegate {{ {content}; }}'"));
-        let before = ruleset(&net.node, true);
-        for arguments in ["open rw --for 5s", "baseline", "state", "remove"] {
-            assert_eq!(exit(arguments), "7\n", "{arguments}");
+    let node = Node::new(&net.node, choice);
+    let (program, name) = (env!("CARGO_BIN_EXE_rolegate-port"), backend_name(choice));
+    let exit =
+        |arguments: &str| net.node.sh(&format!("{program} {arguments} --backend {name} >/dev/null 2>&1 || echo $?"));
+    // Each with how to end it, and how closing ends. Where nothing of ours is there, closing has nothing to do, unless what
+    // is there in its place may send the port somewhere.
+    let variant = name.split_once('-').map_or("", |(_, variant)| variant);
+    let chain = |table: &str, chain: &str| {
+        let begin = format!("iptables-{variant} -t {table}");
+        (
+            format!("{begin} -N {chain}; {begin} -A {chain} -p tcp --dport 1 -j ACCEPT"),
+            format!("{begin} -F {chain}; {begin} -X {chain}"),
+        )
+    };
+    let foreign = if choice == NFT {
+        let input = "chain input { type filter hook input priority 0; tcp dport 1 drop; }";
+        let nat = "chain nat { type nat hook prerouting priority dstnat; tcp dport 6381 redirect to :6379; }";
+        [(input, ""), (nat, "7\n")].map(|(content, close)| {
+            let make = format!("nft 'table inet rolegate {{ {content}; }}'");
+            (make, "nft delete table inet rolegate".to_owned(), close)
+        })
+    } else {
+        [(chain("filter", "ROLEGATE-IN"), ""), (chain("nat", "ROLEGATE"), "7\n")]
+            .map(|((make, end), close)| (make, end, close))
+    };
+    for (make, end, close) in foreign {
+        net.node.sh(&make);
+        let before = ruleset(&net.node);
+        for arguments in ["open rw --for 5s", "baseline", "state"] {
+            assert_eq!(exit(arguments), "7\n", "{arguments}: {make}");
         }
         assert!(matches!(node.try_set(Want::Keep, Want::Open(LONG)), Err(GateError::Foreign(_))));
-        // Nothing of ours is there, so closing has nothing to do, unless the other table sends the port somewhere.
-        assert_eq!(exit("close all"), close, "{content}");
-        assert_eq!(ruleset(&net.node, true), before);
-        net.node.sh("nft delete table inet rolegate");
+        assert_eq!(exit("close all"), close, "{make}");
+        exit("remove");
+        assert_eq!(ruleset(&net.node), before);
+        net.node.sh(&end);
+    }
+    if choice != NFT {
+        net.node.sh("ipset create rolegate-6381 hash:ip; ipset add rolegate-6381 192.0.2.1");
+        let before = ruleset(&net.node);
+        for arguments in ["open rw --for 5s", "baseline", "state"] {
+            assert_eq!(exit(arguments), "7\n", "{arguments}");
+        }
+        for arguments in ["close all", "remove"] {
+            assert_eq!(exit(arguments), "", "nothing of ours is there: {arguments}");
+        }
+        assert_eq!(ruleset(&net.node), before);
     }
 }
 
@@ -809,18 +922,61 @@ fn without_root(choice: BackendChoice) {
     node.is(true, true);
 }
 
+/// A script that runs the program where none of `programs` is installed; prints what it says and its exit code.
+fn without(programs: &str, arguments: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_rolegate-port");
+    let hide = format!(
+        "for p in {programs}; do for d in /usr/sbin /usr/bin /sbin /bin; do \
+         [ ! -e $d/$p ] || mount --bind /dev/null $(readlink -f $d/$p); done; done"
+    );
+    format!("unshare -m sh -ec '{hide}; {program} {arguments} 2>&1 || echo $?'")
+}
+
+const ALL_PROGRAMS: &str = "nft ipset xtables-nft-multi xtables-legacy-multi";
+
 fn without_any_firewall_program() {
     let net = Net::new();
-    let program = env!("CARGO_BIN_EXE_rolegate-port");
-    let hide = "for p in nft iptables iptables-nft iptables-legacy ipset xtables-nft-multi xtables-legacy-multi; do \
-                for d in /usr/sbin /usr/bin /sbin /bin; do [ ! -e $d/$p ] || mount --bind /dev/null $(readlink -f $d/$p); done; done";
-    let run = |arguments: &str| {
-        let script = format!("unshare -m sh -ec '{hide}; {program} {arguments} 2>&1 || echo $?'");
-        net.node.sh(&script)
-    };
     for arguments in ["state", "baseline", "open rw --for 5s"] {
-        let said = run(arguments);
+        let said = net.node.sh(&without(ALL_PROGRAMS, arguments));
         assert!(said.ends_with("\n5\n") && said.contains("nft"), "{arguments}: {said}");
+    }
+}
+
+fn without_nft_iptables_serves() {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let said = net.node.sh(&without("nft", "open all --for 5m"));
+    assert!(said.starts_with("iptables-nft: intact\n"), "{said}");
+    assert!(net.client.pings("10.1.0.1:6381".parse().unwrap()));
+    let said = net.node.sh(&without("nft", "state"));
+    assert!(said.contains("rw 6381: open"), "{said}");
+    // With nft installed later, what is there is still found.
+    let auto = Node::new(&net.node, BackendChoice::Auto);
+    auto.is(true, true);
+    auto.close();
+    net.client.refused("10.1.0.1:6381".parse().unwrap());
+}
+
+fn auto_closes_everywhere() {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let to = "10.1.0.1:6381".parse().unwrap();
+    let auto = Node::new(&net.node, BackendChoice::Auto);
+    let backends = BACKENDS.map(|(_, choice)| Node::new(&net.node, choice));
+    for used in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2], vec![0, 1, 2]] {
+        for backend in &used {
+            backends[*backend].open();
+        }
+        let writer = Writer::start(&net.client, to);
+        auto.close();
+        writer.was_cut(Instant::now());
+        net.client.refused(to);
+        for backend in &used {
+            assert!(!backends[*backend].state().rw.is_open(), "{used:?}: {backend}");
+        }
+        net.node.run(|| auto.gate.remove()).expect("remove");
+        let left = ruleset(&net.node);
+        assert!(!left.contains("ROLEGATE") && !left.contains("rolegate"), "{used:?}: {left}");
     }
 }
 
@@ -838,7 +994,7 @@ fn the_program(choice: BackendChoice) {
     assert_eq!((&json["rw"]["open"], &json["ro"]["open"]), (&true.into(), &false.into()));
     let subscriber = &mut net.node.connect(local(6381)).expect("open");
     subscriber.subscribe();
-    assert!(run("close rw").ends_with("connections cut: 1\n"));
+    assert!(run("close rw").contains("\nconnections cut: 1\n"));
     subscriber.is_reset(Duration::from_secs(2));
     for wrong in ["open rw", "open rw --for 0s", "open rw --for 2h", "open --for 5s", "close all --rw-port 6380", "fly"]
     {

@@ -85,13 +85,11 @@ enum Which {
 
 impl Which {
     fn wants(self, want: Want) -> Desired {
-        let mut desired = Desired::KEEP;
-        for port in Port::ALL {
-            if matches!((self, port), (Which::All, _) | (Which::Ro, Port::Ro) | (Which::Rw, Port::Rw)) {
-                *desired.of(port) = want;
-            }
+        match self {
+            Which::Ro => Desired::KEEP.with(Port::Ro, want),
+            Which::Rw => Desired::KEEP.with(Port::Rw, want),
+            Which::All => Desired { ro: want, rw: want },
         }
-        desired
     }
 }
 

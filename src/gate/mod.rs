@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
@@ -22,6 +22,7 @@ use crate::command::CommandError;
 use crate::exit::PortCode;
 
 pub mod cli;
+pub mod iptables;
 mod lock;
 mod netlink;
 pub mod nft;
@@ -34,6 +35,9 @@ pub const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How long closing waits for another caller before it goes on without the lock.
 const CLOSING_WAITS: Duration = Duration::from_millis(500);
+
+/// Clocks of different tick rates round a timeout up by at most this.
+const ROUNDING: Duration = Duration::from_millis(20);
 
 /// One gate: the two ports of one master name and the Redis port behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,8 +102,8 @@ impl fmt::Display for Port {
 /// What is wanted of one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
-    /// Open for this long from now, at least 1 ms and at most [`LONGEST`]; an open port gets this time instead of what it
-    /// had left.
+    /// Open for this long from now, at least 1 ms (on iptables 1 s, and whole seconds, rounded down) and at most
+    /// [`LONGEST`]; an open port gets this time instead of what it had left.
     Open(Duration),
     /// Closed, its connections cut.
     Close,
@@ -123,11 +127,31 @@ impl Desired {
     pub const KEEP: Desired = Desired { ro: Want::Keep, rw: Want::Keep };
 
     /// What is wanted of `port`.
-    pub fn of(&mut self, port: Port) -> &mut Want {
+    pub fn of(self, port: Port) -> Want {
         match port {
-            Port::Ro => &mut self.ro,
-            Port::Rw => &mut self.rw,
+            Port::Ro => self.ro,
+            Port::Rw => self.rw,
         }
+    }
+
+    /// The same with `want` for `port`.
+    #[must_use]
+    pub fn with(mut self, port: Port, want: Want) -> Self {
+        match port {
+            Port::Ro => self.ro = want,
+            Port::Rw => self.rw = want,
+        }
+        self
+    }
+
+    /// The ports that are to be closed.
+    fn closing(self) -> impl Iterator<Item = Port> {
+        Port::ALL.into_iter().filter(move |port| self.of(*port) == Want::Close)
+    }
+
+    /// What is to be closed of this, and nothing else.
+    fn only_closing(self) -> Self {
+        self.closing().fold(Desired::KEEP, |only, port| only.with(port, Want::Close))
     }
 
     fn both(self) -> [Want; 2] {
@@ -300,8 +324,13 @@ pub enum GateError {
     #[error("ports {}, {} and {} cannot make a gate: all three must differ and none may be 0", .0.ro, .0.rw, .0.redis)]
     Ports(Ports),
     /// A time for which nothing is opened.
-    #[error("cannot open a port for {0:?}: at least 1 ms, at most {LONGEST:?}")]
-    Time(Duration),
+    #[error("cannot open a port for {asked:?}: at least {shortest:?} on this firewall, at most {LONGEST:?}")]
+    Time {
+        /// The time asked for.
+        asked: Duration,
+        /// The shortest that this backend can count.
+        shortest: Duration,
+    },
     /// No right to change the firewall.
     #[error("{what} needs CAP_NET_ADMIN: run it as root")]
     Permission {
@@ -351,7 +380,7 @@ impl GateError {
     /// The exit code of `rolegate-port` for this.
     pub fn code(&self) -> PortCode {
         match self {
-            GateError::Ports(_) | GateError::Time(_) => PortCode::Usage,
+            GateError::Ports(_) | GateError::Time { .. } => PortCode::Usage,
             GateError::Permission { .. } => PortCode::Permission,
             GateError::NoFirewall(_) => PortCode::NoFirewall,
             GateError::Foreign(_) => PortCode::Foreign,
@@ -374,7 +403,9 @@ impl GateError {
         match error {
             CommandError::Timeout { argv, .. } => GateError::Timeout { what: argv },
             CommandError::NotFound { .. } => GateError::NoFirewall(error.to_string()),
-            CommandError::Exit { argv, stderr, .. } if stderr.contains("Operation not permitted") => {
+            CommandError::Exit { argv, stderr, .. }
+                if stderr.contains("not permitted") || stderr.contains("must be root") =>
+            {
                 GateError::Permission { what: argv }
             }
             other => GateError::Command(other),
@@ -409,12 +440,21 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError::Permission`], [`GateError::NoFirewall`], [`GateError::Foreign`], [`GateError::Timeout`],
-    /// [`GateError::Kernel`].
+    /// [`GateError::Kernel`], [`GateError::Command`].
     pub fn state(&self) -> Result<State, GateError> {
         let until = Instant::now() + self.deadline;
-        let seen = nft::read(until)?;
-        self.usable(seen.is_some())?;
-        nft::state(seen.as_ref(), self.ports)
+        match self.backend(until)? {
+            Backend::Nft => nft::state(nft::read(until)?.as_ref(), self.ports),
+            Backend::Iptables(variant) => {
+                let state = iptables::state(variant, self.ports, until)?;
+                if state.baseline == Baseline::Intact {
+                    return Ok(state);
+                }
+                // Read in several pieces, so what differs may be another caller at work: look again when it is done.
+                let _lock = self.lock(Desired::CLOSED, until)?;
+                iptables::state(variant, self.ports, until)
+            }
+        }
     }
 
     /// Makes or repairs table and entries of this gate. Opens nothing, keeps what is open.
@@ -435,26 +475,31 @@ impl Gate {
     /// not be reset are no error: see [`State::cut`].
     pub fn set(&self, want: Desired) -> Result<State, GateError> {
         let until = Instant::now() + self.deadline;
+        let backend = self.backend(until)?;
+        let shortest = match backend {
+            Backend::Nft => Duration::from_millis(1),
+            Backend::Iptables(_) => Duration::from_secs(1),
+        };
         for want in want.both() {
             if let Want::Open(time) = want {
-                if time < Duration::from_millis(1) || time > LONGEST {
-                    return Err(GateError::Time(time));
+                if time < shortest || time > LONGEST {
+                    return Err(GateError::Time { asked: time, shortest });
                 }
             }
         }
-        self.usable(true)?;
         let (possible, refusal) = self.without_listeners(want, until);
         let lock = self.lock(possible, until)?;
-        let result = self.apply(possible, until);
+        let elsewhere = self.close_elsewhere(backend, possible, until);
+        let result = match backend {
+            Backend::Nft => nft::apply(self.ports, possible, until),
+            Backend::Iptables(variant) => iptables::apply(variant, self.ports, possible, until),
+        };
         drop(lock);
 
         let mut state = result?;
+        elsewhere?;
         if possible.closes() {
-            let closed: Vec<u16> = Port::ALL
-                .into_iter()
-                .filter(|port| *possible.clone().of(*port) == Want::Close)
-                .map(|port| self.ports.number(port))
-                .collect();
+            let closed: Vec<u16> = possible.closing().map(|port| self.ports.number(port)).collect();
             state.cut = Some(sever::cut(&closed, self.ports.redis, until));
         }
         refusal.map_or(Ok(state), Err)
@@ -467,38 +512,79 @@ impl Gate {
     /// block them stay.
     pub fn remove(&self) -> Result<(), GateError> {
         let until = Instant::now() + self.deadline;
-        if nft::read(until)?.is_none() {
+        let (nft, iptables) = (self.may_use(Backend::Nft), self.may_use(Backend::Iptables(Variant::Nft)));
+        let nft = nft && nft::read(until)?.is_some();
+        let iptables = iptables && iptables::present(until)?;
+        if !nft && !iptables {
             return Ok(());
         }
         if let Some(Cut { incomplete: Some(reason), .. }) = self.set(Desired::CLOSED)?.cut {
             return Err(GateError::Mismatch(format!("connections are blocked but not reset: {reason}")));
         }
         let _lock = self.lock(Desired::CLOSED, until)?;
-        nft::remove(self.ports, until)
-    }
-
-    fn apply(&self, want: Desired, until: Instant) -> Result<State, GateError> {
-        nft::apply(self.ports, want, until)
-    }
-
-    /// Whether anything can carry the gate; a table that is there can be read in any case.
-    fn usable(&self, present: bool) -> Result<(), GateError> {
-        if let BackendChoice::Iptables(_) = self.choice {
-            return Err(GateError::NoFirewall("this version has no iptables backend".to_owned()));
+        if nft {
+            nft::remove(self.ports, until)?;
         }
-        if present || nft::installed() { Ok(()) } else { Err(GateError::NoFirewall("nft is not installed".to_owned())) }
+        if iptables {
+            iptables::remove(self.ports, until)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the choice allows this kind of backend.
+    fn may_use(&self, backend: Backend) -> bool {
+        match self.choice {
+            BackendChoice::Auto => true,
+            BackendChoice::Nft => backend == Backend::Nft,
+            BackendChoice::Iptables(_) => backend != Backend::Nft,
+        }
+    }
+
+    /// The backend to use now: of those that may be used, the one that holds something of ours, nftables first; else the one
+    /// that is installed.
+    fn backend(&self, until: Instant) -> Result<Backend, GateError> {
+        let nft_only = match self.choice {
+            BackendChoice::Iptables(Some(variant)) => return Ok(Backend::Iptables(variant)),
+            BackendChoice::Iptables(None) => return Ok(Backend::Iptables(iptables::variant(until)?)),
+            BackendChoice::Nft => true,
+            BackendChoice::Auto => false,
+        };
+        if nft::read(until)?.is_some() {
+            return Ok(Backend::Nft);
+        }
+        if !nft_only && iptables::installed() && (!nft::installed() || iptables::present(until)?) {
+            return Ok(Backend::Iptables(iptables::variant(until)?));
+        }
+        if nft::installed() {
+            return Ok(Backend::Nft);
+        }
+        let missing = if nft_only { "nft is not installed" } else { "neither nft nor iptables is installed" };
+        Err(GateError::NoFirewall(missing.to_owned()))
+    }
+
+    /// On Auto, closes what is to be closed on the backend that is not used now, too.
+    fn close_elsewhere(&self, used: Backend, want: Desired, until: Instant) -> Result<(), GateError> {
+        if self.choice != BackendChoice::Auto || !want.closes() {
+            return Ok(());
+        }
+        match used {
+            Backend::Nft => iptables::shut(self.ports, want, until),
+            // The table was not there when the backend was chosen.
+            Backend::Iptables(_) if nft::read(until)?.is_none() => Ok(()),
+            Backend::Iptables(_) => nft::apply(self.ports, want.only_closing(), until).map(drop),
+        }
     }
 
     /// `want` without the openings of ports on which a program listens, and the refusal to report.
     fn without_listeners(&self, mut want: Desired, until: Instant) -> (Desired, Option<GateError>) {
         let mut refusal = None;
         for port in Port::ALL {
-            if let wanted @ Want::Open(_) = want.of(port) {
+            if let Want::Open(_) = want.of(port) {
                 let number = self.ports.number(port);
                 match sever::listener(number, until) {
                     Ok(None) => {}
                     Ok(Some(listener)) => {
-                        *wanted = Want::Keep;
+                        want = want.with(port, Want::Keep);
                         refusal = Some(GateError::PortInUse { port: number, listener });
                     }
                     // The gate works with a listener, too: its port is redirected away from it.
@@ -521,6 +607,35 @@ impl Gate {
             Err(error) => Err(GateError::of_kernel(&format!("taking the lock {}", lock::path().display()), error)),
         }
     }
+}
+
+/// A short pause of random length, so that callers who collided do not do so again.
+fn pause() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_micros(500 + u64::from((now.subsec_nanos() / 100) % 4000))
+}
+
+/// Whether `state` is what was wanted, `elapsed` after the change began at the latest.
+fn verify(state: &State, want: Desired, elapsed: Duration) -> Result<(), GateError> {
+    let mismatch = |text: String| Err(GateError::Mismatch(text));
+    match &state.baseline {
+        Baseline::Intact => {}
+        Baseline::Missing => return mismatch("what was made is gone again".to_owned()),
+        Baseline::Edited(difference) => return mismatch(difference.clone()),
+    }
+    for (port, is, want) in Port::ALL.map(|port| (state.ports.number(port), state.of(port), want.of(port))) {
+        match (want, is) {
+            (Want::Close, PortState::Open { .. }) => return mismatch(format!("port {port} is still open")),
+            (Want::Open(duration), PortState::Open { remaining }) if remaining > duration + ROUNDING => {
+                return mismatch(format!("port {port} is open for {remaining:?}, asked for {duration:?}"));
+            }
+            (Want::Open(duration), PortState::Closed) if elapsed < duration => {
+                return mismatch(format!("port {port} is still closed"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -552,7 +667,7 @@ mod tests {
         let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(1)).unwrap();
         for time in [Duration::ZERO, Duration::from_micros(999), LONGEST + Duration::from_millis(1)] {
             let want = Desired { ro: Want::Keep, rw: Want::Open(time) };
-            assert!(matches!(gate.set(want), Err(GateError::Time(_))));
+            assert!(matches!(gate.set(want), Err(GateError::Time { .. })));
         }
     }
 

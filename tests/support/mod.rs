@@ -184,6 +184,13 @@ impl Net {
         link(&net.node, &net.other, 2);
         net.client.sh("ip route add default via 10.1.0.1; ip -6 route add default via fd01::1");
         net.other.sh("ip route add default via 10.2.0.1; ip -6 route add default via fd02::1");
+        // The kernel takes its time until a new link speaks IPv6.
+        for (from, to) in [(&net.client, "[fd01::1]:1"), (&net.node, "[fd02::2]:1"), (&net.other, "[fd02::1]:1")] {
+            let to = to.parse().expect("an address");
+            let refuses =
+                || from.connect(to).err().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            eventually("IPv6 works", refuses);
+        }
         net
     }
 

@@ -1,9 +1,9 @@
 //! The gate on nftables: reading, changing in one transaction, verifying.
 
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use super::{Backend, Baseline, Desired, GateError, PortState, Ports, State, Want};
+use super::{Backend, Baseline, Desired, GateError, PortState, Ports, State, pause, verify};
 use crate::command::{Cmd, find};
 
 pub mod plan;
@@ -18,9 +18,6 @@ const ATTEMPTS: usize = 20;
 
 /// From this attempt on a table that could not be repaired piece by piece is made anew.
 const MAKE_ANEW: usize = 3;
-
-/// Clocks of different tick rates round a timeout up by at most this.
-const ROUNDING: Duration = Duration::from_millis(20);
 
 /// Whether nft is installed.
 pub fn installed() -> bool {
@@ -106,12 +103,6 @@ fn attempts(ports: Ports, want: Desired, until: Instant) -> Result<State, GateEr
     }
 }
 
-/// A short pause of random length, so that callers who collided do not do so again.
-fn pause() -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Duration::from_micros(500 + u64::from((now.subsec_nanos() / 100) % 4000))
-}
-
 fn attempt_once(ports: Ports, want: Desired, until: Instant, anew: bool) -> Result<State, GateError> {
     let seen = read(until)?;
     if let Some(seen) = seen.as_ref().filter(|seen| !seen.is_ours()) {
@@ -131,29 +122,6 @@ fn attempt_once(ports: Ports, want: Desired, until: Instant, anew: bool) -> Resu
     let state = state_in(read(until)?.as_ref(), ports);
     verify(&state, want, started.elapsed())?;
     Ok(state)
-}
-
-/// Whether `state` is what was wanted, `elapsed` after the change began at the latest.
-fn verify(state: &State, want: Desired, elapsed: Duration) -> Result<(), GateError> {
-    let mismatch = |text: String| Err(GateError::Mismatch(text));
-    match &state.baseline {
-        Baseline::Intact => {}
-        Baseline::Missing => return mismatch(format!("table inet {} is gone again", plan::TABLE)),
-        Baseline::Edited(difference) => return mismatch(difference.clone()),
-    }
-    for (port, is, want) in [(state.ports.ro, state.ro, want.ro), (state.ports.rw, state.rw, want.rw)] {
-        match (want, is) {
-            (Want::Close, PortState::Open { .. }) => return mismatch(format!("port {port} is still open")),
-            (Want::Open(duration), PortState::Open { remaining }) if remaining > duration + ROUNDING => {
-                return mismatch(format!("port {port} is open for {remaining:?}, asked for {duration:?}"));
-            }
-            (Want::Open(duration), PortState::Closed) if elapsed < duration => {
-                return mismatch(format!("port {port} is still closed"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Takes this gate's entries away, and the table with those of the last gate.

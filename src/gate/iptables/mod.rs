@@ -1,0 +1,295 @@
+//! The gate on iptables with ipset, for IPv4 and IPv6, on either variant of iptables.
+//!
+//! Times are whole seconds here, rounded down: never longer than asked. Rules change in one step per table and family, and
+//! a port opens and closes for both families with one swap or flush of its set.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Backend, Baseline, Desired, GateError, Port, PortState, Ports, State, Variant, Want, pause, verify};
+use crate::command::{Cmd, find};
+
+pub mod ipset;
+pub mod plan;
+pub mod seen;
+
+use ipset::{Change, Set};
+use seen::Saved;
+
+/// How often a change is planned anew when something else changed in between.
+const ATTEMPTS: usize = 10;
+
+/// The set in which another is filled before it is swapped in. Only who has the lock uses it.
+const SPARE: &str = "rolegate-new";
+
+/// IPSET_ERR_FIND_TYPE: the kernel does not know this kind of set.
+const UNKNOWN_KIND: i32 = 4098;
+
+const NOT_FOUND: &str = "neither iptables-nft nor iptables-legacy is installed";
+
+/// Which variant to use: the one that holds our chains, else the one that the command `iptables` stands for.
+///
+/// # Errors
+/// [`GateError::NoFirewall`] where neither is installed.
+pub fn variant(until: Instant) -> Result<Variant, GateError> {
+    let installed = |variant: &Variant| find(program("iptables", *variant, "restore")).is_ok();
+    let mut variants: Vec<Variant> = [Variant::Nft, Variant::Legacy].into_iter().filter(installed).collect();
+    let legacy = Cmd::new("iptables").arg("-V").run().is_ok_and(|said| said.text().contains("legacy"));
+    if legacy {
+        variants.reverse();
+    }
+    let first = *variants.first().ok_or_else(|| GateError::NoFirewall(NOT_FOUND.to_owned()))?;
+    if variants.len() == 1 || !present(until)? {
+        return Ok(first);
+    }
+    for variant in variants {
+        if read(variant, until)?.families.iter().any(|(_, saved)| !saved.is_empty()) {
+            return Ok(variant);
+        }
+    }
+    Ok(first)
+}
+
+/// Whether iptables of either variant is installed.
+pub fn installed() -> bool {
+    [Variant::Nft, Variant::Legacy].into_iter().any(|variant| find(program("iptables", variant, "restore")).is_ok())
+}
+
+/// Whether any set of ours is there. Without one, no rule of ours can be.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
+pub fn present(until: Instant) -> Result<bool, GateError> {
+    Ok(!plan::gates(&sets(until)?).is_empty())
+}
+
+fn sets(until: Instant) -> Result<BTreeMap<String, Set>, GateError> {
+    ipset::list(plan::PREFIX, until).map_err(|error| GateError::of_kernel("reading ipsets", error))
+}
+
+fn change(changes: &[Change], until: Instant) -> Result<(), GateError> {
+    ipset::change(changes, until).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP | UNKNOWN_KIND) => {
+            GateError::NoFirewall(format!("iptables can carry a gate only with ipset ({} sets): {error}", ipset::KIND))
+        }
+        _ => GateError::of_kernel("changing ipsets", error),
+    })
+}
+
+/// iptables-nft-save, ip6tables-legacy-restore and so on.
+fn program(family: &str, variant: Variant, action: &str) -> String {
+    let variant = match variant {
+        Variant::Nft => "nft",
+        Variant::Legacy => "legacy",
+    };
+    format!("{family}-{variant}-{action}")
+}
+
+/// The families that this host speaks.
+fn families() -> impl Iterator<Item = &'static str> {
+    let six = Path::new("/proc/net/if_inet6").exists();
+    ["iptables"].into_iter().chain(six.then_some("ip6tables"))
+}
+
+/// All that is ours, on one variant.
+struct Seen {
+    variant: Variant,
+    families: Vec<(&'static str, Saved)>,
+    sets: BTreeMap<String, Set>,
+}
+
+fn read(variant: Variant, until: Instant) -> Result<Seen, GateError> {
+    let mut seen = Seen { variant, families: Vec::new(), sets: sets(until)? };
+    for family in families() {
+        let left = until.saturating_duration_since(Instant::now());
+        let save = Cmd::new(program(family, variant, "save")).deadline(left);
+        let text = save.run().map_err(GateError::of_command)?.text();
+        seen.families.push((family, Saved::parse(&text)));
+    }
+    Ok(seen)
+}
+
+impl Seen {
+    fn foreign(&self, ports: Ports) -> Option<String> {
+        let chain = |(family, saved): &(&str, Saved)| Some(format!("{family}: {}", saved.foreign_chain()?.1));
+        plan::foreign_set(&self.sets, ports).or_else(|| self.families.iter().find_map(chain))
+    }
+
+    /// Whether what is not ours can send a connection elsewhere.
+    fn foreign_translates(&self) -> bool {
+        self.families.iter().any(|(_, saved)| saved.foreign_chain().is_some_and(|(table, _)| table == "nat"))
+    }
+
+    fn state(&self, ports: Ports) -> State {
+        let gates = plan::gates(&self.sets);
+        let rules_differ = || {
+            self.families
+                .iter()
+                .find_map(|(family, saved)| Some(format!("{family}: {}", plan::rules_differ(saved, &gates, ports)?)))
+        };
+        let nothing = self.families.iter().all(|(_, saved)| saved.is_empty()) && gates.is_empty();
+        let baseline = if nothing {
+            Baseline::Missing
+        } else {
+            let difference = self.foreign(ports).or_else(|| plan::sets_differ(&self.sets, ports)).or_else(rules_differ);
+            difference.map_or(Baseline::Intact, Baseline::Edited)
+        };
+        state_of(self.variant, &self.sets, ports, baseline)
+    }
+}
+
+/// The state as far as the sets tell.
+fn state_of(variant: Variant, sets: &BTreeMap<String, Set>, ports: Ports, baseline: Baseline) -> State {
+    let port = |port: Port| {
+        let set = sets.get(&plan::open_set(ports.number(port)));
+        let times = set.into_iter().flat_map(|set| set.ports.values());
+        let time = |left: &Option<u32>| match left {
+            None | Some(0) => Duration::MAX,
+            Some(seconds) => Duration::from_secs((*seconds).into()),
+        };
+        times.map(time).max().map_or(PortState::Closed, |remaining| PortState::Open { remaining })
+    };
+    let (ro, rw) = (port(Port::Ro), port(Port::Rw));
+    State { backend: Backend::Iptables(variant), baseline, ports, ro, rw, cut: None }
+}
+
+/// The state of one gate.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, without the programs, at the deadline, and the kernel's; [`GateError::Foreign`].
+pub fn state(variant: Variant, ports: Ports, until: Instant) -> Result<State, GateError> {
+    let seen = read(variant, until)?;
+    match seen.foreign(ports) {
+        Some(foreign) => Err(GateError::Foreign(foreign)),
+        None => Ok(seen.state(ports)),
+    }
+}
+
+/// Empties the sets that hold `ports` open, which closes them on both variants. Needs no programs.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
+pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError> {
+    let found = sets(until)?;
+    let flushes: Vec<Change> = want
+        .closing()
+        .map(|port| plan::open_set(ports.number(port)))
+        .filter(|name| found.get(name).is_some_and(|set| set.kind == ipset::KIND && !set.ports.is_empty()))
+        .map(Change::Flush)
+        .collect();
+    change(&flushes, until)
+}
+
+/// Makes baseline and change, reads back and verifies.
+///
+/// # Errors
+/// Every one but [`GateError::PortInUse`].
+pub fn apply(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+    if !want.closes() {
+        return attempts(variant, ports, want, until);
+    }
+    // At once, whatever becomes of the rest: without an element there is no redirect, and guards that are there cut.
+    shut(ports, want, until)?;
+    let left = until.saturating_duration_since(Instant::now());
+    match attempts(variant, ports, want, until - left / 4) {
+        Err(error) if !want.opens() && !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => {
+            tracing::error!("closed, but the rules could not be repaired: {error}");
+            let found = sets(until)?;
+            Ok(state_of(variant, &found, ports, Baseline::Edited(error.to_string())))
+        }
+        result => result,
+    }
+}
+
+fn attempts(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+    let mut attempt = 1;
+    loop {
+        match attempt_once(variant, ports, want, until) {
+            Err(error @ (GateError::Command(_) | GateError::Mismatch(_) | GateError::Kernel { .. }))
+                if attempt < ATTEMPTS && Instant::now() < until =>
+            {
+                tracing::debug!("attempt {attempt}: {error}");
+                attempt += 1;
+                thread::sleep(pause());
+            }
+            result => return result,
+        }
+    }
+}
+
+fn attempt_once(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+    let seen = read(variant, until)?;
+    if let Some(foreign) = seen.foreign(ports) {
+        // What was ours is shut. But another's chain of our name that translates may be what opens the port.
+        return if want.opens() || !want.closes() || seen.foreign_translates() {
+            Err(GateError::Foreign(foreign))
+        } else {
+            Ok(seen.state(ports))
+        };
+    }
+    let gates = plan::with(plan::gates(&seen.sets), ports);
+    let mut changes = Vec::new();
+    if seen.sets.contains_key(SPARE) {
+        // Of a caller that was killed.
+        changes.push(Change::Destroy(SPARE.to_owned()));
+    }
+    changes.extend(plan::repair_sets(&seen.sets, &gates, SPARE));
+    change(&changes, until)?;
+    for (family, saved) in &seen.families {
+        restore(family, variant, &plan::restore(saved, &gates), until)?;
+    }
+    let started = Instant::now();
+    for port in Port::ALL {
+        if let Want::Open(time) = want.of(port) {
+            let seconds = time.as_secs() as u32;
+            change(&plan::open(ports.number(port), ports.redis, seconds, SPARE), until)?;
+        }
+    }
+    let seen = read(variant, until)?;
+    let state = seen.state(ports);
+    verify(&state, want, started.elapsed())?;
+    Ok(state)
+}
+
+/// Gives `text` to iptables-restore, which makes one step of each table in it.
+fn restore(family: &str, variant: Variant, text: &str, until: Instant) -> Result<(), GateError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    Cmd::new(program(family, variant, "restore"))
+        .args(["--noflush", "-w", &left.as_secs().max(1).to_string()])
+        .stdin(text)
+        .deadline(left)
+        .run()
+        .map(drop)
+        .map_err(GateError::of_command)
+}
+
+/// Takes rules and sets of this gate away on both variants, and the chains with those of the last gate.
+///
+/// # Errors
+/// Every one but [`GateError::PortInUse`].
+pub fn remove(ports: Ports, until: Instant) -> Result<(), GateError> {
+    let mut found = sets(until)?;
+    for variant in [Variant::Nft, Variant::Legacy] {
+        if find(program("iptables", variant, "restore")).is_err() {
+            continue;
+        }
+        let seen = read(variant, until)?;
+        if let Some(foreign) = seen.foreign(ports) {
+            return Err(GateError::Foreign(foreign));
+        }
+        let others = plan::without(plan::gates(&seen.sets), ports);
+        for (family, saved) in &seen.families {
+            if !saved.is_empty() {
+                restore(family, variant, &plan::restore(saved, &others), until)?;
+            }
+        }
+        found = seen.sets;
+    }
+    let others = plan::without(plan::gates(&found), ports);
+    change(&plan::destroy(&found, ports, &others), until)
+}
