@@ -26,33 +26,48 @@ pub const TRIALS: &[(&str, OnBed)] = &[
 const XML: &str = "cibadmin -M --allow-create -x xml/gate.xml; cibadmin -M --allow-create -x xml/acl.xml";
 const AGENT: &str = "/usr/lib/ocf/resource.d/rolegate/gate";
 
-/// Applies the configuration by `script`, runs `trial`, and puts the cluster's configuration back.
-fn configured(bed: &Bed, script: &str, trial: impl FnOnce(&Record) -> Result<()>) -> Result<()> {
+/// Stops the gate, if there is one, and takes resources, constraints and node attributes away.
+const EMPTY: &str = "
+    if crm_resource -r RedisGate-clone -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
+    for part in constraints/* resources/* nodes/node/instance_attributes; do
+        cibadmin --delete-all --force --xpath \"/cib/configuration/$part\"
+    done";
+
+/// Runs `trial` in a cluster without resources, and puts the cluster's configuration back.
+fn emptied(bed: &Bed, trial: impl FnOnce(&Host<'_>) -> Result<()>) -> Result<()> {
     let node = bed.host(NODES[0])?;
-    for form in ["pcs", "crmsh", "xml"] {
-        let there = node.root().join("root/ocf").join(form);
-        std::fs::create_dir_all(&there)?;
-        for file in std::fs::read_dir(project().join("ocf").join(form))? {
-            let file = file?;
-            std::fs::copy(file.path(), there.join(file.file_name()))?;
-        }
-    }
-    node.sh("cibadmin -Q -o configuration > /root/before.xml")?;
-    let done = (|| {
-        node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}"))?;
-        let record = Record::read(bed)?;
-        record.write(&node)?;
-        trial(&record)
-    })();
+    let before = node.ask("cibadmin", &["-Q", "-o", "configuration"])?;
+    std::fs::write(node.root().join("root/before.xml"), &before)?;
+    let minute = Duration::from_secs(90);
+    node.sh_within(minute, EMPTY).context("emptying the cluster")?;
+    let done = trial(&node);
     bed.mend()?;
     // Stopped first: a resource that is gone from the configuration has no parameters to stop with.
-    node.sh_within(
-        Duration::from_secs(90),
-        "crm_resource -r RedisGate-clone -m -p target-role -v Stopped; crm_resource --wait --timeout=60s
-         cibadmin --replace -o configuration -x /root/before.xml; crm_resource --wait --timeout=20s",
-    )
-    .context("putting the cluster's configuration back")?;
+    node.sh_within(minute, &format!("{EMPTY}\ncibadmin --replace -o configuration -x /root/before.xml"))
+        .context("putting the cluster's configuration back")?;
+    if before.contains("redis_role") {
+        // The primary may be another by now.
+        set_roles(bed)?;
+    }
     done
+}
+
+/// Applies the shipped configuration by `script` to an empty cluster, writes the record, and runs
+/// `trial`.
+fn configured(bed: &Bed, script: &str, trial: impl FnOnce() -> Result<()>) -> Result<()> {
+    emptied(bed, |node| {
+        for form in ["pcs", "crmsh", "xml"] {
+            let there = node.root().join("root/ocf").join(form);
+            std::fs::create_dir_all(&there)?;
+            for file in std::fs::read_dir(project().join("ocf").join(form))? {
+                let file = file?;
+                std::fs::copy(file.path(), there.join(file.file_name()))?;
+            }
+        }
+        node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}"))?;
+        Record::read(bed)?.write(node)?;
+        trial()
+    })
 }
 
 /// What `rolegate init` finds and writes.
@@ -120,7 +135,7 @@ fn wait_working(bed: &Bed) -> Result<()> {
 }
 
 fn works(bed: &Bed, script: &str) -> Result<()> {
-    configured(bed, script, |_| {
+    configured(bed, script, || {
         let node = bed.host(NODES[0])?;
         // Without a role nobody may run for the rules, and the default for that is the cluster's.
         set_roles(bed)?;
@@ -137,16 +152,19 @@ fn works(bed: &Bed, script: &str) -> Result<()> {
 }
 
 fn ocf_tester(bed: &Bed) -> Result<()> {
-    let record = Record::read(bed)?;
-    // On the primary's node promote opens the port; on another it must not.
-    for node in bed.nodes() {
-        let options = [format!("sentinels={}", record.sentinels), format!("nodes={}", record.nodes)];
-        let tester = node.cmd("ocf-tester")?.args(["-n", "tester", "-o", &options[0], "-o", &options[1], AGENT]);
-        let said = tester.deadline(Duration::from_secs(120)).run().with_context(|| format!("on {}", node.name()))?;
-        ensure!(said.text().contains("passed all tests"), "{}", said.text());
-        ensure!(open_gates(bed)?.is_empty(), "open after the last stop: {:?}", open_gates(bed)?);
-    }
-    Ok(())
+    emptied(bed, |_| {
+        let record = Record::read(bed)?;
+        // On the primary's node promote opens the port; on another it must not.
+        for node in bed.nodes() {
+            let options = [format!("sentinels={}", record.sentinels), format!("nodes={}", record.nodes)];
+            let tester = node.cmd("ocf-tester")?.args(["-n", "tester", "-o", &options[0], "-o", &options[1], AGENT]);
+            let said =
+                tester.deadline(Duration::from_secs(120)).run().with_context(|| format!("on {}", node.name()))?;
+            ensure!(said.text().contains("passed all tests"), "{}", said.text());
+            ensure!(open_gates(bed)?.is_empty(), "open after the last stop: {:?}", open_gates(bed)?);
+        }
+        Ok(())
+    })
 }
 
 /// What hooks logged on a node since then.
@@ -156,7 +174,7 @@ fn hook_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
 }
 
 fn hook(bed: &Bed) -> Result<()> {
-    configured(bed, XML, |_| {
+    configured(bed, XML, || {
         // The unit is Debian's, hardened, with nothing but our drop-in.
         for node in bed.nodes() {
             let unit = node.ask(
@@ -204,7 +222,7 @@ fn hook(bed: &Bed) -> Result<()> {
 }
 
 fn comes_back(bed: &Bed) -> Result<()> {
-    configured(bed, XML, |_| {
+    configured(bed, XML, || {
         set_roles(bed)?;
         wait_working(bed)?;
         let primary = bed.primary()?;

@@ -1,0 +1,474 @@
+//! The gate agent with a real firewall, a real Redis and three real Sentinels, in network namespaces of the test's
+//! own: its exit code, its permission, the firewall and what a client gets always agree. Needs root.
+
+#[allow(dead_code)] // Shared with tests/gate.rs, which uses all of it.
+mod support;
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rolegate::exit::OcfCode;
+use rolegate::gate::{BackendChoice, Baseline, Gate, Ports, State};
+use rolegate::permission::{Granted, Store};
+use support::{Ns, eventually, sh};
+
+const NODE: &str = "10.9.0.1";
+const OTHER: &str = "10.9.0.2";
+const SENTINELS: [u16; 3] = [26379, 26380, 26381];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        support::isolate();
+    }
+    let trials: [(&str, fn()); 3] = [
+        ("random_sequences_of_actions_and_faults_agree", random_sequences),
+        ("stop_and_demote_work_with_everything_broken", stop_and_demote_work_with_everything_broken),
+        ("a_monitor_closes_what_is_not_named_and_opens_what_is", a_monitor_closes_what_is_not_named_and_opens_what_is),
+    ];
+    let trials = trials.map(|(name, run)| {
+        Trial::test(name, move || {
+            run();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit();
+}
+
+/// A server in the node's namespace, which ends with this value.
+struct Server {
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(ns: &Ns, configuration: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("server.conf");
+        std::fs::write(&file, format!("{configuration}\ndir {}\n", directory.path().display())).unwrap();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", ns.name()));
+        command.args(["setpriv", "--pdeathsig", "KILL", "redis-server"]).arg(&file);
+        if configuration.contains("sentinel monitor") {
+            command.arg("--sentinel");
+        }
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        Server { child, _directory: directory }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// One node with its Redis and all three Sentinels, and a client.
+struct World {
+    node: Ns,
+    client: Ns,
+    instance: String,
+    record: [(String, String); 2],
+    redis: Option<Server>,
+    sentinels: Vec<Server>,
+    /// How many Sentinels are stopped.
+    stopped: usize,
+    /// Whether Sentinels name another node.
+    other_named: bool,
+}
+
+/// What Sentinels and Redis say together, as the world was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    Yes,
+    Other,
+    No,
+    Unknown,
+}
+
+impl World {
+    fn new() -> Self {
+        let (node, client) = (Ns::new("agent-node"), Ns::new("agent-client"));
+        let (n, c) = (node.name(), client.name());
+        sh(&format!(
+            "ip link add lan netns {n} type veth peer name lan netns {c}
+             ip -n {n} addr add {NODE}/24 dev lan; ip -n {c} addr add {OTHER}/24 dev lan
+             ip -n {n} link set lan up; ip -n {c} link set lan up"
+        ));
+        // Redis' death must not be seen by Sentinels as anything else than silence: there is nobody to fail over to.
+        let sentinels: Vec<Server> = SENTINELS
+            .iter()
+            .map(|port| {
+                let configuration = format!(
+                    "port {port}\nbind {NODE}\nprotected-mode no\nsentinel monitor mymaster {NODE} 6379 2\n\
+                     sentinel down-after-milliseconds mymaster 3600000"
+                );
+                Server::start(&node, &configuration)
+            })
+            .collect();
+        let mut world = World {
+            instance: node.name().to_owned(),
+            node,
+            client,
+            record: Default::default(),
+            redis: None,
+            sentinels,
+            stopped: 0,
+            other_named: false,
+        };
+        let ids = SENTINELS.map(|port| {
+            eventually("a Sentinel answers", || world.redis_cli(port, "PING").is_some_and(|said| said == "PONG"));
+            format!("{}@{NODE}:{port}", world.redis_cli(port, "SENTINEL MYID").unwrap())
+        });
+        world.record = [
+            ("sentinels".to_owned(), ids.join(" ")),
+            ("nodes".to_owned(), format!("node1={NODE}:6379 node2={OTHER}:6379")),
+        ];
+        world.start_redis();
+        world
+    }
+
+    fn redis_cli(&self, port: u16, command: &str) -> Option<String> {
+        let words = command.split(' ');
+        let output = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.node.name()))
+            .args(["timeout", "5", "redis-cli", "-e", "-h", NODE, "-p", &port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    fn start_redis(&mut self) {
+        if self.redis.is_none() {
+            let configuration = format!("port 6379\nbind {NODE} 127.0.0.1\nprotected-mode no\nsave \"\"");
+            self.redis = Some(Server::start(&self.node, &configuration));
+            eventually("Redis answers", || self.redis_cli(6379, "PING").is_some_and(|said| said == "PONG"));
+            self.monitor_anew();
+        }
+    }
+
+    /// Makes the Sentinels that run monitor the named server as one they never saw: else they keep the run id of a
+    /// dead Redis for up to 10 s, and for all that time it is right to refuse the new one.
+    fn monitor_anew(&self) {
+        let host = if self.other_named { OTHER } else { NODE };
+        for port in SENTINELS.iter().skip(self.stopped) {
+            for command in [
+                "SENTINEL REMOVE mymaster".to_owned(),
+                format!("SENTINEL MONITOR mymaster {host} 6379 2"),
+                "SENTINEL SET mymaster down-after-milliseconds 3600000".to_owned(),
+            ] {
+                assert_eq!(self.redis_cli(*port, &command).as_deref(), Some("OK"), "{command}");
+            }
+        }
+    }
+
+    fn stop_sentinels(&mut self, count: usize) {
+        self.continue_sentinels();
+        for sentinel in &self.sentinels[..count] {
+            sentinel.signal(Signal::SIGSTOP);
+        }
+        self.stopped = count;
+    }
+
+    fn continue_sentinels(&mut self) {
+        for sentinel in &self.sentinels[..self.stopped] {
+            sentinel.signal(Signal::SIGCONT);
+        }
+        let were_stopped = std::mem::take(&mut self.stopped);
+        if were_stopped > 0 {
+            self.monitor_anew();
+        }
+    }
+
+    fn name(&mut self, other: bool) {
+        if self.other_named != other {
+            self.continue_sentinels();
+            self.other_named = other;
+            self.monitor_anew();
+        }
+    }
+
+    fn truth(&self) -> Truth {
+        let majority = SENTINELS.len() - self.stopped >= 2;
+        match (majority, self.redis.is_some()) {
+            (true, _) if self.other_named => Truth::Other,
+            (_, false) => Truth::No,
+            (true, true) => Truth::Yes,
+            (false, true) => Truth::Unknown,
+        }
+    }
+
+    /// Runs the agent as Pacemaker does.
+    fn agent(&self, action: &str, recurring: bool, parameters: &[(&str, &str)]) -> i32 {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.node.name())).arg(env!("CARGO_BIN_EXE_rolegate-agent"));
+        command.arg(action).env_clear().env("PATH", std::env::var("PATH").unwrap());
+        let meta = [
+            ("OCF_ROOT", "/usr/lib/ocf"),
+            ("OCF_RESOURCE_TYPE", "gate"),
+            ("OCF_RESOURCE_INSTANCE", &self.instance),
+            ("OCF_RESKEY_CRM_meta_on_node", "node1"),
+            ("OCF_RESKEY_CRM_meta_timeout", "5000"),
+        ];
+        command.envs(meta);
+        if recurring {
+            command.env("OCF_RESKEY_CRM_meta_interval", "5000");
+        }
+        let record = self.record.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in record.chain(parameters.iter().copied()) {
+            command.env(format!("OCF_RESKEY_{name}"), value);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let code = output.status.code().unwrap_or_else(|| panic!("{action}: {}: {said}", output.status));
+        let quiet = [OcfCode::Success, OcfCode::NotRunning, OcfCode::RunningPromoted].map(|code| code as i32);
+        assert!(
+            quiet.contains(&code) || said.contains("ocf-exit-reason:"),
+            "{action}: {code} without a reason: {said}"
+        );
+        code
+    }
+
+    fn state(&self) -> State {
+        let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
+        self.node.run(|| gate.state()).unwrap()
+    }
+
+    fn granted(&self) -> Option<Granted> {
+        Store::new(&self.instance).read().unwrap().map(|permission| permission.granted)
+    }
+
+    fn serves(&self, port: u16) -> bool {
+        self.client.pings(SocketAddr::new(NODE.parse().unwrap(), port))
+    }
+
+    /// As before the first step.
+    fn reset(&mut self) {
+        self.continue_sentinels();
+        self.name(false);
+        self.start_redis();
+        assert_eq!(self.agent("stop", false, &[]), 0);
+        self.node.sh("nft flush ruleset");
+    }
+
+    /// That firewall and client agree.
+    fn agree(&self, step: &str) -> State {
+        // An open port may run out between two looks: what both say counts.
+        for _ in 0..10 {
+            let before = self.state();
+            let served = [6380, 6381].map(|port| self.serves(port));
+            let after = self.state();
+            let open = |state: &State| [state.ro.is_open(), state.rw.is_open()];
+            if open(&before) == open(&after) {
+                let right = open(&after).map(|open| open && self.redis.is_some());
+                let what = format!("after {step}: a client is served {served:?} (ro, rw); {after:?}");
+                match after.baseline {
+                    Baseline::Intact => assert_eq!(served, right, "{what}"),
+                    // Without its rules an open element opens nothing.
+                    _ => assert!(served.iter().zip(right).all(|(served, open)| open || !served), "{what}"),
+                }
+                return after;
+            }
+        }
+        panic!("after {step}: the firewall does not stay as it is");
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Start,
+    Stop,
+    Probe,
+    Monitor,
+    Promote,
+    Demote,
+    Flush,
+    Edit,
+    KillRedis,
+    StartRedis,
+    StopSentinels(usize),
+    ContinueSentinels,
+    NameOther,
+    NameThis,
+}
+
+/// What the agent's action must give: exit code and permission. The rest is read from the firewall.
+fn expected(step: Step, before: &State, granted: Option<Granted>, truth: Truth) -> (OcfCode, Option<Granted>) {
+    let broken = before.baseline != Baseline::Intact;
+    let started = Some(Granted::Started);
+    match (step, granted) {
+        (Step::Start, _) => (OcfCode::Success, started),
+        (Step::Stop, _) => (OcfCode::Success, None),
+        (Step::Demote | Step::Promote, None) => (OcfCode::NotRunning, None),
+        (Step::Demote, _) => (OcfCode::Success, started),
+        (Step::Promote, _) if matches!(truth, Truth::Yes | Truth::Other) => (OcfCode::Success, Some(Granted::Promoted)),
+        (Step::Promote, _) => (OcfCode::Generic, started),
+        (Step::Probe | Step::Monitor, None) => (OcfCode::NotRunning, None),
+        (Step::Probe | Step::Monitor, Some(Granted::Started)) if broken => (OcfCode::Generic, granted),
+        (Step::Probe | Step::Monitor, Some(Granted::Started)) => (OcfCode::Success, granted),
+        (Step::Probe | Step::Monitor, _) if broken => (OcfCode::FailedPromoted, granted),
+        (Step::Probe, _) => (OcfCode::RunningPromoted, granted),
+        (Step::Monitor, _) => match truth {
+            Truth::Yes => (OcfCode::RunningPromoted, granted),
+            // Could not tell is not no.
+            Truth::Unknown if before.rw.is_open() => (OcfCode::RunningPromoted, granted),
+            _ => (OcfCode::DegradedPromoted, granted),
+        },
+        _ => unreachable!("{step:?} is no action"),
+    }
+}
+
+fn take(world: &mut World, step: Step) {
+    let (before, granted) = (world.state(), world.granted());
+    let action = match step {
+        Step::Start => "start",
+        Step::Stop => "stop",
+        Step::Probe | Step::Monitor => "monitor",
+        Step::Promote => "promote",
+        Step::Demote => "demote",
+        fault => {
+            match fault {
+                Step::Flush => drop(world.node.sh("nft flush ruleset")),
+                Step::Edit => drop(world.node.sh("! nft list table inet rolegate || nft flush table inet rolegate")),
+                Step::KillRedis => world.redis = None,
+                Step::StartRedis => world.start_redis(),
+                Step::StopSentinels(count) => world.stop_sentinels(count),
+                Step::ContinueSentinels => world.continue_sentinels(),
+                Step::NameOther => world.name(true),
+                _ => world.name(false),
+            }
+            let after = world.agree(&format!("{step:?}"));
+            assert!(!after.rw.is_open() || before.rw.is_open(), "{step:?} opened the read-write port");
+            return;
+        }
+    };
+    let truth = world.truth();
+    let code = world.agent(action, matches!(step, Step::Monitor), &[]);
+    let what = format!("{step:?} with {granted:?}, {truth:?}, {before:?}");
+    let after = world.agree(&what);
+    // A probe changes nothing, and an open port may have run out since.
+    let (right_code, right_granted) = expected(step, &before, granted, truth);
+    let late = matches!(step, Step::Monitor) && truth == Truth::Unknown && !after.rw.is_open();
+    assert!(
+        code == right_code as i32 || (late && code == OcfCode::DegradedPromoted as i32),
+        "{what}: {code}, not {right_code:?}"
+    );
+    assert_eq!(world.granted(), right_granted, "{what}: permission");
+    match right_granted {
+        None => assert!(!after.ro.is_open() && !after.rw.is_open(), "{what}: open without permission: {after:?}"),
+        Some(Granted::Started) => assert!(!after.rw.is_open(), "{what}: read-write open, not promoted"),
+        Some(Granted::Promoted) => {}
+    }
+    // A promote of what was never started changes nothing.
+    let acted = !matches!((step, granted), (Step::Probe | Step::Monitor, _) | (Step::Promote, None));
+    if acted {
+        assert_eq!(after.baseline, Baseline::Intact, "{what}: its rules");
+    }
+    if matches!(step, Step::Start | Step::Promote | Step::Monitor)
+        && right_granted.is_some()
+        && after.baseline == Baseline::Intact
+    {
+        assert!(after.ro.is_open(), "{what}: the read-only port: {after:?}");
+    }
+    if matches!(step, Step::Promote | Step::Monitor)
+        && right_granted == Some(Granted::Promoted)
+        && after.baseline == Baseline::Intact
+    {
+        match truth {
+            Truth::Yes => assert!(after.rw.is_open(), "{what}: named, promoted and closed"),
+            Truth::Other | Truth::No => assert!(!after.rw.is_open(), "{what}: open and not named"),
+            Truth::Unknown => assert!(before.rw.is_open() || !after.rw.is_open(), "{what}: opened without knowing"),
+        }
+    }
+    assert!(
+        !after.rw.is_open() || before.rw.is_open() || truth == Truth::Yes,
+        "{what}: the read-write port was opened without proof"
+    );
+}
+
+fn random_sequences() {
+    let step = prop_oneof![
+        2 => Just(Step::Start),
+        1 => Just(Step::Stop),
+        1 => Just(Step::Probe),
+        4 => Just(Step::Monitor),
+        4 => Just(Step::Promote),
+        2 => Just(Step::Demote),
+        2 => Just(Step::Flush),
+        2 => Just(Step::Edit),
+        2 => Just(Step::KillRedis),
+        2 => Just(Step::StartRedis),
+        1 => (1..=2_usize).prop_map(Step::StopSentinels),
+        1 => Just(Step::ContinueSentinels),
+        2 => Just(Step::NameOther),
+        2 => Just(Step::NameThis),
+    ];
+    let mut runner =
+        TestRunner::new(Config { cases: 10, max_shrink_iters: 20, failure_persistence: None, ..Config::default() });
+    let world = std::cell::RefCell::new(World::new());
+    let sequences = prop::collection::vec(step, 10..20);
+    runner
+        .run(&sequences, |steps| {
+            let mut world = world.borrow_mut();
+            world.reset();
+            // Most faults matter to a gate that is open.
+            for step in [Step::Start, Step::Promote].into_iter().chain(steps) {
+                // Twice: every action is idempotent.
+                take(&mut world, step);
+                take(&mut world, step);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn stop_and_demote_work_with_everything_broken() {
+    let mut world = World::new();
+    let broken = [("rw_port", "none"), ("sentinels", "nobody"), ("open_for", "-1")];
+    for action in ["demote", "stop"] {
+        world.reset();
+        assert_eq!((world.agent("start", false, &[]), world.agent("promote", false, &[])), (0, 0));
+        assert!(world.agree("promote").rw.is_open());
+        world.redis = None;
+        world.stop_sentinels(3);
+        assert_eq!(world.agent(action, false, &broken), 0, "{action}");
+        let after = world.agree(action);
+        assert!(!after.rw.is_open(), "{action}: {after:?}");
+        assert_eq!(after.ro.is_open(), action == "demote", "{after:?}");
+    }
+}
+
+fn a_monitor_closes_what_is_not_named_and_opens_what_is() {
+    let mut world = World::new();
+    world.reset();
+    world.name(true);
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
+    let after = world.agree("monitor");
+    assert!(after.ro.is_open() && !after.rw.is_open(), "{after:?}");
+    // Named again: the next monitor opens it. And what it opened it closes when that is over.
+    for lost in [|world: &mut World| world.name(true), |world: &mut World| world.redis = None] {
+        world.name(false);
+        world.start_redis();
+        assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+        assert!(world.agree("monitor").rw.is_open());
+        lost(&mut world);
+        assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
+        let after = world.agree("a monitor after the loss");
+        assert!(after.ro.is_open() && !after.rw.is_open(), "{after:?}");
+    }
+}
