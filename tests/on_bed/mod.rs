@@ -1,6 +1,7 @@
 //! The trials on the shared bed, by what they are about. A new file: its `mod` line and its line in
 //! [`all`].
 
+pub mod cli;
 pub mod configuration;
 pub mod faults;
 pub mod itself;
@@ -11,12 +12,13 @@ use super::OnBed;
 
 /// All trials, each with its file's name in front.
 pub fn all() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 5] = [
+    let files: [(&str, &[(&str, OnBed)]); 6] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("load", load::TRIALS),
         ("moves", moves::TRIALS),
         ("configuration", configuration::TRIALS),
+        ("cli", cli::TRIALS),
     ];
     let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()

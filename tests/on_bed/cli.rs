@@ -1,0 +1,248 @@
+//! `rolegate` on a real cluster: what it says of it, and that what it says is so.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rolegate::command::Output;
+use serde_json::Value;
+
+use crate::OnBed;
+use crate::bed::{Bed, Host, NODES, demo, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("init_makes_a_bare_gate_work_and_a_second_run_changes_nothing", init),
+    ("status_says_what_is_wrong_and_by_its_exit_code_how_bad_it_is", status),
+    ("status_answers_within_three_seconds_with_two_hosts_frozen", frozen),
+    ("fencing_the_primary_closes_it_before_the_command_returns", fence),
+    ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
+    ("without_quorum_nothing_is_written", minority),
+    ("sentinels_that_monitor_loopback_open_no_gate_and_status_says_why", loopback),
+];
+
+/// Succeeds where the cluster has a gate.
+const HAS_GATE: &str = "cibadmin -Q --xpath \"//primitive[@id='RedisGate']\" >/dev/null 2>&1";
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Runs `rolegate` on a host: its exit code and what it says.
+fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Output> {
+    Ok(on.cmd("rolegate")?.args(args.iter().copied()).deadline(LONG).run_expecting(&[0, 1, 2, 3])?)
+}
+
+/// `rolegate status --json` on a host, once its exit code is `code` and its text holds `said`.
+fn wait_status(on: &Host<'_>, code: i32, said: &str) -> Result<Value> {
+    wait_for(&format!("status {code} with {said:?} on {}", on.name()), LONG, || {
+        let output = rolegate(on, &["status", "--json"])?;
+        let text = output.text();
+        ensure!(output.code == code && text.contains(said), "code {}:\n{text}", output.code);
+        serde_json::from_str(&text).context("--json is JSON")
+    })
+}
+
+/// A cluster with a gate that is well; the name of the primary and of another node.
+fn healthy(bed: &Bed) -> Result<(&'static str, &'static str)> {
+    let node = bed.host(NODES[0])?;
+    if node.sh(HAS_GATE).is_err() {
+        demo::configure(bed)?;
+    }
+    // What an earlier trial has left behind.
+    for name in NODES {
+        node.cmd("rolegate")?.args(["unfence", name]).deadline(LONG).run_expecting(&[0, 1])?;
+    }
+    wait_status(&node, 0, "\"code\": 0")?;
+    let primary = bed.primary()?.name();
+    let primary = NODES.into_iter().find(|name| *name == primary).context("the primary is a node")?;
+    let other = NODES.into_iter().find(|name| *name != primary).context("three nodes")?;
+    Ok((primary, other))
+}
+
+/// The CIB's configuration as text, without what changes by itself.
+fn configuration(on: &Host<'_>) -> Result<String> {
+    on.ask("cibadmin", &["-Q", "-o", "configuration"])
+}
+
+fn init(bed: &Bed) -> Result<()> {
+    let node = bed.host("node2")?;
+    node.sh_within(
+        LONG,
+        &format!(
+            "{HAS_GATE} && pcs resource delete RedisGate; \
+         for n in node1 node2 node3; do crm_attribute -N $n -n redis_role -D; done; true"
+        ),
+    )?;
+    let none = rolegate(&node, &["init"])?;
+    ensure!(none.code == 2 && none.stderr.contains("pcs resource create"), "{none:?}");
+    node.sh_within(LONG, "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1")?;
+    wait_status(&node, 2, "rolegate init")?;
+
+    let before = configuration(&node)?;
+    let dry = rolegate(&node, &["init", "--dry-run"])?;
+    ensure!(dry.code == 0 && dry.text().contains("To be written"), "{dry:?}");
+    ensure!(configuration(&node)? == before, "--dry-run must write nothing");
+
+    let primary = bed.primary()?.name().to_owned();
+    let done = rolegate(&node, &["init"])?;
+    ensure!(done.code == 0 && done.text().contains(&format!("Done: {primary} takes writes")), "{done:?}");
+    ensure!(demo::open_gates(bed)? == [primary.as_str()], "open on {:?}", demo::open_gates(bed)?);
+    wait_status(&node, 0, "\"code\": 0")?;
+
+    let written = configuration(&node)?;
+    let again = rolegate(&bed.host("node3")?, &["init"])?;
+    ensure!(again.code == 0 && again.text().contains("Nothing to do"), "{again:?}");
+    ensure!(configuration(&node)? == written, "a second run must write nothing");
+    let other = rolegate(&node, &["init", "--node", "node1=10.99.0.1:6379"])?;
+    ensure!(other.code == 2, "another record must be refused without --replace: {other:?}");
+    ensure!(configuration(&node)? == written);
+    Ok(())
+}
+
+fn status(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
+    let (writer, replica, last) = (bed.host(primary)?, bed.host(other)?, bed.host(third)?);
+    let report = wait_status(&replica, 0, "\"code\": 0")?;
+    let group = &report["masters"][0];
+    ensure!(group["writers"] == serde_json::json!([primary]), "{group:#}");
+
+    replica.sh("systemctl stop redis-server")?;
+    wait_status(&writer, 1, &format!("Redis on {other}: connection refused"))?;
+    replica.sh("systemctl start redis-server")?;
+    wait_status(&writer, 0, "\"code\": 0")?;
+
+    replica.sh("systemctl stop redis-sentinel")?;
+    wait_status(&writer, 1, "26379: connection refused")?;
+    last.sh("systemctl stop redis-sentinel")?;
+    wait_status(&writer, 3, "1 of 3 Sentinels answer here and 2 are needed")?;
+    replica.sh("systemctl start redis-sentinel")?;
+    last.sh("systemctl start redis-sentinel")?;
+    wait_status(&writer, 0, "\"code\": 0")?;
+
+    // A port that is open where Sentinels name another node.
+    replica.ask("rolegate-port", &["open", "rw", "--for", "30s"])?;
+    let said = rolegate(&writer, &["status"])?;
+    ensure!(
+        said.code == 2 && said.text().contains(&format!("6381 is open on {other}, though Sentinels name {primary}")),
+        "{said:?}"
+    );
+    replica.ask("rolegate-port", &["close", "all"])?;
+    wait_status(&writer, 0, "\"code\": 0")?;
+    Ok(())
+}
+
+fn frozen(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
+    let node = bed.host(other)?;
+    bed.host(third)?.freeze()?;
+    bed.host(primary)?.freeze()?;
+    // At once, and when the cluster has noticed.
+    for pause in [0, 10] {
+        std::thread::sleep(Duration::from_secs(pause));
+        let started = Instant::now();
+        let said = rolegate(&node, &["status"])?;
+        let took = started.elapsed();
+        ensure!(said.code == 3 && took < Duration::from_secs(3), "{took:?}: {said:?}");
+        ensure!(said.text().contains("1 of 3 Sentinels answer here"), "{said:?}");
+    }
+    bed.host(primary)?.thaw()?;
+    bed.host(third)?.thaw()?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn fence(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let said = rolegate(&node, &["fence", primary, "--reason", "a \"trial\""])?;
+    // What stands now must have stood when it returned.
+    let open = demo::open_gates(bed)?;
+    ensure!(open.is_empty(), "fence returned, and 6381 is open on {open:?}");
+    let state = bed.host(primary)?.ask("rolegate-port", &["state", "--json"])?;
+    let state: Value = serde_json::from_str(&state)?;
+    ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{state}");
+    ensure!(said.code == 1, "nobody takes writes: {said:?}");
+    let text = said.text();
+    ensure!(text.contains("nobody takes writes now") && text.contains("SENTINEL FAILOVER mymaster"), "{text}");
+    wait_status(&node, 2, &format!("Sentinels name {primary}, and it is fenced: ports closed by operator"))?;
+
+    let again = rolegate(&node, &["fence", primary])?;
+    ensure!(again.code == 1 && again.text().contains("is fenced already"), "{again:?}");
+
+    let lifted = rolegate(&node, &["unfence", primary])?;
+    ensure!(lifted.code == 0 && lifted.text().contains(&format!("{primary} takes writes")), "{lifted:?}");
+    ensure!(demo::open_gates(bed)? == [primary]);
+    let again = rolegate(&node, &["unfence", primary])?;
+    ensure!(again.code == 0 && again.text().contains("was not fenced"), "{again:?}");
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn fence_holds(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
+    let (node, fenced) = (bed.host(primary)?, bed.host(other)?);
+    // The third may not be chosen, so that the failover goes to the fenced node.
+    let last = bed.host(third)?;
+    last.redis(6379, &["CONFIG", "SET", "replica-priority", "0"])?;
+    wait_for("Sentinels to know that one replica may not be chosen", LONG, || {
+        for name in NODES {
+            let known = bed.host(name)?.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+            ensure!(known.lines().any(|line| line == "0"), "{name}: {known}");
+        }
+        Ok(())
+    })?;
+    let said = rolegate(&fenced, &["fence", other])?;
+    ensure!(said.code == 0 && said.text().contains(&format!("{primary} takes writes")), "{said:?}");
+    node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+    wait_status(&node, 2, &format!("Sentinels name {other}, and it is fenced"))?;
+    // The hook ran on each node; whatever it or anybody writes, the location rule holds.
+    node.ask("crm_attribute", &["-N", other, "-n", "redis_role", "-v", "primary"])?;
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        let open = demo::open_gates(bed)?;
+        ensure!(!open.contains(&other), "6381 is open on {open:?}, {other} is fenced");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let lifted = rolegate(&node, &["unfence", other])?;
+    ensure!(lifted.code == 0 && demo::open_gates(bed)? == [other], "{lifted:?}");
+    last.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn minority(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let before = configuration(&node)?;
+    bed.isolate(&[other])?;
+    wait_status(&node, 3, "has no quorum")?;
+    for args in [&["fence", "node1"][..], &["unfence", "node1"]] {
+        let said = rolegate(&node, args)?;
+        ensure!(said.code == 2 && said.stderr.contains("no quorum"), "{args:?}: {said:?}");
+    }
+    ensure!(rolegate(&node, &["init"])?.code >= 2);
+    ensure!(configuration(&node)? == before, "the minority must write nothing");
+    bed.heal()?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn loopback(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    // What an operator does who follows a guide for one machine: each Sentinel watches its own host.
+    for node in bed.nodes() {
+        node.sh("systemctl stop redis-sentinel && cp -p /etc/redis/sentinel.conf /etc/redis/sentinel.kept &&
+             sed -i -e 's/^sentinel monitor mymaster .*/sentinel monitor mymaster 127.0.0.1 6379 2/' \
+                 -e '/^sentinel known-/d' /etc/redis/sentinel.conf && systemctl start redis-sentinel")?;
+    }
+    let node = bed.host(other)?;
+    wait_status(&node, 2, "nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address")?;
+    wait_for("every gate to close", LONG, || {
+        let open = demo::open_gates(bed)?;
+        ensure!(open.is_empty(), "open on {open:?}");
+        Ok(())
+    })?;
+    let refused = rolegate(&node, &["init", "--replace"])?;
+    ensure!(refused.code == 2 && refused.stderr.contains("a loopback address"), "{refused:?}");
+    for node in bed.nodes() {
+        node.sh("systemctl stop redis-sentinel && mv /etc/redis/sentinel.kept /etc/redis/sentinel.conf &&
+             systemctl start redis-sentinel")?;
+    }
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
