@@ -18,7 +18,7 @@ pcs "$@" constraint colocation add RedisVIP with Promoted RedisGate-clone INFINI
 	id=RedisVIP-with-gate
 
 # Not symmetrical: a demotion must not wait for the address, whose stop may hang or fail.
-pcs "$@" constraint order promote RedisGate-clone then start RedisVIP symmetrical=false \
+pcs "$@" constraint order promote RedisGate-clone "then" start RedisVIP symmetrical=false \
 	id=RedisVIP-after-gate
 
 # Needed with symmetric-cluster=false; changes nothing else.
