@@ -168,10 +168,10 @@ fn a_gate_whose_promote_failed_five_times_comes_back_by_itself() {
     }
     assert_eq!(tries, 5, "it must neither give up earlier nor try without end");
     assert_eq!(sim.running(), 2, "the gate of node2 is stopped meanwhile");
-    sim.advance(Duration::from_secs(8));
+    sim.since_failure(Duration::from_secs(13));
     sim.step();
     assert_eq!((sim.promoted(), sim.running()), (vec![], 2), "it came back before its time");
-    sim.advance(Duration::from_secs(12));
+    sim.since_failure(Duration::from_secs(17));
     sim.settle();
     assert_eq!((sim.promoted(), sim.running()), (vec!["node2".into()], 3));
 }

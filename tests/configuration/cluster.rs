@@ -191,13 +191,13 @@ pub fn facts(cib: &str) -> BTreeSet<String> {
 pub struct Sim<'m> {
     machine: &'m Machine,
     cib: String,
-    now: SystemTime,
+    since_failure: Duration,
     clone: Vec<(String, String, bool)>,
 }
 
 impl<'m> Sim<'m> {
     pub fn new(machine: &'m Machine, cib: &str) -> Self {
-        Sim { machine, cib: cib.to_owned(), now: SystemTime::now(), clone: Vec::new() }
+        Sim { machine, cib: cib.to_owned(), since_failure: Duration::ZERO, clone: Vec::new() }
     }
 
     /// Writes a permanent node attribute.
@@ -213,9 +213,22 @@ impl<'m> Sim<'m> {
         self.attribute(node, "redis_role", role);
     }
 
-    /// Lets time pass.
-    pub fn advance(&mut self, time: Duration) {
-        self.now += time;
+    /// Makes it as long ago as this that a promote failed last.
+    pub fn since_failure(&mut self, time: Duration) {
+        self.since_failure = time;
+    }
+
+    /// The scheduler's time, in seconds since the epoch. `crm_simulate` stamps failures with this machine's clock, so
+    /// they are what it is counted from: a slow machine must make no difference.
+    fn now(&self) -> u64 {
+        let failed = Document::parse(&self.cib).unwrap().descendants().find_map(|pair| {
+            let failure = pair.attribute("name") == Some("last-failure-RedisGate#promote_0");
+            failure.then(|| pair.attribute("value").unwrap().parse::<u64>().unwrap())
+        });
+        match failed {
+            Some(failed) => failed + self.since_failure.as_secs(),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
+        }
     }
 
     /// One transition: what was done, in its order, as "resource action node".
@@ -226,7 +239,7 @@ impl<'m> Sim<'m> {
     /// One transition in which the given actions fail (`RESOURCE_ACTION_INTERVAL@NODE=CODE`).
     pub fn step_failing(&mut self, failing: &[&str]) -> Vec<String> {
         let path = self.save();
-        let now = self.now.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = self.now();
         let next = self.machine.file("next.xml");
         let mut command = self.machine.command(&["crm_simulate", "--simulate", "--output-as=xml"]);
         // Seconds since the epoch, in the form that it reads.
