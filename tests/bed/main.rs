@@ -123,6 +123,12 @@ enum What {
     },
     /// Remove the cached roots and what is left of beds, when none is up.
     Clean,
+    /// Measure, both sides in one run, on a bed of its own.
+    Bench {
+        /// Write the figures into this file too, as JSON.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Only build the root of the hosts.
     Root {
         /// The Debian release.
@@ -236,6 +242,17 @@ fn run(cli: Cli) -> Result<()> {
         What::Shutdown { host } => attached()?.host(&host)?.shutdown(),
         What::Logs { dir } => attached()?.collect_logs(&dir),
         What::Demo { fault, keep } => demo(&name, fault, keep),
+        What::Bench { json } => {
+            let portblock = bed::bench::fetch_portblock()?;
+            let bed = Bed::up(Options::new("bench"))?;
+            let figures = bed::bench::run(&bed, &portblock)?;
+            bed.down()?;
+            match json {
+                Some(file) => std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)
+                    .with_context(|| format!("writing {}", file.display())),
+                None => Ok(()),
+            }
+        }
         What::Root { release } => {
             println!("{}", bed::root::cached(&release)?.display());
             Ok(())

@@ -33,11 +33,13 @@
 //! - [`files`]: what is written onto the machines' disks before they boot.
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
+//! - [`bench`]: the benchmark.
 //! - [`demo`]: the gate made as the README says, and one failure shown.
 
 // Each program that has this module uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod files;

@@ -113,7 +113,8 @@ fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
         ])
         .arg(release)
         .arg(&new)
-        .arg(mirror().as_deref().unwrap_or("http://deb.debian.org/debian"))
+        // Without one mmdebstrap takes its own default.
+        .args(mirror())
         .deadline(Duration::from_secs(900))
         .run()
         .context("mmdebstrap")?;
@@ -123,7 +124,7 @@ fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
 }
 
 /// The machine's own Debian mirror.
-fn mirror() -> Option<String> {
+pub(super) fn mirror() -> Option<String> {
     let sources = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
     sources.chain([PathBuf::from("/etc/apt/sources.list")]).find_map(|path| {
         let text = fs::read_to_string(path).ok()?;
