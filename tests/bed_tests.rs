@@ -37,9 +37,7 @@ fn main() -> ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Ok(bed)) = shared
-        && let Err(error) = bed.down()
-    {
+    if let Some(Err(error)) = shared.and_then(Result::ok).map(Bed::down) {
         eprintln!("the bed was not taken down: {error:#}");
         return ExitCode::FAILURE;
     }

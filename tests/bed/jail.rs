@@ -311,7 +311,7 @@ pub fn end_any(dir: &Path) -> Result<()> {
         match lock_dir(dir) {
             Ok(Some(_lock)) => return remove(dir),
             Ok(None) => {
-                if !told && let Ok((warden, _)) = read_pids(dir) {
+                if let (false, Ok((warden, _))) = (told, read_pids(dir)) {
                     // Gone already is as good.
                     let _gone = kill(warden, Signal::SIGTERM);
                     told = true;

@@ -22,6 +22,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_flushed_firewall_is_closed_and_then_repaired", flushed),
     ("what_sentinel_says_by_argv_is_a_hint", hint),
     ("the_hook_writes_nothing_without_quorum", no_quorum),
+    ("a_host_firewall_that_drops_lets_the_gate_through_and_nothing_else", drop_policy),
     ("sentinels_that_monitor_loopback_open_no_gate", loopback),
 ];
 
@@ -279,6 +280,34 @@ fn no_quorum(bed: &Bed) -> Result<()> {
     let after = alone.ask("cibadmin", &["-Q", "-l", "-o", "nodes"])?;
     ensure!(before == after, "a partition without quorum was written to: {before} {after}");
     bed.heal()?;
+    settled(bed).map(drop)
+}
+
+/// The README's nftables line, under a policy that drops.
+fn drop_policy(bed: &Bed) -> Result<()> {
+    let node = with_gate(bed)?;
+    let client = bed.host(CLIENTS[0])?;
+    let nodes = NODES.map(address).join(", ");
+    node.sh(&format!(
+        "nft add table inet filter
+         nft 'add chain inet filter input {{ type filter hook input priority 0; policy drop; }}'
+         nft add rule inet filter input iif lo accept
+         nft add rule inet filter input meta l4proto '{{ icmp, icmpv6 }}' accept
+         nft add rule inet filter input ip saddr '{{ {nodes} }}' accept"
+    ))?;
+    let tried = || -> Result<()> {
+        let connects = |port: u16| role_behind(&client, &node.address(), port);
+        // Without the line the redirected packets are dropped, and the client hears nothing.
+        ensure!(connects(6381).is_err(), "the policy does not drop: {:?}", connects(6381));
+        node.sh("nft add rule inet filter input tcp dport 6379 ct status dnat accept")?;
+        ensure!(connects(6381)?.as_deref() == Some("master"), "6381: {:?}", connects(6381));
+        ensure!(connects(6380)?.as_deref() == Some("master"), "6380: {:?}", connects(6380));
+        ensure!(connects(6379).is_err(), "6379 is open to a client: {:?}", connects(6379));
+        Ok(())
+    };
+    let tried = tried();
+    node.sh("nft delete table inet filter")?;
+    tried?;
     settled(bed).map(drop)
 }
 
