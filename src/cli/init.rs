@@ -260,37 +260,37 @@ fn differences(old: &Record, new: &Record) -> (Vec<String>, Vec<String>) {
     (old.difference(&new).cloned().collect(), new.difference(&old).cloned().collect())
 }
 
-/// The location rules of the shipped configuration that the gate does not have. Whoever places
-/// the gate by its role attribute already has his own; the ban by a fence nobody may lack.
+/// The location rules of the shipped configuration, under the same ids, that the gate does not
+/// have. Whoever places the gate by its role attribute already has his own; the ban by a fence
+/// nobody may lack.
 fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
     let rules = facts::rules(gate, cib);
     let (clone, role) = (&gate.resource.outer_id, &gate.params.attribute);
-    let location = |name: &str, rule: &str, expressions: &str| {
-        let id = format!("{clone}-{name}");
+    let location = |name: &str, rule: &str, expressions: &[String]| {
+        let id = format!("{}-{name}", gate.resource.id);
+        let expressions: String = expressions
+            .iter()
+            .zip(["", "-1"])
+            .map(|(expression, number)| format!("<expression id=\"{id}-rule-expr{number}\" {expression}/>"))
+            .collect();
         format!(
-            "<rsc_location id=\"{id}\" rsc=\"{clone}\"><rule id=\"{id}-rule\" {rule}>{}</rule></rsc_location>",
-            expressions.replace("ID", &format!("{id}-rule"))
+            "<rsc_location id=\"{id}\" rsc=\"{clone}\"><rule id=\"{id}-rule\" {rule}>{expressions}</rule></rsc_location>"
         )
     };
-    let fenced = format!("<expression id=\"ID-fence\" attribute=\"{FENCE_ATTRIBUTE}\" operation=\"defined\"/>");
-    let mut missing = Vec::new();
+    let is = |value: &str| format!("attribute=\"{role}\" operation=\"eq\" value=\"{value}\"");
+    let defined = |name: &str| format!("attribute=\"{name}\" operation=\"defined\"");
     if !rules.by_role {
-        let primary = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"eq\" value=\"primary\"/>");
-        missing.push(location("promote", "role=\"Promoted\" score=\"INFINITY\"", &primary));
-        let fail = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"eq\" value=\"fail\"/>");
-        missing.push(location("ban", "score=\"-INFINITY\" boolean-op=\"or\"", &format!("{fail}{fenced}")));
-        let opt_in = cib
-            .properties
-            .get("symmetric-cluster")
-            .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "false" | "no" | "off" | "n" | "0"));
-        if opt_in {
-            let defined = format!("<expression id=\"ID-role\" attribute=\"{role}\" operation=\"defined\"/>");
-            missing.push(location("allow", "score=\"0\"", &defined));
-        }
+        vec![
+            location("primary", "role=\"Promoted\" score=\"INFINITY\"", &[is("primary")]),
+            location("closed", "boolean-op=\"or\" score=\"-INFINITY\"", &[is("fail"), defined(FENCE_ATTRIBUTE)]),
+            // Needed where symmetric-cluster is false; changes nothing else.
+            location("allowed", "score=\"0\"", &[defined(role)]),
+        ]
     } else if !rules.by_fence {
-        missing.push(location("fence", "score=\"-INFINITY\"", &fenced));
+        vec![location("fenced", "score=\"-INFINITY\"", &[defined(FENCE_ATTRIBUTE)])]
+    } else {
+        Vec::new()
     }
-    missing
 }
 
 /// Both parameters in one change: no node ever sees half a record.
@@ -367,7 +367,7 @@ mod tests {
     fn a_bare_gate_gets_record_and_rules_and_then_nothing_more() {
         let first = plan(&found(), &gate(None), &cib("", ""), false).unwrap();
         assert_eq!(first.record, Some(found().record));
-        assert_eq!(first.constraints.len(), 2, "{:?}", first.constraints);
+        assert_eq!(first.constraints.len(), 3, "{:?}", first.constraints);
         let second = plan(&found(), &gate(first.record), &cib("", &first.constraints.concat()), false).unwrap();
         assert_eq!(second, Plan::default());
     }
@@ -384,10 +384,25 @@ mod tests {
             rules[1].expressions,
             [("redis_role".into(), "eq".into(), Some("fail".into())), ("redis_fence".into(), "defined".into(), None)]
         );
-        assert!(text.contains("boolean-op=\"or\""));
-        let opt_in =
-            constraints(&gate(None), &cib("<nvpair id=\"s\" name=\"symmetric-cluster\" value=\"false\"/>", ""));
-        assert!(opt_in[2].contains("score=\"0\"") && opt_in[2].contains("operation=\"defined\""));
+        assert_eq!(rules[2].score.as_deref(), Some("0"));
+        assert_eq!(rules[2].expressions, [("redis_role".into(), "defined".into(), None)]);
+    }
+
+    #[test]
+    fn the_rules_are_those_of_the_shipped_configuration() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ocf/xml/gate.xml");
+        let shipped = std::fs::read_to_string(path).unwrap();
+        let shipped = roxmltree::Document::parse(&shipped).unwrap();
+        let ours = format!("<c>{}</c>", constraints(&gate(None), &cib("", "")).concat());
+        let ours = roxmltree::Document::parse(&ours).unwrap();
+        let rules = |document: &roxmltree::Document| -> Vec<BTreeSet<(String, String)>> {
+            document
+                .descendants()
+                .filter(|element| element.is_element() && element.ancestors().any(|e| e.has_tag_name("rsc_location")))
+                .map(|element| element.attributes().map(|a| (a.name().to_owned(), a.value().to_owned())).collect())
+                .collect()
+        };
+        assert_eq!(rules(&ours), rules(&shipped));
     }
 
     #[test]
