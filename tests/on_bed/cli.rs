@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rolegate::command::Output;
 use serde_json::Value;
 
 use crate::OnBed;
@@ -24,16 +23,24 @@ const HAS_GATE: &str = "cibadmin -Q --xpath \"//primitive[@id='RedisGate']\" >/d
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs `rolegate` on a host: its exit code and what it says.
-fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Output> {
-    Ok(on.cmd("rolegate")?.args(args.iter().copied()).deadline(LONG).run_expecting(&[0, 1, 2, 3])?)
+/// What `rolegate` said: stdout, then stderr.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    text: String,
+}
+
+/// Runs `rolegate` on a host.
+fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Said> {
+    let output = on.cmd("rolegate")?.args(args.iter().copied()).deadline(LONG).run_expecting(&[0, 1, 2, 3])?;
+    Ok(Said { code: output.code, text: output.text() + &output.stderr })
 }
 
 /// `rolegate status --json` on a host, once its exit code is `code` and its text holds `said`.
 fn wait_status(on: &Host<'_>, code: i32, said: &str) -> Result<Value> {
     wait_for(&format!("status {code} with {said:?} on {}", on.name()), LONG, || {
         let output = rolegate(on, &["status", "--json"])?;
-        let text = output.text();
+        let text = output.text;
         ensure!(output.code == code && text.contains(said), "code {}:\n{text}", output.code);
         serde_json::from_str(&text).context("--json is JSON")
     })
@@ -71,24 +78,24 @@ fn init(bed: &Bed) -> Result<()> {
         ),
     )?;
     let none = rolegate(&node, &["init"])?;
-    ensure!(none.code == 2 && none.stderr.contains("pcs resource create"), "{none:?}");
+    ensure!(none.code == 2 && none.text.contains("pcs resource create"), "{none:?}");
     node.sh_within(LONG, "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1")?;
     wait_status(&node, 2, "rolegate init")?;
 
     let before = configuration(&node)?;
     let dry = rolegate(&node, &["init", "--dry-run"])?;
-    ensure!(dry.code == 0 && dry.text().contains("To be written"), "{dry:?}");
+    ensure!(dry.code == 0 && dry.text.contains("To be written"), "{dry:?}");
     ensure!(configuration(&node)? == before, "--dry-run must write nothing");
 
     let primary = bed.primary()?.name().to_owned();
     let done = rolegate(&node, &["init"])?;
-    ensure!(done.code == 0 && done.text().contains(&format!("Done: {primary} takes writes")), "{done:?}");
+    ensure!(done.code == 0 && done.text.contains(&format!("Done: {primary} takes writes")), "{done:?}");
     ensure!(demo::open_gates(bed)? == [primary.as_str()], "open on {:?}", demo::open_gates(bed)?);
     wait_status(&node, 0, "\"code\": 0")?;
 
     let written = configuration(&node)?;
     let again = rolegate(&bed.host("node3")?, &["init"])?;
-    ensure!(again.code == 0 && again.text().contains("Nothing to do"), "{again:?}");
+    ensure!(again.code == 0 && again.text.contains("Nothing to do"), "{again:?}");
     ensure!(configuration(&node)? == written, "a second run must write nothing");
     let other = rolegate(&node, &["init", "--node", "node1=10.99.0.1:6379"])?;
     ensure!(other.code == 2, "another record must be refused without --replace: {other:?}");
@@ -121,7 +128,7 @@ fn status(bed: &Bed) -> Result<()> {
     replica.ask("rolegate-port", &["open", "rw", "--for", "30s"])?;
     let said = rolegate(&writer, &["status"])?;
     ensure!(
-        said.code == 2 && said.text().contains(&format!("6381 is open on {other}, though Sentinels name {primary}")),
+        said.code == 2 && said.text.contains(&format!("6381 is open on {other}, though Sentinels name {primary}")),
         "{said:?}"
     );
     replica.ask("rolegate-port", &["close", "all"])?;
@@ -142,7 +149,7 @@ fn frozen(bed: &Bed) -> Result<()> {
         let said = rolegate(&node, &["status"])?;
         let took = started.elapsed();
         ensure!(said.code == 3 && took < Duration::from_secs(3), "{took:?}: {said:?}");
-        ensure!(said.text().contains("1 of 3 Sentinels answer here"), "{said:?}");
+        ensure!(said.text.contains("1 of 3 Sentinels answer here"), "{said:?}");
     }
     bed.host(primary)?.thaw()?;
     bed.host(third)?.thaw()?;
@@ -160,18 +167,18 @@ fn fence(bed: &Bed) -> Result<()> {
     let state: Value = serde_json::from_str(&state)?;
     ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{state}");
     ensure!(said.code == 1, "nobody takes writes: {said:?}");
-    let text = said.text();
+    let text = &said.text;
     ensure!(text.contains("nobody takes writes now") && text.contains("SENTINEL FAILOVER mymaster"), "{text}");
     wait_status(&node, 2, &format!("Sentinels name {primary}, and it is fenced: ports closed by operator"))?;
 
     let again = rolegate(&node, &["fence", primary])?;
-    ensure!(again.code == 1 && again.text().contains("is fenced already"), "{again:?}");
+    ensure!(again.code == 1 && again.text.contains("is fenced already"), "{again:?}");
 
     let lifted = rolegate(&node, &["unfence", primary])?;
-    ensure!(lifted.code == 0 && lifted.text().contains(&format!("{primary} takes writes")), "{lifted:?}");
+    ensure!(lifted.code == 0 && lifted.text.contains(&format!("{primary} takes writes")), "{lifted:?}");
     ensure!(demo::open_gates(bed)? == [primary]);
     let again = rolegate(&node, &["unfence", primary])?;
-    ensure!(again.code == 0 && again.text().contains("was not fenced"), "{again:?}");
+    ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
@@ -190,7 +197,7 @@ fn fence_holds(bed: &Bed) -> Result<()> {
         Ok(())
     })?;
     let said = rolegate(&fenced, &["fence", other])?;
-    ensure!(said.code == 0 && said.text().contains(&format!("{primary} takes writes")), "{said:?}");
+    ensure!(said.code == 0 && said.text.contains(&format!("{primary} takes writes")), "{said:?}");
     node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
     wait_status(&node, 2, &format!("Sentinels name {other}, and it is fenced"))?;
     // The hook ran on each node; whatever it or anybody writes, the location rule holds.
@@ -215,7 +222,7 @@ fn minority(bed: &Bed) -> Result<()> {
     wait_status(&node, 3, "has no quorum")?;
     for args in [&["fence", "node1"][..], &["unfence", "node1"]] {
         let said = rolegate(&node, args)?;
-        ensure!(said.code == 2 && said.stderr.contains("no quorum"), "{args:?}: {said:?}");
+        ensure!(said.code == 2 && said.text.contains("no quorum"), "{args:?}: {said:?}");
     }
     ensure!(rolegate(&node, &["init"])?.code >= 2);
     ensure!(configuration(&node)? == before, "the minority must write nothing");
@@ -239,7 +246,7 @@ fn loopback(bed: &Bed) -> Result<()> {
         Ok(())
     })?;
     let refused = rolegate(&node, &["init", "--replace"])?;
-    ensure!(refused.code == 2 && refused.stderr.contains("a loopback address"), "{refused:?}");
+    ensure!(refused.code == 2 && refused.text.contains("a loopback address"), "{refused:?}");
     for node in bed.nodes() {
         node.sh("systemctl stop redis-sentinel && mv /etc/redis/sentinel.kept /etc/redis/sentinel.conf &&
              systemctl start redis-sentinel")?;
