@@ -200,13 +200,13 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     ensure!(said.code == 0 && said.text.contains(&format!("{primary} takes writes")), "{said:?}");
     node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
     wait_status(&node, 2, &format!("Sentinels name {other}, and it is fenced"))?;
-    // The hook ran on each node; whatever it or anybody writes, the location rule holds.
-    node.ask("crm_attribute", &["-N", other, "-n", "redis_role", "-v", "primary"])?;
-    let until = Instant::now() + Duration::from_secs(5);
+    // A hook that has looked before the fence writes primary after it: the location rule holds.
+    let until = Instant::now() + Duration::from_secs(8);
     while Instant::now() < until {
+        node.ask("crm_attribute", &["-N", other, "-n", "redis_role", "-v", "primary"])?;
         let open = demo::open_gates(bed)?;
         ensure!(!open.contains(&other), "6381 is open on {open:?}, {other} is fenced");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(250));
     }
     let lifted = rolegate(&node, &["unfence", other])?;
     ensure!(lifted.code == 0 && demo::open_gates(bed)? == [other], "{lifted:?}");
