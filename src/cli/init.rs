@@ -64,9 +64,15 @@ struct Plan {
     record: Option<Record>,
     /// Location constraints that are missing, as XML.
     constraints: Vec<String>,
+    /// Meta-attributes that are missing, name and value.
+    meta: Vec<(&'static str, &'static str)>,
     /// What stands there and differs, but is left.
     notes: Vec<String>,
 }
+
+/// Without these a promote that failed would be tried again when something else happens in the cluster, or after the
+/// recheck interval of 15 minutes. The shipped configuration's values, with its reasons.
+const META: [(&str, &str); 2] = [("failure-timeout", "15s"), ("migration-threshold", "5")];
 
 /// Finds, shows, writes.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
@@ -115,7 +121,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         ));
         code = CliCode::Warning;
     }
-    if plan.record.is_none() && plan.constraints.is_empty() && changes.is_empty() {
+    if plan.record.is_none() && plan.constraints.is_empty() && plan.meta.is_empty() && changes.is_empty() {
         say("Nothing to do: record, location rules and roles are as they should be.");
         return Ok(code);
     }
@@ -123,6 +129,9 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if let Some(record) = &plan.record {
         say(format!("  gate {}: sentinels=\"{}\"", gate.resource.id, record.sentinels_parameter()));
         say(format!("  gate {}: nodes=\"{}\"", gate.resource.id, record.nodes_parameter()));
+    }
+    for (name, value) in &plan.meta {
+        say(format!("  gate {}: meta {name}={value}", gate.resource.id));
     }
     for constraint in &plan.constraints {
         say(format!("  {constraint}"));
@@ -136,6 +145,9 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     // Last: the tools override quorum, and a minority's edits can win the merge.
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
+    }
+    if !plan.meta.is_empty() {
+        pacemaker::modify("resources", &meta_xml(&gate, &plan.meta))?;
     }
     if let Some(record) = &plan.record {
         pacemaker::modify("resources", &record_xml(&gate, record))?;
@@ -207,7 +219,8 @@ fn show(found: &Found, gate: &Gate) -> String {
 
 /// What is to be written of record and location rules. Pure.
 fn plan(found: &Found, gate: &Gate, cib: &pacemaker::Cib, replace: bool) -> Result<Plan, Stop> {
-    let mut plan = Plan { constraints: constraints(gate, cib), ..Plan::default() };
+    let meta = META.into_iter().filter(|(name, _)| !gate.resource.meta.contains_key(*name)).collect();
+    let mut plan = Plan { constraints: constraints(gate, cib), meta, ..Plan::default() };
     match &gate.params.record {
         Err(RecordError::Missing) => plan.record = Some(found.record.clone()),
         Ok(old) if same(old, &found.record) => {}
@@ -293,6 +306,16 @@ fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
     }
 }
 
+fn meta_xml(gate: &Gate, meta: &[(&str, &str)]) -> String {
+    let id = &gate.resource.id;
+    let set = gate.resource.meta_id.clone().unwrap_or_else(|| format!("{id}-meta_attributes"));
+    let nvpairs: String = meta
+        .iter()
+        .map(|(name, value)| format!("<nvpair id=\"{set}-{name}\" name=\"{name}\" value=\"{value}\"/>"))
+        .collect();
+    format!("<primitive id=\"{id}\"><meta_attributes id=\"{set}\">{nvpairs}</meta_attributes></primitive>")
+}
+
 /// Both parameters in one change: no node ever sees half a record.
 fn record_xml(gate: &Gate, record: &Record) -> String {
     let id = &gate.resource.id;
@@ -351,6 +374,8 @@ mod tests {
         if let Some(record) = record {
             resource.parameters.insert("sentinels".into(), record.sentinels_parameter());
             resource.parameters.insert("nodes".into(), record.nodes_parameter());
+            // As init leaves it.
+            resource.meta = META.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         }
         let params = Params::read(|name| resource.parameters.get(name).cloned()).unwrap();
         Gate { resource, params }
@@ -441,6 +466,17 @@ mod tests {
         broken.params = Params::read(|name| broken.resource.parameters.get(name).cloned()).unwrap();
         assert!(plan(&found(), &broken, &cib("", ""), false).is_err());
         assert!(plan(&found(), &broken, &cib("", ""), true).unwrap().record.is_some());
+    }
+
+    #[test]
+    fn an_operators_own_thresholds_stay() {
+        let mut own = gate(None);
+        own.resource.meta.insert("failure-timeout".into(), "1h".into());
+        own.resource.meta_id = Some("mine".into());
+        let plan = plan(&found(), &own, &cib("", ""), false).unwrap();
+        assert_eq!(plan.meta, [("migration-threshold", "5")]);
+        let xml = meta_xml(&own, &plan.meta);
+        assert!(xml.contains("<meta_attributes id=\"mine\"><nvpair id=\"mine-migration-threshold\""), "{xml}");
     }
 
     #[test]

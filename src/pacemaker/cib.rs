@@ -86,6 +86,10 @@ pub struct Resource {
     pub parameters_id: Option<String>,
     /// The ids of the nvpairs in that set, by parameter.
     pub parameter_ids: BTreeMap<String, String>,
+    /// The meta-attributes that are set for it: on it, its template, the clone around it, or by default for all.
+    pub meta: BTreeMap<String, String>,
+    /// The id of its own set of meta-attributes, where it has one.
+    pub meta_id: Option<String>,
 }
 
 /// A location constraint: which resource, and what its rules look at.
@@ -195,7 +199,16 @@ fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: El
         return;
     }
     let set = child(primitive, "instance_attributes");
+    let defaults = resources.parent().and_then(|configuration| child(configuration, "rsc_defaults"));
+    let mut meta = BTreeMap::new();
+    for element in [Some(primitive), template, Some(top), defaults].into_iter().flatten() {
+        for (name, value, _) in children(element, "meta_attributes").flat_map(pairs) {
+            meta.entry(name).or_insert(value);
+        }
+    }
     let resource = Resource {
+        meta,
+        meta_id: child(primitive, "meta_attributes").map(|set| text(set, "id")),
         id,
         outer_id: text(top, "id"),
         parameters,
@@ -261,7 +274,8 @@ mod tests {
         <resources>
           <template id="t" class="ocf" provider="rolegate" type="gate"><instance_attributes id="ti">
             <nvpair id="ti1" name="master" value="other"/></instance_attributes></template>
-          <clone id="RedisGate-clone"><primitive id="RedisGate" class="ocf" provider="rolegate" type="gate">
+          <clone id="RedisGate-clone"><meta_attributes id="m"><nvpair id="m1" name="promotable" value="true"/></meta_attributes>
+            <primitive id="RedisGate" class="ocf" provider="rolegate" type="gate">
             <instance_attributes id="RedisGate-instance_attributes">
               <nvpair id="i1" name="nodes" value="node1=10.0.0.1:6379"/></instance_attributes></primitive></clone>
           <clone id="Two-clone"><primitive id="Two" template="t"/></clone>
@@ -295,6 +309,7 @@ mod tests {
         let [gate, two] = cib.gates.as_slice() else { panic!("{:?}", cib.gates) };
         assert_eq!((gate.id.as_str(), gate.outer_id.as_str()), ("RedisGate", "RedisGate-clone"));
         assert_eq!(gate.parameters["nodes"], "node1=10.0.0.1:6379");
+        assert_eq!((gate.meta["promotable"].as_str(), gate.meta_id.as_deref()), ("true", None));
         assert_eq!(gate.parameters_id.as_deref(), Some("RedisGate-instance_attributes"));
         assert_eq!(gate.parameter_ids["nodes"], "i1");
         assert_eq!(two.parameters["master"], "other", "from the template");
