@@ -23,7 +23,6 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("what_sentinel_says_by_argv_is_a_hint", hint),
     ("the_hook_writes_nothing_without_quorum", no_quorum),
     ("a_host_firewall_that_drops_lets_the_gate_through_and_nothing_else", drop_policy),
-    ("sentinels_that_monitor_loopback_open_no_gate", loopback),
 ];
 
 /// A bed with a gate, whose read-write port is open on the primary's node and nowhere else.
@@ -308,30 +307,5 @@ fn drop_policy(bed: &Bed) -> Result<()> {
     let tried = tried();
     node.sh("nft delete table inet filter")?;
     tried?;
-    settled(bed).map(drop)
-}
-
-fn loopback(bed: &Bed) -> Result<()> {
-    let primary = with_gate(bed)?;
-    for node in bed.nodes() {
-        node.redis(26379, &["SENTINEL", "REMOVE", "mymaster"])?;
-        node.redis(26379, &["SENTINEL", "MONITOR", "mymaster", "127.0.0.1", "6379", "2"])?;
-    }
-    let closed = wait_for("every gate to close", Duration::from_secs(60), || {
-        ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
-        Ok(())
-    });
-    let codes: Vec<i32> = (0..=255).collect();
-    let status = primary.cmd("rolegate")?.arg("status").deadline(Duration::from_secs(20)).run_expecting(&codes)?;
-    // Back to what it was, whatever the outcome.
-    for node in bed.nodes() {
-        node.redis(26379, &["SENTINEL", "REMOVE", "mymaster"])?;
-        node.redis(26379, &["SENTINEL", "MONITOR", "mymaster", &primary.address(), "6379", "2"])?;
-        node.redis(26379, &["SENTINEL", "SET", "mymaster", "down-after-milliseconds", "5000"])?;
-        node.redis(26379, &["SENTINEL", "SET", "mymaster", "failover-timeout", "60000"])?;
-    }
-    closed?;
-    ensure!(status.code == 2, "status ends with {} and says {}", status.code, status.text());
-    ensure!(status.text().contains("127.0.0.1"), "status does not say why: {}", status.text());
     settled(bed).map(drop)
 }
