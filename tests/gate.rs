@@ -63,6 +63,7 @@ fn main() {
         ("without_nft_iptables_serves", without_nft_iptables_serves),
         ("auto_closes_wherever_something_is_open", auto_closes_everywhere),
         ("ten_thousand_connections", ten_thousand_connections),
+        ("looking_and_renewing_is_cheap", looking_and_renewing_is_cheap),
     ];
     let mut trials = Vec::new();
     for (name, case) in everywhere {
@@ -940,6 +941,25 @@ fn without_any_firewall_program() {
         let said = net.node.sh(&without(ALL_PROGRAMS, arguments));
         assert!(said.ends_with("\n5\n") && said.contains("nft"), "{arguments}: {said}");
     }
+    assert!(net.node.sh(&without(ALL_PROGRAMS, "close all")).contains("rw 6381: closed"));
+
+    // What is open can be closed all the same, on every backend, and even if the rules are not as they should be.
+    let _redis = Redis::start(&net.node, 6379);
+    let to = "10.1.0.1:6381".parse().unwrap();
+    for (name, choice) in BACKENDS {
+        for edit in ["true", "nft flush chain inet rolegate guard_in; iptables-nft -t raw -F; iptables-legacy -t raw -F"] {
+            Node::new(&net.node, choice).open();
+            let writer = Writer::start(&net.client, to);
+            net.node.sh(&format!("({edit}) 2>/dev/null || true"));
+            for backend in ["auto", name] {
+                let said = net.node.sh(&without(ALL_PROGRAMS, &format!("close all --backend {backend}")));
+                assert!(said.contains("\nrw 6381: closed\n"), "{name}, {edit}: {said}");
+                writer.was_cut(Instant::now());
+                net.client.refused(to);
+            }
+            net.node.run(|| Node::new(&net.node, choice).gate.remove()).expect("remove");
+        }
+    }
 }
 
 fn without_nft_iptables_serves() {
@@ -1031,4 +1051,32 @@ fn ten_thousand_connections() {
     other.goes_on();
     println!("{COUNT} connections: last acknowledgement after {last:?}, all reset after {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+fn looking_and_renewing_is_cheap() {
+    const ROUNDS: u32 = 200;
+    let net = Net::new();
+    let node = Node::new(&net.node, BackendChoice::Auto);
+    let [mut look, mut renew] = [Vec::new(), Vec::new()];
+    node.open();
+    net.node.run(|| {
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            node.gate.state().expect("state");
+            look.push(started.elapsed());
+            let started = Instant::now();
+            node.gate.set(Desired { ro: Want::Open(LONG), rw: Want::Open(LONG) }).expect("renewed");
+            renew.push(started.elapsed());
+            // As a monitor does, and not against what the kernel still has to free from the last time.
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (look, renew) = (median(&mut look), median(&mut renew));
+    println!("median of {ROUNDS}: state {look:?}, renewal {renew:?}");
+    // An nft process takes longer than both.
+    assert!(look + renew < Duration::from_millis(10), "{look:?}, {renew:?}");
 }

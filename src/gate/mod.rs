@@ -149,11 +149,6 @@ impl Desired {
         Port::ALL.into_iter().filter(move |port| self.of(*port) == Want::Close)
     }
 
-    /// What is to be closed of this, and nothing else.
-    fn only_closing(self) -> Self {
-        self.closing().fold(Desired::KEEP, |only, port| only.with(port, Want::Close))
-    }
-
     fn both(self) -> [Want; 2] {
         [self.ro, self.rw]
     }
@@ -413,6 +408,12 @@ impl GateError {
     }
 }
 
+/// What carries a gate, with what was read to find that out.
+enum Carrier {
+    Nft(Option<nft::seen::Seen>),
+    Iptables(Variant),
+}
+
 /// The gate of one master name on this node.
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -443,9 +444,9 @@ impl Gate {
     /// [`GateError::Kernel`], [`GateError::Command`].
     pub fn state(&self) -> Result<State, GateError> {
         let until = Instant::now() + self.deadline;
-        match self.backend(until)? {
-            Backend::Nft => nft::state(nft::read(until)?.as_ref(), self.ports),
-            Backend::Iptables(variant) => {
+        match self.carrier(until)? {
+            Carrier::Nft(seen) => nft::state(seen.as_ref(), self.ports),
+            Carrier::Iptables(variant) => {
                 let state = iptables::state(variant, self.ports, until)?;
                 if state.baseline == Baseline::Intact {
                     return Ok(state);
@@ -475,10 +476,15 @@ impl Gate {
     /// not be reset are no error: see [`State::cut`].
     pub fn set(&self, want: Desired) -> Result<State, GateError> {
         let until = Instant::now() + self.deadline;
-        let backend = self.backend(until)?;
-        let shortest = match backend {
-            Backend::Nft => Duration::from_millis(1),
-            Backend::Iptables(_) => Duration::from_secs(1),
+        let carrier = match self.carrier(until) {
+            Err(error @ GateError::NoFirewall(_)) if want.closes() && !want.opens() => {
+                return self.close_without_programs(want, error, until);
+            }
+            carrier => carrier?,
+        };
+        let shortest = match carrier {
+            Carrier::Nft(_) => Duration::from_millis(1),
+            Carrier::Iptables(_) => Duration::from_secs(1),
         };
         for want in want.both() {
             if let Want::Open(time) = want {
@@ -489,20 +495,35 @@ impl Gate {
         }
         let (possible, refusal) = self.without_listeners(want, until);
         let lock = self.lock(possible, until)?;
-        let elsewhere = self.close_elsewhere(backend, possible, until);
-        let result = match backend {
-            Backend::Nft => nft::apply(self.ports, possible, until),
-            Backend::Iptables(variant) => iptables::apply(variant, self.ports, possible, until),
+        let elsewhere = self.close_elsewhere(&carrier, possible, until);
+        let result = match carrier {
+            Carrier::Nft(seen) => nft::apply(self.ports, possible, seen, until),
+            Carrier::Iptables(variant) => iptables::apply(variant, self.ports, possible, until),
         };
         drop(lock);
 
         let mut state = result?;
         elsewhere?;
-        if possible.closes() {
-            let closed: Vec<u16> = possible.closing().map(|port| self.ports.number(port)).collect();
-            state.cut = Some(sever::cut(&closed, self.ports.redis, until));
-        }
+        state.cut = self.cut(possible, until);
         refusal.map_or(Ok(state), Err)
+    }
+
+    /// Where no program can change a firewall, an open port can only be what the kernel still holds; and that
+    /// can be closed without programs.
+    fn close_without_programs(&self, want: Desired, error: GateError, until: Instant) -> Result<State, GateError> {
+        tracing::warn!("closing without programs: {error}");
+        if self.may_use(Backend::Iptables(Variant::Nft)) {
+            iptables::shut(self.ports, want, until)?;
+        }
+        let mut state = nft::state(None, self.ports)?;
+        state.cut = self.cut(want, until);
+        Ok(state)
+    }
+
+    /// Ends the connections through what was closed.
+    fn cut(&self, want: Desired, until: Instant) -> Option<Cut> {
+        let closed: Vec<u16> = want.closing().map(|port| self.ports.number(port)).collect();
+        (!closed.is_empty()).then(|| sever::cut(&closed, self.ports.redis, until))
     }
 
     /// Closes both ports and takes this gate's entries away; the table or the chains, too, when no other gate uses them.
@@ -540,38 +561,35 @@ impl Gate {
         }
     }
 
-    /// The backend to use now: of those that may be used, the one that holds something of ours, nftables first; else the one
+    /// What carries the gate now: of those that may, the one that holds something of ours, nftables first; else the one
     /// that is installed.
-    fn backend(&self, until: Instant) -> Result<Backend, GateError> {
+    fn carrier(&self, until: Instant) -> Result<Carrier, GateError> {
         let nft_only = match self.choice {
-            BackendChoice::Iptables(Some(variant)) => return Ok(Backend::Iptables(variant)),
-            BackendChoice::Iptables(None) => return Ok(Backend::Iptables(iptables::variant(until)?)),
+            BackendChoice::Iptables(Some(variant)) => return Ok(Carrier::Iptables(variant)),
+            BackendChoice::Iptables(None) => return Ok(Carrier::Iptables(iptables::variant(until)?)),
             BackendChoice::Nft => true,
             BackendChoice::Auto => false,
         };
-        if nft::read(until)?.is_some() {
-            return Ok(Backend::Nft);
+        if let Some(seen) = nft::read(until)? {
+            return Ok(Carrier::Nft(Some(seen)));
         }
         if !nft_only && iptables::installed() && (!nft::installed() || iptables::present(until)?) {
-            return Ok(Backend::Iptables(iptables::variant(until)?));
+            return Ok(Carrier::Iptables(iptables::variant(until)?));
         }
         if nft::installed() {
-            return Ok(Backend::Nft);
+            return Ok(Carrier::Nft(None));
         }
         let missing = if nft_only { "nft is not installed" } else { "neither nft nor iptables is installed" };
         Err(GateError::NoFirewall(missing.to_owned()))
     }
 
     /// On Auto, closes what is to be closed on the backend that is not used now, too.
-    fn close_elsewhere(&self, used: Backend, want: Desired, until: Instant) -> Result<(), GateError> {
-        if self.choice != BackendChoice::Auto || !want.closes() {
-            return Ok(());
-        }
+    fn close_elsewhere(&self, used: &Carrier, want: Desired, until: Instant) -> Result<(), GateError> {
         match used {
-            Backend::Nft => iptables::shut(self.ports, want, until),
-            // The table was not there when the backend was chosen.
-            Backend::Iptables(_) if nft::read(until)?.is_none() => Ok(()),
-            Backend::Iptables(_) => nft::apply(self.ports, want.only_closing(), until).map(drop),
+            _ if self.choice != BackendChoice::Auto || !want.closes() => Ok(()),
+            Carrier::Nft(_) => iptables::shut(self.ports, want, until),
+            // Our table was not there when the carrier was chosen, so nothing is open in it.
+            Carrier::Iptables(_) => Ok(()),
         }
     }
 
@@ -618,6 +636,11 @@ fn pause() -> Duration {
 /// Whether `state` is what was wanted, `elapsed` after the change began at the latest.
 fn verify(state: &State, want: Desired, elapsed: Duration) -> Result<(), GateError> {
     let mismatch = |text: String| Err(GateError::Mismatch(text));
+    let rounding = match state.backend {
+        Backend::Nft => ROUNDING,
+        // Rounded down to whole seconds, once when asked for and once when shown.
+        Backend::Iptables(_) => Duration::from_secs(2),
+    };
     match &state.baseline {
         Baseline::Intact => {}
         Baseline::Missing => return mismatch("what was made is gone again".to_owned()),
@@ -629,7 +652,10 @@ fn verify(state: &State, want: Desired, elapsed: Duration) -> Result<(), GateErr
             (Want::Open(duration), PortState::Open { remaining }) if remaining > duration + ROUNDING => {
                 return mismatch(format!("port {port} is open for {remaining:?}, asked for {duration:?}"));
             }
-            (Want::Open(duration), PortState::Closed) if elapsed < duration => {
+            (Want::Open(duration), PortState::Open { remaining }) if remaining + elapsed + rounding < duration => {
+                return mismatch(format!("port {port} is open for only {remaining:?}, asked for {duration:?}"));
+            }
+            (Want::Open(duration), PortState::Closed) if elapsed + rounding < duration => {
                 return mismatch(format!("port {port} is still closed"));
             }
             _ => {}

@@ -27,6 +27,11 @@ const FIRST_OWN_TYPE: u16 = 0x10;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
+/// Around the messages of a transaction (NFNL_MSG_BATCH_*), and the generation that it expects.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const BATCH_GENERATION: u16 = 1;
+
 /// The type bits of an attribute; the others say that it is nested or in network byte order.
 const ATTR_TYPE: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
@@ -40,18 +45,26 @@ const BUFFER: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Message {
     kind: u16,
+    flags: u16,
     body: Vec<u8>,
 }
 
 impl Message {
     /// A message of type `kind` that begins with the fixed part `head`.
     pub fn new(kind: u16, head: &[u8]) -> Self {
-        Message { kind, body: head.to_vec() }
+        Message { kind, flags: 0, body: head.to_vec() }
     }
 
     /// A message of netfilter's subsystem `subsystem` about the address family `family`.
     pub fn netfilter(subsystem: u8, kind: u8, family: u8) -> Self {
         Message::new(u16::from(subsystem) << 8 | u16::from(kind), &[family, 0, 0, 0])
+    }
+
+    /// With the flags `flags` (NLM_F_*).
+    #[must_use]
+    pub fn flags(mut self, flags: u16) -> Self {
+        self.flags |= flags;
+        self
     }
 
     /// Adds an attribute.
@@ -95,7 +108,7 @@ impl Message {
     fn write(&self, flags: u16, sequence: u32, to: &mut Vec<u8>) {
         to.extend(((HEADER + self.body.len()) as u32).to_ne_bytes());
         to.extend(self.kind.to_ne_bytes());
-        to.extend((flags | REQUEST).to_ne_bytes());
+        to.extend((self.flags | flags | REQUEST).to_ne_bytes());
         to.extend(sequence.to_ne_bytes());
         to.extend(0u32.to_ne_bytes());
         to.extend(&self.body);
@@ -241,6 +254,39 @@ impl Socket {
             }
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Makes `messages` one transaction of netfilter's subsystem `subsystem`: all of them happen, or none. It fails with
+    /// ERESTART where the subsystem's generation is not `generation` any more.
+    ///
+    /// # Errors
+    /// The kernel's first; [`io::ErrorKind::TimedOut`] at the deadline.
+    pub fn transaction(&mut self, subsystem: u8, generation: u32, messages: &[Message]) -> io::Result<()> {
+        let mark = |kind| Message::new(kind, &[0, 0, 0, subsystem]);
+        let begin = mark(BATCH_BEGIN).attr(BATCH_GENERATION, &generation.to_be_bytes());
+        let end = mark(BATCH_END);
+        // Not all kernels acknowledge the marks, so only an error of the first is waited for.
+        let asking: Vec<Message> = messages.iter().map(|message| message.clone().flags(ACK)).collect();
+        let batch: Vec<&Message> = [&begin].into_iter().chain(&asking).chain([&end]).collect();
+        let first = self.send(&batch, 0)?;
+
+        let mut answered = vec![false; messages.len()];
+        while answered.contains(&false) {
+            let length = self.receive()?;
+            for message in self::messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                if index >= batch.len() {
+                    continue;
+                }
+                if let Some(error) = error_of(message.body) {
+                    return Err(error);
+                }
+                if let Some(answered) = index.checked_sub(1).and_then(|index| answered.get_mut(index)) {
+                    *answered = true;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends `messages` in one datagram with running sequence numbers, of which it returns the first.

@@ -1,16 +1,24 @@
 //! The gate on nftables: reading, changing in one transaction, verifying.
 
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Backend, Baseline, Desired, GateError, PortState, Ports, State, pause, verify};
 use crate::command::{Cmd, find};
 
+mod elements;
 pub mod plan;
 pub mod rules;
 pub mod seen;
 
+use plan::Renewal;
 use seen::Seen;
+
+/// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h.
+const SUBSYSTEM: u8 = 10;
+/// NFPROTO_INET: IPv4 and IPv6 in one table.
+const INET: u8 = 1;
 
 /// How often a change is planned anew when the kernel refused it or did not end up as asked: transactions of others collide
 /// with ours, and what was read can have changed.
@@ -67,44 +75,87 @@ fn foreign(seen: &Seen) -> String {
     )
 }
 
-/// Makes baseline and change in one transaction, reads back and verifies.
+/// Makes baseline and change in one transaction, reads back and verifies. `first` is what was just read, if anything was.
 ///
 /// # Errors
 /// Every one but [`GateError::PortInUse`].
-pub fn apply(ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+pub fn apply(ports: Ports, want: Desired, first: Option<Seen>, until: Instant) -> Result<State, GateError> {
     if !want.closes() {
-        return attempts(ports, want, until);
+        return attempts(ports, want, first, until);
     }
     // A last resort needs time, too.
     let left = until.saturating_duration_since(Instant::now());
-    let error = match attempts(ports, want, until - left / 4) {
+    let error = match attempts(ports, want, first, until - left / 4) {
         Err(error) if !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => error,
         result => return result,
     };
     // Without the table there is no redirect, so everything is closed.
     tracing::error!("closing by deleting table inet {}, for changing it failed: {error}", plan::TABLE);
-    run(&format!("delete table inet {}\n", plan::TABLE), until)?;
-    if want.opens() { Err(error) } else { Ok(state_in(read(until)?.as_ref(), ports)) }
+    let state = again(until, || match read(until)? {
+        Some(seen) if !seen.is_ours() => Err(GateError::Foreign(foreign(&seen))),
+        Some(seen) => {
+            elements::delete_table(seen.generation, until).map_err(refused)?;
+            Ok(state_in(None, ports))
+        }
+        None => Ok(state_in(None, ports)),
+    })?;
+    if want.opens() { Err(error) } else { Ok(state) }
 }
 
-fn attempts(ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
-    let mut attempt = 1;
-    loop {
-        match attempt_once(ports, want, until, attempt >= MAKE_ANEW) {
-            Err(error @ (GateError::Command(_) | GateError::Mismatch(_)))
-                if attempt < ATTEMPTS && Instant::now() < until =>
-            {
+fn attempts(ports: Ports, want: Desired, first: Option<Seen>, until: Instant) -> Result<State, GateError> {
+    // Where elements alone change, the transaction itself finds out whether the reading still holds. nft's does not.
+    let mut first = first.filter(|seen| seen.is_ours() && seen.structure_differs().is_none());
+    let mut attempt = 0;
+    again(until, || {
+        attempt += 1;
+        let seen = match first.take() {
+            Some(seen) => Some(seen),
+            None => read(until)?,
+        };
+        let renewal = if attempt == 1 && adding_renews() { Renewal::Add } else { Renewal::Replace };
+        attempt_once(seen, ports, want, until, attempt >= MAKE_ANEW, renewal)
+    })
+}
+
+/// Whether this kernel gives an element that is added again its new time: since 6.12. Verified after each change.
+fn adding_renews() -> bool {
+    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    release.is_ok_and(|release| is_at_least(&release, (6, 12)))
+}
+
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
+    }
+}
+
+/// Repeats what failed because of others, or seems to have.
+fn again<T>(until: Instant, mut attempt_once: impl FnMut() -> Result<T, GateError>) -> Result<T, GateError> {
+    for attempt in 1..ATTEMPTS {
+        match attempt_once() {
+            Err(error @ (GateError::Command(_) | GateError::Mismatch(_) | GateError::Kernel { .. })) => {
                 tracing::debug!("attempt {attempt}: {error}");
-                attempt += 1;
+                if Instant::now() >= until {
+                    return Err(error);
+                }
                 thread::sleep(pause());
             }
             result => return result,
         }
     }
+    attempt_once()
 }
 
-fn attempt_once(ports: Ports, want: Desired, until: Instant, anew: bool) -> Result<State, GateError> {
-    let seen = read(until)?;
+fn attempt_once(
+    seen: Option<Seen>,
+    ports: Ports,
+    want: Desired,
+    until: Instant,
+    anew: bool,
+    renewal: Renewal,
+) -> Result<State, GateError> {
     if let Some(seen) = seen.as_ref().filter(|seen| !seen.is_ours()) {
         // Nothing of ours is there, so there is nothing to close. But a table of our name that sends connections
         // elsewhere may be what opens the port.
@@ -114,11 +165,12 @@ fn attempt_once(ports: Ports, want: Desired, until: Instant, anew: bool) -> Resu
             Ok(state_in(Some(seen), ports))
         };
     }
-    let text = plan::baseline(seen.as_ref(), ports, anew) + &plan::change(ports, want);
-    let started = Instant::now();
-    if !text.is_empty() {
-        run(&text, until)?;
+    let plan = plan::plan(seen.as_ref(), ports, want, anew, renewal);
+    if plan.is_empty() {
+        return Ok(state_in(seen.as_ref(), ports));
     }
+    let started = Instant::now();
+    carry_out(&plan, seen.as_ref(), until)?;
     let state = state_in(read(until)?.as_ref(), ports);
     verify(&state, want, started.elapsed())?;
     Ok(state)
@@ -129,34 +181,54 @@ fn attempt_once(ports: Ports, want: Desired, until: Instant, anew: bool) -> Resu
 /// # Errors
 /// Every one but [`GateError::PortInUse`].
 pub fn remove(ports: Ports, until: Instant) -> Result<(), GateError> {
-    let mut attempt = 1;
-    loop {
+    again(until, || {
         let Some(seen) = read(until)? else { return Ok(()) };
         if !seen.is_ours() {
             return Err(GateError::Foreign(foreign(&seen)));
         }
-        if !seen.target.is_empty() && ![ports.ro, ports.rw].iter().any(|port| seen.mentions(*port)) {
-            return Ok(());
+        match plan::remove(&seen, ports) {
+            None => elements::delete_table(seen.generation, until).map_err(refused)?,
+            Some(plan) => carry_out(&plan, Some(&seen), until)?,
         }
-        match run(&plan::remove(&seen, ports), until) {
-            Err(error) if !matches!(error, GateError::Command(_)) || attempt == ATTEMPTS => return Err(error),
-            Err(error) => {
-                tracing::debug!("attempt {attempt}: {error}");
-                thread::sleep(pause());
+        match read(until)? {
+            Some(seen) if [ports.ro, ports.rw].into_iter().any(|port| seen.mentions(port)) => {
+                Err(GateError::Mismatch("this gate's entries are still there".to_owned()))
             }
-            Ok(()) if attempt == ATTEMPTS => return Err(GateError::Mismatch("entries keep coming back".to_owned())),
-            // Read again: only that shows that it worked.
-            Ok(()) => {}
+            _ => Ok(()),
         }
-        attempt += 1;
+    })
+}
+
+/// Makes one transaction of `plan`. Where only elements change, it fails if anything has changed since `seen` was read; so what
+/// was intact in it still is.
+fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, until: Instant) -> Result<(), GateError> {
+    match seen {
+        Some(seen) if plan.structure.is_empty() => {
+            elements::change(&plan.elements, seen.generation, until).map_err(refused)
+        }
+        _ => {
+            let deadline = until.saturating_duration_since(Instant::now());
+            let nft = Cmd::new("nft").args(["-f", "-"]).stdin(plan.text()).deadline(deadline);
+            nft.run().map(drop).map_err(GateError::of_command)
+        }
     }
 }
 
-/// Gives `text` to nft, which makes one transaction of it.
-fn run(text: &str, until: Instant) -> Result<(), GateError> {
-    let deadline = until.saturating_duration_since(Instant::now());
-    match Cmd::new("nft").args(["-f", "-"]).stdin(text).deadline(deadline).run() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(GateError::of_command(error)),
+fn refused(error: io::Error) -> GateError {
+    GateError::of_kernel("changing table inet rolegate", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_compare_by_number() {
+        for release in ["6.12.0", "6.18.44-fc-v595", "7.0.1", "6.100-rc1"] {
+            assert!(is_at_least(release, (6, 12)), "{release}");
+        }
+        for release in ["6.1.0-28-amd64", "5.14.0-503.el9", "6.11.9", "", "unknown"] {
+            assert!(!is_at_least(release, (6, 12)), "{release}");
+        }
     }
 }

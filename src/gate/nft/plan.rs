@@ -1,4 +1,4 @@
-//! What our table is, and the nft text that makes, repairs and changes it. Pure: text from what was seen and what is wanted.
+//! What our table is, and how to make, repair and change it. Pure: a plan from what was seen and what is wanted.
 //!
 //! One `table inet rolegate` serves all gates of the node:
 //!
@@ -18,7 +18,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::seen::{Seen, SetKind};
-use crate::gate::{Desired, Ports, Want};
+use crate::gate::{Desired, Port, Ports, Want};
 
 /// The table's name, in family inet.
 pub const TABLE: &str = "rolegate";
@@ -114,124 +114,199 @@ impl ChainPlan {
     }
 }
 
-/// The text that makes `seen` ours: structure and the entries of `ports`. Empty where nothing is to be done.
-/// What is open stays open, unless the sets themselves are wrong, or with `anew`: then the table is made
-/// anew and all is closed, for elements that are put back could outlive their time.
-pub fn baseline(seen: Option<&Seen>, ports: Ports, anew: bool) -> String {
+/// What one transaction is to do: structure as nft's text, and elements, which need no nft.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Text that makes or repairs the table, its sets and chains. Empty where they are right.
+    pub structure: String,
+    /// What is done to elements, in this order, behind the structure.
+    pub elements: Vec<Element>,
+}
+
+/// How a live element gets a new time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// By adding it again. Kernels since 6.12 take the new time; older ones silently keep the old one.
+    Add,
+    /// By replacing it. Works everywhere, but a deletion makes the closing of any netlink socket wait until the kernel has
+    /// freed the old element: 10 to 20 ms that a monitor need not spend.
+    Replace,
+}
+
+/// What is done to one element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// `port` is one of ours.
+    AddGated(u16),
+    /// It is not any more.
+    DeleteGated(u16),
+    /// The first port leads to the second.
+    AddTarget(u16, u16),
+    /// The port leads nowhere any more.
+    DeleteTarget(u16),
+    /// The port is open for this long, if it was not open.
+    AddOpen(u16, Duration),
+    /// The port is closed; there must be an element.
+    DeleteOpen(u16),
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.structure.is_empty() && self.elements.is_empty()
+    }
+
+    /// All of it as nft's text.
+    pub fn text(&self) -> String {
+        let mut text = self.structure.clone();
+        for element in &self.elements {
+            element.write(&mut text);
+        }
+        text
+    }
+}
+
+impl Element {
+    fn write(self, text: &mut String) {
+        let (action, set, element) = match self {
+            Element::AddGated(port) => ("add", "gated", format!("{port}")),
+            Element::DeleteGated(port) => ("delete", "gated", format!("{port}")),
+            Element::AddTarget(port, redis) => ("add", "target", format!("{port} : {redis}")),
+            Element::DeleteTarget(port) => ("delete", "target", format!("{port}")),
+            Element::AddOpen(port, time) => {
+                let time = time.as_millis();
+                // With the timeout alone, a live element that has the same timeout already is left as it is.
+                ("add", "open", format!("{port} timeout {time}ms expires {time}ms"))
+            }
+            Element::DeleteOpen(port) => ("delete", "open", format!("{port}")),
+        };
+        line(text, format_args!("{action} element inet {TABLE} {set} {{ {element} }}"));
+    }
+}
+
+/// The plan that makes `seen` ours, structure and the entries of `ports`, and then is what is wanted.
+///
+/// What is open stays open, unless the sets themselves are wrong, or with `anew`: then the table is made anew and all is
+/// closed first, for elements that are put back could outlive their time.
+///
+/// `renewal` says how a live element gets a new time.
+pub fn plan(seen: Option<&Seen>, ports: Ports, want: Desired, anew: bool, renewal: Renewal) -> Plan {
+    let mut plan = baseline(seen, ports, anew);
+    for port in Port::ALL {
+        let (number, want) = (ports.number(port), want.of(port));
+        match want {
+            Want::Open(time) if renewal == Renewal::Add => plan.elements.push(Element::AddOpen(number, time)),
+            Want::Open(time) => plan.elements.extend(replace(number, time)),
+            Want::Close if seen.is_some_and(|seen| seen.open.contains_key(&number)) => {
+                plan.elements.extend(close(number));
+            }
+            Want::Close | Want::Keep => {}
+        }
+    }
+    plan
+}
+
+fn baseline(seen: Option<&Seen>, ports: Ports, anew: bool) -> Plan {
     let own = [(ports.ro, ports.redis), (ports.rw, ports.redis)];
     let Some(seen) = seen else { return create(&BTreeMap::from(own)) };
     if seen.flags != 0 || seen.sets_differ().is_some() || (anew && seen.structure_differs().is_some()) {
         let mut gates = seen.target.clone();
         gates.extend(own);
-        return format!("delete table inet {TABLE}\n{}", create(&gates));
+        return recreate(&gates);
     }
-    let mut text = String::new();
+    let mut plan = Plan::default();
     if seen.structure_differs().is_some() {
+        let text = &mut plan.structure;
         // All are emptied first: one may be the target of a jump from another.
         for name in seen.chains.keys() {
-            line(&mut text, format_args!("flush chain inet {TABLE} {name}"));
+            line(text, format_args!("flush chain inet {TABLE} {name}"));
         }
         for name in seen.chains.keys() {
-            line(&mut text, format_args!("delete chain inet {TABLE} {name}"));
+            line(text, format_args!("delete chain inet {TABLE} {name}"));
         }
-        chains(&mut text);
+        chains(text);
     }
-    for port in [ports.ro, ports.rw] {
+    for (port, redis) in own {
         if !seen.gated.contains(&port) {
-            line(&mut text, format_args!("add element inet {TABLE} gated {{ {port} }}"));
+            plan.elements.push(Element::AddGated(port));
         }
         match seen.target.get(&port) {
-            Some(target) if *target == ports.redis => {}
+            Some(target) if *target == redis => {}
             other => {
-                if other.is_some() {
-                    line(&mut text, format_args!("delete element inet {TABLE} target {{ {port} }}"));
-                }
-                line(&mut text, format_args!("add element inet {TABLE} target {{ {port} : {} }}", ports.redis));
+                // An element keeps its data when it is added again.
+                plan.elements.extend(other.map(|_| Element::DeleteTarget(port)));
+                plan.elements.push(Element::AddTarget(port, redis));
             }
         }
         if seen.open.get(&port) == Some(&None) {
-            text.push_str(&close(port));
+            plan.elements.extend(close(port));
         }
     }
-    text
+    plan
 }
 
-/// The text of a whole table for `gates` (port and the port behind it), all closed.
-fn create(gates: &BTreeMap<u16, u16>) -> String {
-    let mut text = String::new();
-    line(&mut text, format_args!("add table inet {TABLE} {{ comment \"{COMMENT}\"; }}"));
-    line(&mut text, format_args!("add set inet {TABLE} gated {{ type inet_service; }}"));
-    line(&mut text, format_args!("add map inet {TABLE} target {{ type inet_service : inet_service; }}"));
+/// A whole table for `gates` (port and the port behind it), all closed.
+fn create(gates: &BTreeMap<u16, u16>) -> Plan {
+    let mut plan = Plan::default();
+    let text = &mut plan.structure;
+    line(text, format_args!("add table inet {TABLE} {{ comment \"{COMMENT}\"; }}"));
+    line(text, format_args!("add set inet {TABLE} gated {{ type inet_service; }}"));
+    line(text, format_args!("add map inet {TABLE} target {{ type inet_service : inet_service; }}"));
     let default = OPEN_DEFAULT.as_millis();
-    line(
-        &mut text,
-        format_args!("add set inet {TABLE} open {{ type inet_service; flags timeout; timeout {default}ms; }}"),
-    );
-    chains(&mut text);
-    let gated: Vec<_> = gates.keys().map(u16::to_string).collect();
-    line(&mut text, format_args!("add element inet {TABLE} gated {{ {} }}", gated.join(", ")));
-    let target: Vec<_> = gates.iter().map(|(port, redis)| format!("{port} : {redis}")).collect();
-    line(&mut text, format_args!("add element inet {TABLE} target {{ {} }}", target.join(", ")));
-    text
+    let kind = format!("type inet_service; flags timeout; timeout {default}ms;");
+    line(text, format_args!("add set inet {TABLE} open {{ {kind} }}"));
+    chains(text);
+    for (port, redis) in gates {
+        plan.elements.extend([Element::AddGated(*port), Element::AddTarget(*port, *redis)]);
+    }
+    plan
+}
+
+/// The same in the place of one that is there.
+fn recreate(gates: &BTreeMap<u16, u16>) -> Plan {
+    let mut plan = create(gates);
+    plan.structure.insert_str(0, &format!("delete table inet {TABLE}\n"));
+    plan
 }
 
 fn chains(text: &mut String) {
     for chain in CHAINS {
         let ChainPlan { name, kind, hook_name, priority, .. } = chain;
-        line(
-            text,
-            format_args!(
-                "add chain inet {TABLE} {name} {{ type {kind} hook {hook_name} priority {priority}; policy accept; }}"
-            ),
-        );
+        let hook = format!("type {kind} hook {hook_name} priority {priority}; policy accept;");
+        line(text, format_args!("add chain inet {TABLE} {name} {{ {hook} }}"));
         line(text, format_args!("add rule inet {TABLE} {name} {}", chain.rule()));
     }
 }
 
-/// The text that opens and closes as wanted.
-pub fn change(ports: Ports, want: Desired) -> String {
-    [(ports.ro, want.ro), (ports.rw, want.rw)]
-        .into_iter()
-        .map(|(port, want)| match want {
-            Want::Open(duration) => open(port, duration),
-            Want::Close => close(port),
-            Want::Keep => String::new(),
-        })
-        .collect()
-}
-
-/// Opens `port`, or gives a live element a new timeout. Adding alone leaves a live element's timeout as it is on some
-/// kernels, and a deletion alone fails where there is none; in one transaction no packet sees the steps.
-fn open(port: u16, duration: Duration) -> String {
-    let add = format!("add element inet {TABLE} open {{ {port} timeout {}ms }}\n", duration.as_millis());
-    format!("{add}delete element inet {TABLE} open {{ {port} }}\n{add}")
+/// Opens `port`, or gives a live element a new time on any kernel: a deletion alone fails where there is no element. In
+/// one transaction no packet sees the steps.
+fn replace(port: u16, time: Duration) -> [Element; 3] {
+    [Element::AddOpen(port, time), Element::DeleteOpen(port), Element::AddOpen(port, time)]
 }
 
 /// Closes `port`, open or not: what is added here for the deletion to succeed is never seen by a packet.
-fn close(port: u16) -> String {
-    format!("add element inet {TABLE} open {{ {port} timeout 1s }}\ndelete element inet {TABLE} open {{ {port} }}\n")
+fn close(port: u16) -> [Element; 2] {
+    [Element::AddOpen(port, Duration::from_secs(1)), Element::DeleteOpen(port)]
 }
 
-/// The text that takes the entries of `ports` away, and the table with the last gate.
-pub fn remove(seen: &Seen, ports: Ports) -> String {
+/// The plan that takes the entries of `ports` away; None where the whole table is to go, because no other gate uses it.
+pub fn remove(seen: &Seen, ports: Ports) -> Option<Plan> {
     let ours = [ports.ro, ports.rw];
     let mut others = seen.target.clone();
     others.retain(|port, _| !ours.contains(port));
-    if others.is_empty() || seen.sets_differ().is_some() {
-        let anew = if others.is_empty() { String::new() } else { create(&others) };
-        return format!("delete table inet {TABLE}\n{anew}");
+    if others.is_empty() {
+        return None;
     }
-    let mut text = String::new();
+    if seen.sets_differ().is_some() {
+        return Some(recreate(&others));
+    }
+    let mut plan = Plan::default();
     for port in ours {
-        text.push_str(&close(port));
-        if seen.gated.contains(&port) {
-            line(&mut text, format_args!("delete element inet {TABLE} gated {{ {port} }}"));
-        }
-        if seen.target.contains_key(&port) {
-            line(&mut text, format_args!("delete element inet {TABLE} target {{ {port} }}"));
-        }
+        plan.elements.extend(close(port));
+        plan.elements.extend(seen.gated.contains(&port).then_some(Element::DeleteGated(port)));
+        plan.elements.extend(seen.target.contains_key(&port).then_some(Element::DeleteTarget(port)));
     }
-    text
+    Some(plan)
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments) {
@@ -245,6 +320,7 @@ mod tests {
     use crate::gate::nft::seen::Chain;
 
     const PORTS: Ports = Ports { ro: 6380, rw: 6381, redis: 6379 };
+    const OTHER: Ports = Ports { ro: 7380, rw: 7381, redis: 7379 };
 
     /// What the kernel shows of an intact table with the entries of `gates`.
     fn intact(gates: &[Ports]) -> Seen {
@@ -267,22 +343,31 @@ mod tests {
         seen
     }
 
+    /// The text of the baseline alone.
+    fn text(seen: Option<&Seen>, ports: Ports, anew: bool) -> String {
+        plan(seen, ports, Desired::KEEP, anew, Renewal::Add).text()
+    }
+
     #[test]
     fn a_missing_table_is_made_closed() {
-        assert_eq!(baseline(None, PORTS, false), include_str!("golden/create.nft"));
+        assert_eq!(text(None, PORTS, false), include_str!("golden/create.nft"));
+        assert_eq!(plan(None, PORTS, Desired::CLOSED, false, Renewal::Add).text(), include_str!("golden/create.nft"));
     }
 
     #[test]
     fn an_intact_table_needs_nothing() {
-        assert_eq!(baseline(Some(&intact(&[PORTS])), PORTS, false), "");
-        assert_eq!(baseline(Some(&intact(&[PORTS])), PORTS, true), "");
+        for want in [Desired::KEEP, Desired::CLOSED] {
+            assert!(plan(Some(&intact(&[PORTS])), PORTS, want, false, Renewal::Add).is_empty());
+            assert!(plan(Some(&intact(&[PORTS])), PORTS, want, true, Renewal::Add).is_empty());
+        }
     }
 
     #[test]
     fn another_gate_adds_only_its_entries() {
-        let text = baseline(Some(&intact(&[PORTS])), Ports { ro: 7380, rw: 7381, redis: 7379 }, false);
+        let plan = plan(Some(&intact(&[PORTS])), OTHER, Desired::KEEP, false, Renewal::Add);
+        assert_eq!(plan.structure, "");
         assert_eq!(
-            text,
+            plan.text(),
             "add element inet rolegate gated { 7380 }\nadd element inet rolegate target { 7380 : 7379 }\n\
              add element inet rolegate gated { 7381 }\nadd element inet rolegate target { 7381 : 7379 }\n"
         );
@@ -292,20 +377,18 @@ mod tests {
     fn wrong_rules_are_replaced_and_the_sets_stay() {
         let mut seen = intact(&[PORTS]);
         seen.chains.get_mut("guard_in").unwrap().rules.clear();
-        let text = baseline(Some(&seen), PORTS, false);
-        assert_eq!(text, include_str!("golden/repair.nft"));
-        assert!(baseline(Some(&seen), PORTS, true).starts_with("delete table inet rolegate\nadd table "));
+        assert_eq!(text(Some(&seen), PORTS, false), include_str!("golden/repair.nft"));
+        assert!(text(Some(&seen), PORTS, true).starts_with("delete table inet rolegate\nadd table "));
     }
 
     #[test]
     fn wrong_sets_close_everything_and_keep_all_gates() {
-        let other = Ports { ro: 7380, rw: 7381, redis: 7379 };
-        let mut seen = intact(&[PORTS, other]);
+        let mut seen = intact(&[PORTS, OTHER]);
         seen.sets.get_mut("open").unwrap().flags = 0;
         seen.open.insert(7381, None);
-        let text = baseline(Some(&seen), PORTS, false);
+        let text = text(Some(&seen), PORTS, false);
         assert!(text.starts_with("delete table inet rolegate\nadd table "), "{text}");
-        assert!(text.contains("target { 6380 : 6379, 6381 : 6379, 7380 : 7379, 7381 : 7379 }"), "{text}");
+        assert!(text.contains("target { 7381 : 7379 }"), "{text}");
         assert!(!text.contains("add element inet rolegate open"), "{text}");
     }
 
@@ -315,32 +398,37 @@ mod tests {
         seen.target.insert(6381, 22);
         seen.open.insert(6380, None);
         assert_eq!(
-            baseline(Some(&seen), PORTS, false),
-            "add element inet rolegate open { 6380 timeout 1s }\ndelete element inet rolegate open { 6380 }\n\
+            text(Some(&seen), PORTS, false),
+            "add element inet rolegate open { 6380 timeout 1000ms expires 1000ms }\ndelete element inet rolegate open { 6380 }\n\
              delete element inet rolegate target { 6381 }\nadd element inet rolegate target { 6381 : 6379 }\n"
         );
     }
 
     #[test]
     fn a_change_touches_only_the_ports_that_are_not_kept() {
+        let mut seen = intact(&[PORTS]);
+        seen.open = BTreeMap::from([(6380, Some(Duration::from_secs(5))), (6381, Some(Duration::from_secs(5)))]);
         let want = Desired { ro: Want::Keep, rw: Want::Open(Duration::from_millis(1500)) };
         assert_eq!(
-            change(PORTS, want),
-            "add element inet rolegate open { 6381 timeout 1500ms }\ndelete element inet rolegate open { 6381 }\n\
-             add element inet rolegate open { 6381 timeout 1500ms }\n"
+            plan(Some(&seen), PORTS, want, false, Renewal::Replace).text(),
+            "add element inet rolegate open { 6381 timeout 1500ms expires 1500ms }\ndelete element inet rolegate open { 6381 }\n\
+             add element inet rolegate open { 6381 timeout 1500ms expires 1500ms }\n"
+        );
+        assert_eq!(
+            plan(Some(&seen), PORTS, want, false, Renewal::Add).text(),
+            "add element inet rolegate open { 6381 timeout 1500ms expires 1500ms }\n"
         );
         let want = Desired { ro: Want::Close, rw: Want::Keep };
         assert_eq!(
-            change(PORTS, want),
-            "add element inet rolegate open { 6380 timeout 1s }\ndelete element inet rolegate open { 6380 }\n"
+            plan(Some(&seen), PORTS, want, false, Renewal::Replace).text(),
+            "add element inet rolegate open { 6380 timeout 1000ms expires 1000ms }\ndelete element inet rolegate open { 6380 }\n"
         );
     }
 
     #[test]
     fn the_last_gate_takes_the_table_with_it() {
-        let other = Ports { ro: 7380, rw: 7381, redis: 7379 };
-        assert_eq!(remove(&intact(&[PORTS]), PORTS), "delete table inet rolegate\n");
-        let text = remove(&intact(&[PORTS, other]), PORTS);
+        assert_eq!(remove(&intact(&[PORTS]), PORTS), None);
+        let text = remove(&intact(&[PORTS, OTHER]), PORTS).unwrap().text();
         assert!(!text.contains("table") && !text.contains("7381"), "{text}");
         assert!(text.contains("delete element inet rolegate gated { 6381 }"), "{text}");
     }

@@ -6,23 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
+use nix::libc::{EINVAL, EOPNOTSUPP};
 use nix::sys::socket::SockProtocol;
 
 use super::plan::{CHAINS, OWNER, SETS, TABLE};
 use super::rules::canonical;
+use super::{INET, SUBSYSTEM};
 use crate::gate::Ports;
 use crate::gate::netlink::{Message, Socket, attr, attrs, number, text};
 
-/// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h.
-const SUBSYSTEM: u8 = 10;
 const GET_TABLE: u8 = 1;
 const GET_CHAIN: u8 = 4;
 const GET_RULE: u8 = 7;
 const GET_SET: u8 = 10;
 const GET_ELEMENTS: u8 = 13;
 const GET_GENERATION: u8 = 16;
-/// NFPROTO_INET: IPv4 and IPv6 in one table.
-const INET: u8 = 1;
 /// nfgenmsg in front of the attributes.
 const NFGENMSG: usize = 4;
 
@@ -55,6 +53,8 @@ pub struct SetKind {
 /// The table, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
+    /// The generation of the whole ruleset in which it was read.
+    pub generation: u32,
     /// The table's comment, by which its owner is known.
     pub comment: Option<String>,
     /// NFT_TABLE_F_*: 1 is dormant (none of its chains is consulted).
@@ -161,16 +161,21 @@ impl Seen {
     }
 }
 
-/// Reads the table; None where there is none.
+/// Reads the table; None where there is none, or where the kernel has no nf_tables.
 ///
 /// # Errors
 /// The kernel's (EPERM without CAP_NET_ADMIN); [`io::ErrorKind::TimedOut`] when it kept changing until `deadline`.
 pub fn read(deadline: Instant) -> io::Result<Option<Seen>> {
     let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, deadline)?;
     loop {
-        let before = generation(&mut socket)?;
+        let before = match generation(&mut socket) {
+            Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => return Ok(None),
+            result => result?,
+        };
         match read_once(&mut socket) {
-            Ok(seen) if generation(&mut socket)? == before => return Ok(seen),
+            Ok(seen) if generation(&mut socket)? == before => {
+                return Ok(seen.map(|seen| Seen { generation: before, ..seen }));
+            }
             Ok(_) => {}
             // A set that went away while it was asked for, or a dump that another change interrupted.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Interrupted) => {}
@@ -182,9 +187,9 @@ pub fn read(deadline: Instant) -> io::Result<Option<Seen>> {
     }
 }
 
-fn generation(socket: &mut Socket) -> io::Result<u64> {
+fn generation(socket: &mut Socket) -> io::Result<u32> {
     let answer = socket.get(&Message::netfilter(SUBSYSTEM, GET_GENERATION, 0))?.unwrap_or_default();
-    Ok(attr(answer.get(NFGENMSG..).unwrap_or_default(), 1).map(number).unwrap_or_default())
+    Ok(attr(answer.get(NFGENMSG..).unwrap_or_default(), 1).map(number).unwrap_or_default() as u32)
 }
 
 fn read_once(socket: &mut Socket) -> io::Result<Option<Seen>> {
