@@ -29,6 +29,7 @@ pub struct Cmd {
     args: Vec<OsString>,
     stdin: Option<Vec<u8>>,
     deadline: Duration,
+    own_group: bool,
 }
 
 /// What a command wrote, once it ended with a code that the caller takes as an answer.
@@ -134,7 +135,13 @@ pub fn find(program: impl AsRef<OsStr>) -> Result<PathBuf, CommandError> {
 impl Cmd {
     /// `program` (an absolute path, or a name looked up in root's directories) with a deadline of 10 s.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Cmd { program: program.into(), args: Vec::new(), stdin: None, deadline: Duration::from_secs(10) }
+        Cmd {
+            program: program.into(),
+            args: Vec::new(),
+            stdin: None,
+            deadline: Duration::from_secs(10),
+            own_group: true,
+        }
     }
 
     /// Adds one argument.
@@ -162,6 +169,14 @@ impl Cmd {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Runs it in our own process group, so that who kills our group kills it too: a change must not happen after its
+    /// caller is gone. At its deadline only itself is killed, so it must be a program that starts no others.
+    #[must_use]
+    pub fn in_our_group(mut self) -> Self {
+        self.own_group = false;
         self
     }
 
@@ -207,10 +222,24 @@ impl Cmd {
         }
     }
 
+    fn kill(&self, child: &mut Child) {
+        // Gone already is as good as killed.
+        if self.own_group {
+            let _gone = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+        } else {
+            let _gone = child.kill();
+        }
+    }
+
     fn execute(&self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
         let started = Instant::now();
         let io = |source| CommandError::Io { argv: self.argv(), source };
-        let mut child = Command::new(find(&self.program)?)
+        let mut command = Command::new(find(&self.program)?);
+        if self.own_group {
+            // So that the deadline reaches what it starts.
+            command.process_group(0);
+        }
+        let mut child = command
             .args(&self.args)
             .env("LC_ALL", "C")
             .env("PATH", PATH)
@@ -218,8 +247,6 @@ impl Cmd {
             .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A group of its own, so that the deadline reaches what it starts.
-            .process_group(0)
             .spawn()
             .map_err(io)?;
 
@@ -237,7 +264,7 @@ impl Cmd {
         let in_time = (0..2).all(|_| ends.recv_timeout(self.deadline.saturating_sub(started.elapsed())).is_ok())
             && ended_by(&mut child, started + self.deadline).map_err(io)?;
         if !in_time {
-            kill_group(&child);
+            self.kill(&mut child);
             // Killed: this wait is short, and so are the pipes of all in its group.
             child.wait().map_err(io)?;
             let stderr = if err.is_finished() || ends.recv_timeout(Duration::from_millis(100)).is_ok() {
@@ -279,11 +306,6 @@ fn ended_by(child: &mut Child, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-fn kill_group(child: &Child) {
-    // Gone already is as good as killed.
-    let _gone = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +333,17 @@ mod tests {
         let error = sh("echo slow >&2; sleep 60 & sleep 60").deadline(Duration::from_millis(200)).run().unwrap_err();
         assert!(matches!(&error, CommandError::Timeout { stderr, .. } if stderr == "slow\n"), "{error:?}");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_in_our_group_dies_with_it() {
+        let ours = Cmd::new("sleep").arg("60").in_our_group().deadline(Duration::from_millis(100));
+        assert!(matches!(ours.run(), Err(CommandError::Timeout { .. })));
+        let script = "ps -o pgid= -p $$";
+        let own = sh(script).run().unwrap().text().trim().to_owned();
+        let shared = sh(script).in_our_group().run().unwrap().text().trim().to_owned();
+        let me = nix::unistd::getpgrp().to_string();
+        assert!(shared == me && own != me, "{shared} {own} {me}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info};
 
 use crate::agent::params::Params;
+use crate::causes::with_causes;
 use crate::exit::HookCode;
 use crate::instance;
 use crate::pacemaker::{self, Cib, PacemakerError};
@@ -22,7 +23,16 @@ use crate::settings::{Settings, SettingsError};
 use crate::together::together;
 
 /// How long one run may take: Sentinel kills it at 60 s.
-const BUDGET: Duration = Duration::from_secs(30);
+const BUDGET: Duration = Duration::from_secs(25);
+
+/// No write begins after this: each may take 10 s, and at 60 s Sentinel kills us, but not what we have started.
+const LAST_WRITE: Duration = Duration::from_secs(40);
+
+/// A Redis or a Sentinel gets no more time than this, whatever the settings say.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// A look at the cluster is acted on for so long.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// How often it looks again while Sentinels do not yet agree (they tell each other within 2 s),
 /// and while Redis is not yet what Sentinel makes of it (about 10 s).
@@ -63,7 +73,7 @@ impl From<PacemakerError> for Problem {
 
 impl From<SettingsError> for Problem {
     fn from(error: SettingsError) -> Self {
-        Problem::Never(error.to_string())
+        Problem::Never(with_causes(&error))
     }
 }
 
@@ -136,63 +146,101 @@ pub fn run(args: &[String]) -> HookCode {
     }
 }
 
-/// Looks and writes until what is written lasts.
+/// Looks and writes until a look finds nothing to write, and what stands there lasts.
 fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Problem> {
-    let settings = Settings::load()?;
+    let mut settings = Settings::load()?;
+    settings.answer_within = settings.answer_within.min(ANSWER_LIMIT);
+    let mut cluster = look()?;
     loop {
-        let (pause, why) = match step(call, &settings, account)? {
-            Step::Settled => return Ok(()),
-            Step::NoMajority(why) => (AGREE_PAUSE, why),
-            Step::Unsettled => (SETTLE_PAUSE, "Redis here is still primary, though another node is named".to_owned()),
+        let looked = Instant::now();
+        let (named, params, record) = loop {
+            let (params, record) = gate_of(&cluster.cib, &call.master)?;
+            match named(call, &record, &settings)? {
+                Ok(node) => break (node, params, record),
+                Err(why) if started.elapsed() + AGREE_PAUSE > BUDGET => return Err(Problem::Later(why)),
+                Err(_) => std::thread::sleep(AGREE_PAUSE),
+            }
         };
-        if started.elapsed() + pause > BUDGET {
-            return Err(Problem::Later(why));
+        // Roles and quorum as they were before a wait say nothing now.
+        if looked.elapsed() > FRESH {
+            cluster = look()?;
         }
-        std::thread::sleep(pause);
+        account.named = Some(named.clone());
+        match write(&cluster, &named, &params, &record, &settings, started, account)? {
+            Step::Settled => return Ok(()),
+            // Another hook may have written meanwhile, after a newer failover: the last look decides.
+            Step::Wrote => {}
+            Step::Unsettled => {
+                if started.elapsed() + SETTLE_PAUSE > BUDGET {
+                    let why = "Redis here is still primary, though another node is named".to_owned();
+                    return Err(Problem::Later(why));
+                }
+                std::thread::sleep(SETTLE_PAUSE);
+            }
+        }
+        cluster = look()?;
     }
 }
 
 enum Step {
     Settled,
-    NoMajority(String),
+    Wrote,
     Unsettled,
 }
 
-/// Looks once, and writes what follows.
-fn step(call: &Call, settings: &Settings, account: &mut Account) -> Result<Step, Problem> {
-    let Cluster { me, cib, quorum } = look()?;
-    let (params, record) = gate_of(&cib, &call.master)?;
-    let heard = sentinel::ask_all(&record, &call.master, &settings.sentinel, settings.answer_within);
-    let verdict = Verdict::of(&record, &heard, None);
-    let Some(named) = verdict.named else {
-        if let (Some(place), None) = (&verdict.points_at, &verdict.points_at_node) {
-            return Err(Problem::Never(format!(
-                "Sentinels name {place}, which is no node of the record: run `rolegate init` if it should be"
-            )));
-        }
-        return Ok(Step::NoMajority(format!("no majority of Sentinels agrees ({})", verdict.notes.join("; "))));
-    };
-    account.named = Some(named.clone());
-    let node = cib.node(&me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
+/// The node that a majority names now, or why there is none yet.
+fn named(call: &Call, record: &Record, settings: &Settings) -> Result<Result<String, String>, Problem> {
+    let heard = sentinel::ask_all(record, &call.master, &settings.sentinel, settings.answer_within);
+    let verdict = Verdict::of(record, &heard, None);
+    if let (None, Some(place), None) = (&verdict.named, &verdict.points_at, &verdict.points_at_node) {
+        return Err(Problem::Never(format!(
+            "Sentinels name {place}, which is no node of the record: run `rolegate init` if it should be"
+        )));
+    }
+    let disagree = || format!("no majority of Sentinels agrees ({})", verdict.notes.join("; "));
+    Ok(verdict.named.clone().ok_or_else(disagree))
+}
+
+/// Writes what follows from `named`, if anything does.
+fn write(
+    cluster: &Cluster,
+    named: &str,
+    params: &Params,
+    record: &Record,
+    settings: &Settings,
+    started: Instant,
+    account: &mut Account,
+) -> Result<Step, Problem> {
+    let Cluster { me, cib, quorum } = cluster;
+    let node = cib.node(me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
     let entry =
-        record.node(&me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))?;
+        record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))?;
     let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
-    let plan = roles::plan(node, &named, &local, &cib, &params.attribute);
+    let plan = roles::plan(node, named, &local, cib, &params.attribute);
     account.role = Some(plan.role);
+    if plan.set.is_none() && plan.clear.is_empty() {
+        return Ok(if plan.settled { Step::Settled } else { Step::Unsettled });
+    }
     // Last before writing: the tools override quorum, and a minority's edits can win the merge.
-    if !quorum && (plan.set.is_some() || !plan.clear.is_empty()) {
+    if !quorum {
         return Err(Problem::Later("this partition has no quorum: nothing is written".to_owned()));
     }
+    let in_time = || match started.elapsed() > LAST_WRITE {
+        true => Err(Problem::Later("Pacemaker is too slow".to_owned())),
+        false => Ok(()),
+    };
     for other in &plan.clear {
+        in_time()?;
         if pacemaker::replace_role(other, &params.attribute, Role::Primary, Role::Replica)? {
             account.did.push(format!("{} cleared to replica", other.name));
         }
     }
     if let Some(role) = plan.set {
-        pacemaker::set_attribute(&me, &params.attribute, role.as_str())?;
+        in_time()?;
+        pacemaker::set_attribute(me, &params.attribute, role.as_str())?;
         account.did.push(format!("{me} set to {role}"));
     }
-    Ok(if plan.settled { Step::Settled } else { Step::Unsettled })
+    Ok(Step::Wrote)
 }
 
 struct Cluster {

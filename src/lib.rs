@@ -13,6 +13,7 @@
 //! - [`roles`]: what the role attributes should be.
 //! - [`cli`]: the operator's program: status, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
+//! - [`causes`]: an error with all its causes.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
 //! - [`exit`]: the exit codes of each program.
@@ -21,6 +22,7 @@
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
 pub mod agent;
+pub mod causes;
 pub mod cli;
 pub mod command;
 pub mod exit;

@@ -78,8 +78,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where it cannot be told.
     pub fn read(&self) -> Result<Option<Permission>, StoreError> {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
+        let text = match fs::read(&self.path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.error("read", source)),
         };
@@ -106,7 +106,9 @@ impl Store {
             permission.ports.redis
         );
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let new = self.path.with_extension("new");
+        // No id begins with a dot, and two writers of one file do not share it.
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let new = directory.join(format!(".{name}.{}", std::process::id()));
         fs::create_dir_all(directory)
             .and_then(|()| fs::write(&new, text))
             .and_then(|()| fs::rename(&new, &self.path))

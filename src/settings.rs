@@ -29,7 +29,7 @@ pub struct Settings {
     pub firewall: BackendChoice,
     /// How long a Redis or a Sentinel may take to answer.
     pub answer_within: Duration,
-    /// How long a firewall command may take.
+    /// How long opening a port or reading the firewall may take. Closing takes what an action has.
     pub firewall_within: Duration,
     /// error, warn, info, debug or trace.
     pub log_level: String,
@@ -43,7 +43,7 @@ impl Default for Settings {
             first_sentinel: SocketAddr::from(([127, 0, 0, 1], 26379)),
             firewall: BackendChoice::Auto,
             answer_within: Duration::from_secs(1),
-            firewall_within: Duration::from_secs(10),
+            firewall_within: Duration::from_secs(5),
             log_level: "info".to_owned(),
         }
     }

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::environment::Environment;
 use super::judge::{Seen, judge};
 use super::params::{ParamError, Params};
+use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::gate::{Desired, Gate, GateError, Ports, State, Want};
 use crate::pacemaker;
@@ -49,17 +50,6 @@ impl From<ParamError> for Failed {
     fn from(error: ParamError) -> Self {
         failed(OcfCode::Configured, error.to_string())
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// One action with all that it knows.
@@ -122,6 +112,7 @@ impl Action {
         };
         let renew = Want::Open(params.open_for);
         let mut said = String::new();
+        let mut renewed: Option<Instant> = None;
         loop {
             let proof = proof::take(record, &params.master, &me, &settings);
             let waiting = match proof {
@@ -138,30 +129,28 @@ impl Action {
                 }
                 Proof::No(why) | Proof::Unknown(why) => why,
             };
+            // No monitor runs meanwhile: readers keep their port, and what was open for writing is not any more.
+            if renewed.is_none_or(|at| at.elapsed() > params.open_for / 4) {
+                gate.set(Desired { ro: renew, rw: Want::Close })?;
+                renewed = Some(Instant::now());
+            }
             if waiting != said {
                 info!(gate = %self.environment.instance, "promote waits: {waiting}");
                 said.clone_from(&waiting);
             }
-            let pause = Duration::from_millis(50);
             if self.left() < settings.answer_within + Duration::from_secs(1) {
                 self.grant(Granted::Started, params.ports)?;
                 gate.set(Desired { ro: renew, rw: Want::Close })?;
                 return Err(failed(OcfCode::Generic, format!("not promoted in time: {waiting}")));
             }
-            thread::sleep(pause);
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// demote: the read-write port is closed and its connections are cut when this returns.
     pub fn demote(&self) -> Outcome {
         let permission = self.read_permission_or_none();
-        // Before closing: who reads the permission must not open again behind our back.
-        if let Some(permission) = permission {
-            let started = Permission { granted: Granted::Started, ..permission };
-            if let Err(error) = self.store.write(started).or_else(|_| self.store.remove()) {
-                warn!("{}", with_causes(&error));
-            }
-        }
+        self.withdraw(permission);
         let ro = if permission.is_some() { Want::Keep } else { Want::Close };
         self.close(permission, Desired { ro, rw: Want::Close })?;
         if permission.is_none() {
@@ -174,15 +163,16 @@ impl Action {
     /// stop: both ports are closed and their connections are cut when this returns.
     pub fn stop(&self) -> Outcome {
         let permission = self.read_permission_or_none();
-        let removed = self.store.remove();
+        self.withdraw(permission);
         match self.close(permission, Desired::CLOSED) {
-            // Nothing was ever opened here, and nothing could have been.
+            // Never started here, and no firewall that could hold anything of ours.
             Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
                 warn!("{}", error.reason);
             }
             other => other?,
         }
-        removed.map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
+        // Only now: a stop that failed is tried again, and must then know the ports.
+        self.store.remove().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
         info!(gate = %self.environment.instance, "stopped, both ports closed");
         Ok(OcfCode::Success)
     }
@@ -257,6 +247,11 @@ impl Action {
         Ok(Gate::new(ports, settings.firewall, settings.firewall_within.min(self.left()))?)
     }
 
+    /// A gate for closing, which takes the time that it needs: a stop that fails costs most of all.
+    fn closing_gate(&self, ports: Ports, settings: &Settings, part: u32) -> Result<Gate, Failed> {
+        Ok(Gate::new(ports, settings.firewall, self.left() / part)?)
+    }
+
     /// The record and this node's name in it, or why the gate stays closed.
     fn usable_record<'p>(&self, params: &'p Params) -> Result<(&'p crate::record::Record, String), String> {
         let record = params.record.as_ref().map_err(ToString::to_string)?;
@@ -287,6 +282,15 @@ impl Action {
         self.store.read().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))
     }
 
+    /// Takes the permission to open for writing away, before closing: who reads it must not open again behind our back.
+    fn withdraw(&self, permission: Option<Permission>) {
+        let Some(permission) = permission else { return };
+        let started = Permission { granted: Granted::Started, ..permission };
+        if let Err(error) = self.store.write(started).or_else(|_| self.store.remove()) {
+            warn!("{}", with_causes(&error));
+        }
+    }
+
     /// For stop and demote, which go on whatever is broken.
     fn read_permission_or_none(&self) -> Option<Permission> {
         self.store.read().unwrap_or_else(|error| {
@@ -306,7 +310,9 @@ impl Action {
         let configured = self.params.as_ref().ok().map(|params| params.ports);
         let first = granted.or(configured).unwrap_or_default();
         let second = configured.filter(|ports| *ports != first);
-        let close = |ports, desired| -> Result<State, Failed> { Ok(self.gate(ports, &settings)?.set(desired)?) };
+        let part = if second.is_some() { 2 } else { 1 };
+        let close =
+            |ports, desired| -> Result<State, Failed> { Ok(self.closing_gate(ports, &settings, part)?.set(desired)?) };
         // Both, even if the first fails.
         let results = [Some(close(first, desired)), second.map(|ports| close(ports, Desired::CLOSED))];
         for result in results.into_iter().flatten() {

@@ -95,7 +95,9 @@ fn promoted(proof: Option<&Proof>, rw: bool, renew: Want) -> Judgement {
     let closed = |reason| Judgement {
         code: OcfCode::DegradedPromoted,
         reason: Some(reason),
-        change: Desired { ro: renew, rw: if rw { Want::Close } else { Want::Keep } },
+        // Also where its time was over already: clients that wait for something, idle or subscribed, are cut by
+        // closing only.
+        change: Desired { ro: renew, rw: Want::Close },
     };
     match proof {
         Some(Proof::Yes) => {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::Gate;
 use super::probe::{self, Port};
-use super::{Gate, with_causes};
+use crate::causes::with_causes;
 use crate::exit::OcfCode;
-use crate::gate::{self, Baseline, PortState};
+use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, ServerRole};
 use crate::pacemaker::cib::Rule;
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
@@ -51,6 +52,8 @@ pub struct Group {
     pub ro_port: u16,
     /// The read-write port.
     pub rw_port: u16,
+    /// The port behind both.
+    pub redis_port: u16,
     /// Why there is no record to stand on.
     pub record_error: Option<String>,
     /// Which location rules the gate has.
@@ -392,6 +395,7 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
         attribute: params.attribute.clone(),
         ro_port: params.ports.ro,
         rw_port: params.ports.rw,
+        redis_port: params.ports.redis,
         record_error: params.record.as_ref().err().map(ToString::to_string),
         rules: rules(gate, cib),
         nodes: nodes(gate, cib, mon),
@@ -668,5 +672,12 @@ impl NodeFacts {
     /// Whether it is a member that may run resources; `None` where Pacemaker does not tell.
     pub fn usable(&self) -> Option<bool> {
         self.member.map(|member| member.word() == "online")
+    }
+}
+
+impl Group {
+    /// The ports of its gate.
+    pub fn ports(&self) -> Ports {
+        Ports { ro: self.ro_port, rw: self.rw_port, redis: self.redis_port }
     }
 }

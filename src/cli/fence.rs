@@ -11,9 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::facts::{self, Member};
 use super::judge::{self, failover};
 use super::probe::{self, Port};
-use super::{Cluster, Gate, Stop, assign, gates, look, say, with_causes};
+use super::{Cluster, Gate, Stop, assign, by_hand, gates, look, say};
+use crate::causes::with_causes;
 use crate::exit::CliCode;
-use crate::gate::{self, Desired};
+use crate::gate::{self, Desired, Ports};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::role::Role;
@@ -59,9 +60,12 @@ struct Scene {
     settings: Settings,
 }
 
-fn scene(name: &str, without_quorum: &str) -> Result<Scene, Stop> {
+fn scene(name: &str, otherwise: &str) -> Result<Scene, Stop> {
     let settings = Settings::load()?;
-    let cluster = look()?;
+    let cluster = look().map_err(|mut stop| {
+        stop.message = format!("{}. {otherwise}", stop.message);
+        stop
+    })?;
     let (gates, bad) = gates(&cluster.cib);
     for (resource, error) in bad {
         say(format!("gate {} is left alone: {error}", resource.id));
@@ -78,15 +82,17 @@ fn scene(name: &str, without_quorum: &str) -> Result<Scene, Stop> {
     };
     // Last: the tools override quorum, and a minority's edits can win the merge.
     if !cluster.quorum {
-        return Err(Stop::refused(format!("this partition has no quorum, so nothing is written. {without_quorum}")));
+        return Err(Stop::refused(format!("this partition has no quorum, so nothing is written. {otherwise}")));
     }
     Ok(Scene { cluster, gates, node, settings })
 }
 
 /// `rolegate fence NODE`.
 pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
-    let by_hand = format!("To close the ports of {0} all the same, on {0} itself: rolegate-port close all", args.node);
-    let scene = scene(&args.node, &by_hand)?;
+    let hand = by_hand(&args.node, Ports::default());
+    let hint =
+        format!("To close its ports all the same (with the port options of each gate that has other ports), {hand}");
+    let scene = scene(&args.node, &hint)?;
     let Scene { cluster, gates, node, settings } = &scene;
     let name = node.name.as_str();
     for gate in gates.iter().filter(|gate| !facts::rules(gate, &cluster.cib).by_fence) {
@@ -125,7 +131,10 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
                 WAIT.as_secs(),
                 last.why
             ));
-            say(format!("On {name} itself: rolegate-port close all. Where nobody reaches it: cut its power."));
+            for gate in gates {
+                say(format!("To close gate {} all the same, {}", gate.resource.id, by_hand(name, gate.params.ports)));
+            }
+            say("Where nobody reaches it: cut its power.");
         }
     }
     let who = who_takes_writes(settings, Some(name));

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::by_hand;
 use super::facts::{ClusterFacts, Failed, Firewall, Group, Member, NodeFacts, SentinelFacts, Server};
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
@@ -145,7 +146,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     }
     for node in &group.nodes {
         membership(node, said(node, Topic::Member), &mut problems);
-        fence(node, said(node, Topic::Fence), &mut problems);
+        fence(group, node, said(node, Topic::Fence), &mut problems);
         if !said(node, Topic::Role) {
             role(group, node, &mut problems);
         }
@@ -186,7 +187,7 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) ->
     let Some(verdict) = &group.verdict else {
         for node in writers {
             let what = format!("{} takes writes on {rw} without a record that allows it", node.name);
-            problems.add_with(Severity::Critical, what, format!("on {}: rolegate-port close all", node.name));
+            problems.add_with(Severity::Critical, what, by_hand(&node.name, group.ports()));
         }
         return None;
     };
@@ -219,7 +220,7 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) ->
         let open = node.rw.as_ref().is_some_and(Port::is_open);
         if open && target.is_none_or(|target| target.name != node.name) {
             let what = format!("{rw} is open on {}, though {named}", node.name);
-            problems.add_with(Severity::Critical, what, format!("on {}: rolegate-port close all", node.name));
+            problems.add_with(Severity::Critical, what, by_hand(&node.name, group.ports()));
         }
     }
     match (&verdict.points_at, target) {
@@ -424,7 +425,7 @@ fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
     }
 }
 
-fn fence(node: &NodeFacts, said: bool, problems: &mut Problems) {
+fn fence(group: &Group, node: &NodeFacts, said: bool, problems: &mut Problems) {
     let name = &node.name;
     let Some(fence) = &node.fence else { return };
     if !said {
@@ -435,7 +436,7 @@ fn fence(node: &NodeFacts, said: bool, problems: &mut Problems) {
             problems.add_with(
                 Severity::Critical,
                 format!("{name} is fenced, and its {which} port is open"),
-                format!("rolegate fence {name}, and on {name}: rolegate-port close all"),
+                format!("rolegate fence {name}; if it stays open, {}", by_hand(name, group.ports())),
             );
         }
     }
@@ -697,6 +698,7 @@ pub(super) mod tests {
             attribute: "redis_role".into(),
             ro_port: 6380,
             rw_port: 6381,
+            redis_port: 6379,
             record_error: None,
             rules: Rules { by_role: true, by_fence: true },
             nodes: (1..=3).map(node).collect(),

@@ -22,8 +22,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::agent::params::{ParamError, Params};
+use crate::causes::with_causes;
 use crate::command::CommandError;
 use crate::exit::CliCode;
+use crate::gate::Ports;
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::settings::SettingsError;
@@ -116,15 +118,21 @@ impl From<SettingsError> for Stop {
     }
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// How somebody on `node` closes a gate for good, whatever the cluster does: while Pacemaker runs, its next monitor
+/// would open what may be open.
+fn by_hand(node: &str, ports: Ports) -> String {
+    let mut flags = String::new();
+    let default = Ports::default();
+    for (flag, port, usual) in [
+        ("--ro-port", ports.ro, default.ro),
+        ("--rw-port", ports.rw, default.rw),
+        ("--redis-port", ports.redis, default.redis),
+    ] {
+        if port != usual {
+            flags.push_str(&format!(" {flag} {port}"));
+        }
     }
-    text
+    format!("on {node}: systemctl stop pacemaker; rolegate-port{flags} close all")
 }
 
 /// Prints one or more lines. That nobody reads them is no reason to stop half-way.

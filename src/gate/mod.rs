@@ -220,10 +220,10 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Which firewall shall carry the gate.
+/// Which firewall shall carry the gate. Closing closes on every one that holds something of ours, whatever the choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BackendChoice {
-    /// nftables where nft is installed, else iptables. Closing closes on every one that holds something of ours.
+    /// nftables where nft is installed, else iptables.
     #[default]
     Auto,
     /// nftables.
@@ -512,9 +512,7 @@ impl Gate {
     /// can be closed without programs.
     fn close_without_programs(&self, want: Desired, error: GateError, until: Instant) -> Result<State, GateError> {
         tracing::warn!("closing without programs: {error}");
-        if self.may_use(Backend::Iptables(Variant::Nft)) {
-            iptables::shut(self.ports, want, until)?;
-        }
+        iptables::shut(self.ports, want, until)?;
         let mut state = nft::state(None, self.ports)?;
         state.cut = self.cut(want, until);
         Ok(state)
@@ -583,13 +581,22 @@ impl Gate {
         Err(GateError::NoFirewall(missing.to_owned()))
     }
 
-    /// On Auto, closes what is to be closed on the backend that is not used now, too.
+    /// Closes what is to be closed on the backend that is not used now, too: the choice says where a port may open, and
+    /// it may have been another one when this port opened.
     fn close_elsewhere(&self, used: &Carrier, want: Desired, until: Instant) -> Result<(), GateError> {
         match used {
-            _ if self.choice != BackendChoice::Auto || !want.closes() => Ok(()),
+            _ if !want.closes() => Ok(()),
             Carrier::Nft(_) => iptables::shut(self.ports, want, until),
-            // Our table was not there when the carrier was chosen, so nothing is open in it.
-            Carrier::Iptables(_) => Ok(()),
+            Carrier::Iptables(_) => match nft::read(until) {
+                Ok(Some(seen)) => {
+                    let only = |want| if want == Want::Close { Want::Close } else { Want::Keep };
+                    let want = Desired { ro: only(want.ro), rw: only(want.rw) };
+                    nft::apply(self.ports, want, Some(seen), until).map(drop)
+                }
+                // A table of our name that is not ours holds nothing of ours open.
+                Ok(None) | Err(GateError::Foreign(_)) => Ok(()),
+                Err(error) => Err(error),
+            },
         }
     }
 

@@ -66,7 +66,7 @@ fn run_expecting(cmd: &Cmd, codes: &[i32]) -> Result<(i32, String), PacemakerErr
 }
 
 fn tool(name: &str) -> Cmd {
-    Cmd::new(name).deadline(TOOL_DEADLINE)
+    Cmd::new(name).in_our_group().deadline(TOOL_DEADLINE)
 }
 
 /// The CIB as this node has it.

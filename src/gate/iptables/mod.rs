@@ -260,6 +260,7 @@ fn restore(family: &str, variant: Variant, text: &str, until: Instant) -> Result
     }
     let left = until.saturating_duration_since(Instant::now());
     Cmd::new(program(family, variant, "restore"))
+        .in_our_group()
         .args(["--noflush", "-w", &left.as_secs().max(1).to_string()])
         .stdin(text)
         .deadline(left)

@@ -208,7 +208,7 @@ fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, until: Instant) -> Result<(
         }
         _ => {
             let deadline = until.saturating_duration_since(Instant::now());
-            let nft = Cmd::new("nft").args(["-f", "-"]).stdin(plan.text()).deadline(deadline);
+            let nft = Cmd::new("nft").in_our_group().args(["-f", "-"]).stdin(plan.text()).deadline(deadline);
             nft.run().map(drop).map_err(GateError::of_command)
         }
     }
