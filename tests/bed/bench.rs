@@ -266,7 +266,7 @@ fn closing(bed: &Bed, figures: &mut Figures) -> Result<()> {
     ensure!(hard > CONNECTIONS as u64 + 1000, "this process may open {hard} files only");
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard)?;
     let node = bed.primary()?;
-    node.redis(6379, &["CONFIG", "SET", "maxclients", "20000"])?;
+    node.redis(6379, &["CONFIG", "SET", "maxclients", "15000"])?;
     let target = SocketAddr::new(node.address().parse()?, 6381);
     let (mut last_ack, mut last_reset, mut command) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
