@@ -340,7 +340,8 @@ pub fn cgroups(dir: &Path) -> Result<Vec<PathBuf>> {
         let fields: Vec<&str> = line.split(' ').collect();
         let [_, at, kind, options, ..] = fields[..] else { continue };
         let has = |controller: &str| options.split(',').any(|option| option == controller);
-        if kind == "cgroup2" || kind == "cgroup" && !has("cpuset") && !has("cpu") {
+        // Read-only where this machine is itself a container that was not given the hierarchy.
+        if !has("ro") && (kind == "cgroup2" || kind == "cgroup" && !has("cpuset") && !has("cpu")) {
             found.push(Path::new(at).join("rolegate-bed").join(name));
         }
     }

@@ -44,9 +44,9 @@ const PACKAGES: [&str; 27] = [
     "zstd",
 ];
 
-/// Units that do nothing for a bed but take time, write at odd moments, show the machine's own kernel, or use inotify
-/// instances, of which a machine has few.
-const MASKED: [&str; 15] = [
+/// Units that do nothing for a bed but take time, write at odd moments, reach for the machine's kernel, or use
+/// inotify instances, of which a machine has few.
+const MASKED: [&str; 16] = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -60,6 +60,7 @@ const MASKED: [&str; 15] = [
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
     "systemd-logind.service",
+    "systemd-modules-load.service",
     "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path",
 ];
