@@ -17,7 +17,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -490,10 +490,27 @@ fn init(network: Network) -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).context("mounting /proc")?;
     if network == Network::Own {
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-        // What ip netns and systemd-nspawn leave there stays in the jail.
-        for (at, mode) in [("/run", "mode=0755"), ("/tmp", "mode=1777")] {
+        // What ip netns and systemd-nspawn leave there stays in the jail. What the jail works with stays visible: a
+        // checkout may lie below /tmp.
+        let covers = [("/run", "mode=0755"), ("/tmp", "mode=1777")];
+        let program = std::env::current_exe().context("this program")?;
+        let mut kept = Vec::new();
+        for path in
+            [super::project().to_owned(), program.parent().map(Path::to_owned).unwrap_or_default(), super::state_dir()]
+        {
+            if covers.iter().any(|(at, _)| path.starts_with(at)) {
+                kept.push((File::open(&path).with_context(|| format!("opening {}", path.display()))?, path));
+            }
+        }
+        for (at, mode) in covers {
             mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(mode))
                 .with_context(|| format!("mounting {at}"))?;
+        }
+        for (open, path) in &kept {
+            fs::create_dir_all(path)?;
+            let from = format!("/proc/self/fd/{}", open.as_raw_fd());
+            mount(Some(from.as_str()), path, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+                .with_context(|| format!("keeping {}", path.display()))?;
         }
     }
     tell("the namespaces are made");
