@@ -221,7 +221,7 @@ fn expiry_cuts_without_anybodys_help(choice: BackendChoice) {
     let net = Net::new();
     let _redis = Redis::start(&net.node, 6379);
     let node = Node::new(&net.node, choice);
-    let time = Duration::from_secs(3);
+    let time = Duration::from_secs(4);
     let earliest = Instant::now() + time;
     let state = node.set(Want::Open(LONG), Want::Open(time));
     let latest = Instant::now() + time + Duration::from_millis(20);
@@ -233,8 +233,19 @@ fn expiry_cuts_without_anybodys_help(choice: BackendChoice) {
         assert!(client.pings());
         asleep.push(client);
     }
+    let mut subscribers = Vec::new();
+    for (from, address) in net.ways() {
+        let mut subscriber = from.connect(SocketAddr::new(address, 6381)).expect("open");
+        subscriber.subscribe();
+        subscribers.push(subscriber);
+    }
     for writer in &writers {
         writer.was_cut(latest);
+    }
+    // A client that asks nothing is told nothing either.
+    assert_eq!(net.node.sh("redis-cli -p 6379 publish nothing secret"), format!("{}\n", subscribers.len()));
+    for subscriber in &mut subscribers {
+        subscriber.hears_nothing(Duration::from_millis(300));
     }
     assert!(writers.iter().all(|writer| writer.seen().ended.is_some_and(|(at, _)| at >= earliest)), "before its time");
     for client in &mut asleep {

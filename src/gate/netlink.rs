@@ -185,6 +185,9 @@ impl Socket {
     pub fn open(protocol: SockProtocol, deadline: Instant) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // The kernel answers at once or never. Zero would mean for ever.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
         Ok(Socket { fd, sequence: 0, deadline, buffer: vec![0; BUFFER] })
     }
 
@@ -235,25 +238,29 @@ impl Socket {
         }
     }
 
-    /// Sends all `messages` at once, each to be acknowledged by itself, and gives the kernel's answer to each.
+    /// Sends all `messages` at once, each to be carried out by itself, and gives what failed: its place and the error.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
-    pub fn ask_each(&mut self, messages: &[Message]) -> io::Result<Vec<Result<(), io::Error>>> {
-        let first = self.send(&messages.iter().collect::<Vec<_>>(), ACK)?;
-        let mut answers: Vec<Option<Result<(), io::Error>>> = messages.iter().map(|_| None).collect();
-        let mut open = answers.len();
-        while open > 0 {
+    pub fn each(&mut self, mut messages: Vec<Message>) -> io::Result<Vec<(usize, io::Error)>> {
+        // Only errors are told of, but for the last one: what comes before it is done by then.
+        if let Some(last) = messages.last_mut() {
+            last.flags |= ACK;
+        }
+        let first = self.send(&messages.iter().collect::<Vec<_>>(), 0)?;
+        let mut failed = Vec::new();
+        let mut done = messages.is_empty();
+        while !done {
             let length = self.receive()?;
             for message in self::messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
                 let index = message.sequence.wrapping_sub(first) as usize;
-                if let Some(answer @ None) = answers.get_mut(index) {
-                    *answer = Some(error_of(message.body).map_or(Ok(()), Err));
-                    open -= 1;
+                if index < messages.len() {
+                    failed.extend(error_of(message.body).map(|error| (index, error)));
+                    done |= index + 1 == messages.len();
                 }
             }
         }
-        Ok(answers.into_iter().flatten().collect())
+        Ok(failed)
     }
 
     /// Makes `messages` one transaction of netfilter's subsystem `subsystem`: all of them happen, or none. It fails with
@@ -303,14 +310,10 @@ impl Socket {
 
     fn receive(&mut self) -> io::Result<usize> {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left < Duration::from_micros(1) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            setsockopt(&self.fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
             match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 // With MSG_TRUNC the kernel gives the length that the datagram had.
                 Ok(length) if length > self.buffer.len() => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(_) if Instant::now() >= self.deadline => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(length) => return Ok(length),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(nix::errno::Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),

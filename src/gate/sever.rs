@@ -189,15 +189,16 @@ fn destroy(sockets: &[&Found], until: Instant) -> Result<usize, String> {
     for batch in sockets.chunks(BATCH) {
         let messages: Vec<_> =
             batch.iter().map(|found| Message::new(SOCK_DESTROY, &request(found.family, u32::MAX, &found.id))).collect();
-        for answer in socket.ask_each(&messages).map_err(failed)? {
-            match answer {
-                Ok(()) => ended += 1,
-                Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => {
+        ended += messages.len();
+        for (_, error) in socket.each(messages).map_err(failed)? {
+            ended -= 1;
+            match error {
+                error if error.raw_os_error() == Some(EOPNOTSUPP) => {
                     return Err("this kernel cannot destroy sockets (CONFIG_INET_DIAG_DESTROY)".to_owned());
                 }
                 // Gone by itself meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
+                error if error.kind() == io::ErrorKind::NotFound => {}
+                error => return Err(failed(error)),
             }
         }
     }

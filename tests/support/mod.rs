@@ -240,6 +240,15 @@ impl Client {
         self.stream.read_exact(&mut rest).expect("the confirmation");
     }
 
+    /// Asserts that nothing arrives within `time`.
+    pub fn hears_nothing(&mut self, time: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("a timeout");
+        match self.stream.read(&mut [0; 64]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset) => {}
+            other => panic!("a connection through a closed port gave {other:?}"),
+        }
+    }
+
     /// Waits, saying nothing, until the connection ends, and asserts that it ends by a reset within `within`.
     pub fn is_reset(&mut self, within: Duration) {
         self.stream.get_ref().set_read_timeout(Some(within)).expect("a timeout");

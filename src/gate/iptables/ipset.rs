@@ -119,8 +119,9 @@ impl Change {
 pub fn change(changes: &[Change], until: Instant) -> io::Result<()> {
     let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until)?;
     for change in changes {
-        for answer in socket.ask_each(&[change.message()])? {
-            answer.map_err(|error| io::Error::new(error.kind(), format!("{change:?}: {error}")))?;
+        if let Some((_, error)) = socket.each(vec![change.message()])?.pop() {
+            tracing::debug!("{change:?}: {error}");
+            return Err(error);
         }
     }
     Ok(())
