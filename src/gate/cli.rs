@@ -11,18 +11,23 @@ use super::{Backend, BackendChoice, Baseline, Desired, Gate, GateError, LONGEST,
 use crate::exit::PortCode;
 use crate::logging::{self, LogTo};
 
-/// Opens and closes the read-only and the read-write port of a Redis on this host.
-///
-/// Both ports lead to Redis while open, and refuse otherwise. Nothing is open unless opened here, and only for the time
-/// given. Closing also cuts the port's connections.
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "rolegate-port", version, max_term_width = 120, after_help = CODES)]
+#[command(name = "rolegate-port", version, about = ABOUT, max_term_width = 120, after_help = CODES)]
+#[command(disable_help_flag = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     gate: GateArgs,
+    /// Shows this.
+    #[arg(short, long, global = true, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
 }
+
+const ABOUT: &str = "Opens and closes the read-only and the read-write port of a Redis on this host. Both lead to Redis while \
+open, and refuse otherwise. Nothing is open unless opened here, and only for the time given. Closing also cuts the port's \
+connections.";
 
 const CODES: &str = "Exit codes: 0 done, 1 the firewall refused or did not end up as asked, 2 usage, 4 not root, \
 5 no nft and no iptables with ipset, 6 a program listens on the port, 7 a table or chain of our name is not ours, 8 timeout";

@@ -494,18 +494,21 @@ impl Gate {
             }
         }
         let (possible, refusal) = self.without_listeners(want, until);
-        let lock = self.lock(possible, until)?;
-        let elsewhere = self.close_elsewhere(&carrier, possible, until);
-        let result = match carrier {
-            Carrier::Nft(seen) => nft::apply(self.ports, possible, seen, until),
-            Carrier::Iptables(variant) => iptables::apply(variant, self.ports, possible, until),
-        };
-        drop(lock);
-
-        let mut state = result?;
-        elsewhere?;
-        state.cut = self.cut(possible, until);
+        let _lock = self.lock(possible, until)?;
+        let state = self.change(carrier, possible, until)?;
         refusal.map_or(Ok(state), Err)
+    }
+
+    /// Makes baseline and `want`, and cuts what was closed.
+    fn change(&self, carrier: Carrier, want: Desired, until: Instant) -> Result<State, GateError> {
+        let elsewhere = self.close_elsewhere(&carrier, want, until);
+        let mut state = match carrier {
+            Carrier::Nft(seen) => nft::apply(self.ports, want, seen, until),
+            Carrier::Iptables(variant) => iptables::apply(variant, self.ports, want, until),
+        }?;
+        elsewhere?;
+        state.cut = self.cut(want, until);
+        Ok(state)
     }
 
     /// Where no program can change a firewall, an open port can only be what the kernel still holds; and that
@@ -537,10 +540,12 @@ impl Gate {
         if !nft && !iptables {
             return Ok(());
         }
-        if let Some(Cut { incomplete: Some(reason), .. }) = self.set(Desired::CLOSED)?.cut {
+        // One lock for both steps: what came in between them would be left without a guard.
+        let _lock = self.lock(Desired::CLOSED, until)?;
+        let closed = self.change(self.carrier(until)?, Desired::CLOSED, until)?;
+        if let Some(Cut { incomplete: Some(reason), .. }) = closed.cut {
             return Err(GateError::Mismatch(format!("connections are blocked but not reset: {reason}")));
         }
-        let _lock = self.lock(Desired::CLOSED, until)?;
         if nft {
             nft::remove(self.ports, until)?;
         }
