@@ -79,7 +79,7 @@ fn main() {
 
 fn trial(name: String, case: impl FnOnce() + Send + 'static) -> Trial {
     Trial::test(name, move || {
-        case();
+        support::apart(case);
         Ok(())
     })
 }
@@ -632,14 +632,15 @@ fn a_stuck_caller_keeps_nothing_open(choice: BackendChoice) {
     let node = Node::new(&net.node, choice);
     node.open();
     let mut holder = Command::new("flock").args(["/run/rolegate/gate.lock", "sleep", "600"]).spawn().expect("flock");
-    eventually("the lock is held", || !sh("flock -n /run/rolegate/gate.lock true || echo held").is_empty());
+    let children = format!("cat /proc/{0}/task/{0}/children", holder.id());
+    eventually("the lock is held", || !sh(&children).is_empty());
     let started = Instant::now();
     node.close();
     let took = started.elapsed();
     let impatient = Gate::new(Ports::default(), choice, Duration::from_secs(1)).expect("ports");
     let opened = net.node.run(|| impatient.set(Desired { ro: Want::Keep, rw: Want::Open(LONG) }));
     // flock's sleep keeps the lock: end both.
-    sh(&format!("kill $(cat /proc/{0}/task/{0}/children) {0}", holder.id()));
+    sh(&format!("kill $({children}) {}", holder.id()));
     holder.wait().expect("reaped");
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(matches!(opened, Err(GateError::Timeout { .. })), "{opened:?}");

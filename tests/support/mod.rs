@@ -30,6 +30,23 @@ pub fn isolate() {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("a /run of our own");
 }
 
+/// Runs `case` with a /run/rolegate of its own, and so with a lock that no other case takes.
+pub fn apart(case: impl FnOnce() + Send) {
+    let outcome = thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let directory = Path::new("/run/rolegate");
+                std::fs::create_dir_all(directory).expect("a directory");
+                unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+                let none = None::<&Path>;
+                mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), none).expect("a mount");
+                case();
+            })
+            .join()
+    });
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
 /// Runs a shell script and gives its stdout; panics where it fails.
 pub fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().expect("sh");
