@@ -13,6 +13,7 @@
 //! - [`roles`]: what the role attributes should be.
 //! - [`cli`]: the operator's program: status, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
+//! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
 //! - [`causes`]: an error with all its causes.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
@@ -29,6 +30,7 @@ pub mod exit;
 pub mod gate;
 pub mod hook;
 pub mod instance;
+pub mod lease;
 pub mod logging;
 pub mod pacemaker;
 pub mod permission;
