@@ -13,40 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
-use super::demo::{configure, open_gates};
+use super::gates::{configure, open_gates};
+use super::spread::Spread;
 use super::{Bed, CLIENTS, NODES, wait_every, wait_for};
-
-/// The spread of one figure.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Spread {
-    /// How many runs.
-    pub runs: usize,
-    /// The smallest.
-    pub min: f64,
-    /// The median.
-    pub median: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Result<Self> {
-        ensure!(!values.is_empty(), "nothing was measured");
-        values.sort_by(f64::total_cmp);
-        Ok(Spread {
-            runs: values.len(),
-            min: values[0],
-            median: values[values.len() / 2],
-            max: values[values.len() - 1],
-        })
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} ({:.2} to {:.2}, {} runs)", self.median, self.min, self.max, self.runs)
-    }
-}
 
 /// All figures, in the order in which they were measured: name, unit, spread.
 #[derive(Debug, Default, Serialize)]

@@ -72,7 +72,8 @@ impl Bed {
             hosts().map(|host| format!("{} {host}\n{} {host}\n", address(host), address6(host))).collect();
         write(root, "etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{names}"))?;
         if CLIENTS.contains(&host) {
-            append(root, "etc/haproxy/haproxy.cfg", &haproxy())?;
+            let haproxy = if self.options().bare { haproxy_by_role() } else { haproxy() };
+            append(root, "etc/haproxy/haproxy.cfg", &haproxy)?;
             return enable(root, &CLIENT_UNITS);
         }
         write(root, "etc/corosync/corosync.conf", &corosync(&self.options().name))?;
@@ -174,23 +175,34 @@ fn redis(host: &str) -> String {
     text
 }
 
-/// Both ports, on every address of the client host.
+/// Both ports, on every address of the client host. An open gate accepts the connection and a closed one refuses it:
+/// no more check is needed.
 fn haproxy() -> String {
-    let mut text = "\n".to_owned();
-    for (name, port) in [("redis-rw", 6381), ("redis-ro", 6380)] {
-        // An open gate accepts the connection and a closed one refuses it: no more check is needed.
-        // Two checks at 300 ms: one lost SYN moves nobody. The clients' timeouts are for connections
-        // that a cut network leaves behind. No retries: HAProxy would wait a second before each, and a
-        // closed gate will not be open then, but another one may.
-        text += &format!(
-            "listen {name}\n    bind :::{port} v4v6\n    mode tcp\n    option tcplog\n    balance roundrobin\n    \
-             retries 0\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
-             option clitcpka\n    option srvtcpka\n    \
-             default-server check inter 300ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
-        );
-        for node in NODES {
-            text += &format!("    server {node} {}:{port}\n", address(node));
-        }
+    "\n".to_owned() + &listen("redis-rw", 6381, 6381, "") + &listen("redis-ro", 6380, 6380, "")
+}
+
+/// Without a gate each server is asked for its role.
+fn haproxy_by_role() -> String {
+    let role = |role: &str| {
+        format!(
+            "    option tcp-check\n    tcp-check send info\\ replication\\r\\n\n    tcp-check expect string role:{role}\n"
+        )
+    };
+    "\n".to_owned() + &listen("redis-rw", 6381, 6379, &role("master")) + &listen("redis-ro", 6380, 6379, &role("slave"))
+}
+
+fn listen(name: &str, port: u16, behind: u16, check: &str) -> String {
+    // Two checks at 300 ms: one lost SYN moves nobody. The clients' timeouts are for connections
+    // that a cut network leaves behind. No retries: HAProxy would wait a second before each, and a
+    // closed gate will not be open then, but another one may.
+    let mut text = format!(
+        "listen {name}\n    bind :::{port} v4v6\n    mode tcp\n    option tcplog\n    balance roundrobin\n    \
+         retries 0\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
+         option clitcpka\n    option srvtcpka\n{check}    \
+         default-server check inter 300ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
+    );
+    for node in NODES {
+        text += &format!("    server {node} {}:{behind}\n", address(node));
     }
     text
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -49,6 +49,35 @@ fn processes() -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// systemd-nspawn's process of the host whose file system is `root`.
+fn nspawn(root: &Path, processes: &[Process]) -> Option<i32> {
+    let directory = format!("--directory={}", root.display());
+    let spawned = processes.iter().filter(|process| process.name == "systemd-nspawn").map(|process| process.pid);
+    spawned.into_iter().find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|arg| arg == directory.as_bytes())
+    })
+}
+
+/// PID 1 of the host whose file system is `root`, as this machine numbers it; None while it is off.
+pub(super) fn leader_in(root: &Path) -> Result<Option<Pid>> {
+    let processes = processes()?;
+    let Some(nspawn) = nspawn(root, &processes) else { return Ok(None) };
+    let mut below = vec![nspawn];
+    while let Some(parent) = below.pop() {
+        for process in processes.iter().filter(|process| process.parent == parent) {
+            // nspawn's own first child comes between.
+            if process.name == "systemd" && process.state != 'Z' {
+                return Ok(Some(Pid::from_raw(process.pid)));
+            }
+            if process.name.starts_with("systemd-nspawn") || process.name.starts_with("(sd-") {
+                below.push(process.pid);
+            }
+        }
+    }
+    Ok(None)
+}
+
 impl<'b> Host<'b> {
     pub(super) fn new(bed: &'b Bed, name: &'static str) -> Self {
         Host { bed, name }
@@ -70,45 +99,17 @@ impl<'b> Host<'b> {
         self.bed.jail().path(&self.bed.host_dir(self.name).join("root"))
     }
 
-    /// systemd-nspawn's process of this host.
-    fn nspawn(&self, processes: &[Process]) -> Option<i32> {
-        let directory = format!("--directory={}", self.bed.host_dir(self.name).join("root").display());
-        let spawned = processes.iter().filter(|process| process.name == "systemd-nspawn").map(|process| process.pid);
-        spawned.into_iter().find(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|arg| arg == directory.as_bytes())
-        })
-    }
-
-    fn find_leader(&self) -> Result<Option<Pid>> {
-        let processes = processes()?;
-        let Some(nspawn) = self.nspawn(&processes) else { return Ok(None) };
-        let mut below = vec![nspawn];
-        while let Some(parent) = below.pop() {
-            for process in processes.iter().filter(|process| process.parent == parent) {
-                // nspawn's own first child comes between.
-                if process.name == "systemd" && process.state != 'Z' {
-                    return Ok(Some(Pid::from_raw(process.pid)));
-                }
-                if process.name.starts_with("systemd-nspawn") || process.name.starts_with("(sd-") {
-                    below.push(process.pid);
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// The process id, on this machine, of its PID 1.
     ///
     /// # Errors
     /// When it is off.
     pub fn leader(&self) -> Result<Pid> {
-        self.find_leader()?.with_context(|| format!("{} is off", self.name))
+        leader_in(&self.bed.host_dir(self.name).join("root"))?.with_context(|| format!("{} is off", self.name))
     }
 
     /// Whether it runs, or boots or shuts down.
     pub fn is_on(&self) -> Result<bool> {
-        Ok(self.nspawn(&processes()?).is_some())
+        Ok(nspawn(&self.bed.host_dir(self.name).join("root"), &processes()?).is_some())
     }
 
     /// A command inside the host, as root, in all its namespaces; 10 s unless told otherwise.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
+use bed::faults::Fault;
 use bed::{Bed, Options};
 
 /// Raises a bed on this machine (three cluster nodes and two client hosts, booted Debians), breaks it, and takes it
@@ -114,13 +115,22 @@ enum What {
     },
     /// Show a failure on a bed of its own: the gate, writers, the failure, a report.
     Demo {
-        /// The failure.
-        #[arg(long, value_enum, default_value_t = bed::demo::Fault::Kill)]
-        fault: bed::demo::Fault,
+        /// The failure: one of those that `scripts/faults --list` shows.
+        #[arg(long, default_value = "kill", value_parser = Fault::named)]
+        fault: &'static Fault,
         /// Leave the bed up afterwards.
         #[arg(long)]
         keep: bool,
     },
+    /// Fault after fault under writers: what was lost, how long it took, one line of figures for each run.
+    ///
+    /// Each run needs a healthy cluster: writers on both client hosts, through HAProxy and to each node's own port, some
+    /// of which WAIT for a replica; the fault; until all is well again; then what was acknowledged is looked for. Every
+    /// node's firewall and Sentinel is read from outside each 8 ms meanwhile.
+    ///
+    /// Exit code: 1 when a write was acknowledged behind its successor, when two gates were open at once, or when the
+    /// cluster did not recover.
+    Faults(bed::suite::Args),
     /// Remove the cached roots and what is left of beds, when none is up.
     Clean,
     /// Measure, both sides in one run, on a bed of its own.
@@ -242,6 +252,7 @@ fn run(cli: Cli) -> Result<()> {
         What::Shutdown { host } => attached()?.host(&host)?.shutdown(),
         What::Logs { dir } => attached()?.collect_logs(&dir),
         What::Demo { fault, keep } => demo(&name, fault, keep),
+        What::Faults(args) => bed::suite::main(&name, &args),
         What::Bench { json } => {
             let portblock = bed::bench::fetch_portblock()?;
             let bed = Bed::up(Options::new("bench"))?;
@@ -260,7 +271,7 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn demo(name: &str, fault: bed::demo::Fault, keep: bool) -> Result<()> {
+fn demo(name: &str, fault: &Fault, keep: bool) -> Result<()> {
     let name = if name == "main" { "demo" } else { name };
     let bed = Bed::up(Options::new(name))?;
     let shown = bed::demo::show(&bed, fault);

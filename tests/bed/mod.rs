@@ -33,8 +33,13 @@
 //! - [`files`]: what is written onto the machines' disks before they boot.
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
+//! - [`watch`]: which gates are open and whom Sentinels name, seen from outside on one clock.
 //! - [`bench`]: the benchmark.
-//! - [`demo`]: the gate made as the README says, and one failure shown.
+//! - [`gates`]: the gate made as the README says, and whether it is well.
+//! - [`faults`]: every fault, defined once.
+//! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to.
+//! - [`spread`]: what several runs come to.
+//! - [`demo`]: one failure shown.
 
 // Each program that has this module uses a part of it.
 #![allow(dead_code, unused_imports)]
@@ -42,12 +47,18 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod faults;
 pub mod files;
+pub mod gates;
 pub mod host;
 pub mod jail;
 pub mod load;
 pub mod net;
 pub mod root;
+pub mod spread;
+pub mod suite;
+pub mod table;
+pub mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};

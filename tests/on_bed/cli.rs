@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::OnBed;
-use crate::bed::{Bed, Host, NODES, demo, wait_for};
+use crate::bed::{Bed, Host, NODES, gates, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("init_makes_a_bare_gate_work_and_a_second_run_changes_nothing", init),
@@ -50,7 +50,7 @@ fn wait_status(on: &Host<'_>, code: i32, said: &str) -> Result<Value> {
 fn healthy(bed: &Bed) -> Result<(&'static str, &'static str)> {
     let node = bed.host(NODES[0])?;
     if node.sh(HAS_GATE).is_err() {
-        demo::configure(bed)?;
+        gates::configure(bed)?;
     }
     // What an earlier trial has left behind.
     for name in NODES {
@@ -90,7 +90,7 @@ fn init(bed: &Bed) -> Result<()> {
     let primary = bed.primary()?.name().to_owned();
     let done = rolegate(&node, &["init"])?;
     ensure!(done.code == 0 && done.text.contains(&format!("Done: {primary} takes writes")), "{done:?}");
-    ensure!(demo::open_gates(bed)? == [primary.as_str()], "open on {:?}", demo::open_gates(bed)?);
+    ensure!(gates::open_gates(bed)? == [primary.as_str()], "open on {:?}", gates::open_gates(bed)?);
     wait_status(&node, 0, "\"code\": 0")?;
 
     let written = configuration(&node)?;
@@ -161,7 +161,7 @@ fn fence(bed: &Bed) -> Result<()> {
     let node = bed.host(other)?;
     let said = rolegate(&node, &["fence", primary, "--reason", "a \"trial\""])?;
     // What stands now must have stood when it returned.
-    let open = demo::open_gates(bed)?;
+    let open = gates::open_gates(bed)?;
     ensure!(open.is_empty(), "fence returned, and 6381 is open on {open:?}");
     let state = bed.host(primary)?.ask("rolegate-port", &["state", "--json"])?;
     let state: Value = serde_json::from_str(&state)?;
@@ -176,7 +176,7 @@ fn fence(bed: &Bed) -> Result<()> {
 
     let lifted = rolegate(&node, &["unfence", primary])?;
     ensure!(lifted.code == 0 && lifted.text.contains(&format!("{primary} takes writes")), "{lifted:?}");
-    ensure!(demo::open_gates(bed)? == [primary]);
+    ensure!(gates::open_gates(bed)? == [primary]);
     let again = rolegate(&node, &["unfence", primary])?;
     ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
     wait_status(&node, 0, "\"code\": 0").map(drop)
@@ -204,12 +204,12 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(8);
     while Instant::now() < until {
         node.ask("crm_attribute", &["-N", other, "-n", "redis_role", "-v", "primary"])?;
-        let open = demo::open_gates(bed)?;
+        let open = gates::open_gates(bed)?;
         ensure!(!open.contains(&other), "6381 is open on {open:?}, {other} is fenced");
         std::thread::sleep(Duration::from_millis(250));
     }
     let lifted = rolegate(&node, &["unfence", other])?;
-    ensure!(lifted.code == 0 && demo::open_gates(bed)? == [other], "{lifted:?}");
+    ensure!(lifted.code == 0 && gates::open_gates(bed)? == [other], "{lifted:?}");
     last.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
@@ -241,7 +241,7 @@ fn loopback(bed: &Bed) -> Result<()> {
     let node = bed.host(other)?;
     wait_status(&node, 2, "nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address")?;
     wait_for("every gate to close", LONG, || {
-        let open = demo::open_gates(bed)?;
+        let open = gates::open_gates(bed)?;
         ensure!(open.is_empty(), "open on {open:?}");
         Ok(())
     })?;

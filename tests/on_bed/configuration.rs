@@ -9,7 +9,7 @@ use rolegate::pacemaker::CrmMon;
 use rolegate::pacemaker::crm_mon::{self, ResourceRole};
 
 use crate::OnBed;
-use crate::bed::demo::open_gates;
+use crate::bed::gates::open_gates;
 use crate::bed::{Bed, Host, NODES, project, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[

@@ -21,6 +21,9 @@ type Alone = fn() -> Result<()>;
 /// Those trials.
 pub const ALONE: &[(&str, Alone)] = &[
     ("load::a_report_counts_right", bed::load::counts_right),
+    ("faults::definitions_are_whole", bed::faults::are_whole),
+    ("table::lines_become_a_table", bed::table::reads_right),
+    ("watch::what_was_seen_is_counted_right", bed::watch::counts_right),
     ("itself::an_up_that_fails_leaves_nothing", failed_up),
     ("itself::a_root_that_cannot_be_built_leaves_nothing", failed_root),
     ("itself::an_interrupt_at_any_moment_leaves_nothing", interrupts),

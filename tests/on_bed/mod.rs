@@ -7,15 +7,17 @@ pub mod faults;
 pub mod itself;
 pub mod load;
 pub mod moves;
+pub mod watch;
 
 use super::OnBed;
 
 /// All trials, each with its file's name in front.
 pub fn all() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 6] = [
+    let files: [(&str, &[(&str, OnBed)]); 7] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("load", load::TRIALS),
+        ("watch", watch::TRIALS),
         ("moves", moves::TRIALS),
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),

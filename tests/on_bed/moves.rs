@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::OnBed;
-use crate::bed::demo::{configure, open_gates};
+use crate::bed::gates::{self, configure, open_gates, role};
 use crate::bed::load::{Bounds, Load, Report, Writer};
 use crate::bed::{Bed, CLIENTS, Host, NODES, address, address6, hosts, wait_for};
 
@@ -25,6 +25,9 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_host_firewall_that_drops_lets_the_gate_through_and_nothing_else", drop_policy),
 ];
 
+/// Whatever `rolegate status` says.
+const ANY: i32 = 3;
+
 /// A bed with a gate, whose read-write port is open on the primary's node and nowhere else.
 fn with_gate(bed: &Bed) -> Result<Host<'_>> {
     let node = bed.host(NODES[0])?;
@@ -36,22 +39,8 @@ fn with_gate(bed: &Bed) -> Result<Host<'_>> {
 
 /// Waits until exactly the primary's read-write port is open and all roles are right.
 fn settled(bed: &Bed) -> Result<Host<'_>> {
-    wait_for("one open read-write port, on the primary's node", Duration::from_secs(120), || {
-        bed.check()?;
-        let primary = bed.primary()?;
-        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}, primary {}", open_gates(bed)?, primary.name());
-        for node in bed.nodes() {
-            let role = role(&node)?;
-            let right = if node.name() == primary.name() { "primary" } else { "replica" };
-            ensure!(role == right, "{} is {role}", node.name());
-        }
-        Ok(())
-    })?;
+    wait_for("one open read-write port, on the primary's node", Duration::from_secs(120), || gates::check(bed, ANY))?;
     bed.primary()
-}
-
-fn role(node: &Host) -> Result<String> {
-    node.ask("crm_attribute", &["-l", "forever", "-N", node.name(), "-n", "redis_role", "-G", "-q"])
 }
 
 /// What a client on `from` gets of a port: the server's role, or None where it is refused.

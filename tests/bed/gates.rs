@@ -1,0 +1,76 @@
+//! The gate on the bed: made as the README says, and looked at from outside.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rolegate::gate::{BackendChoice, Gate, Ports};
+
+use super::{Bed, CLIENTS, Host, NODES, address, wait_for};
+
+/// Makes the gate as the README says: one resource, and `rolegate init`. Waits until the
+/// primary's read-write port is open.
+pub fn configure(bed: &Bed) -> Result<()> {
+    let node = bed.host(NODES[0])?;
+    node.sh_within(
+        Duration::from_secs(60),
+        "pcs property set stonith-enabled=false
+         pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1",
+    )?;
+    node.cmd("rolegate")?.args(["init"]).deadline(Duration::from_secs(60)).run().context("rolegate init")?;
+    wait_for("the read-write port of the primary to open", Duration::from_secs(60), || {
+        let primary = bed.primary()?;
+        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}", open_gates(bed)?);
+        Ok(())
+    })
+}
+
+/// The nodes whose read-write port answers the first client.
+pub fn open_gates(bed: &Bed) -> Result<Vec<&'static str>> {
+    let mut open = Vec::new();
+    for node in NODES {
+        let address = SocketAddr::new(address(node).parse()?, 6381);
+        let answers =
+            bed.in_net(CLIENTS[0], || TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok())?;
+        if answers {
+            open.push(node);
+        }
+    }
+    Ok(open)
+}
+
+/// Whether cluster, Redis, Sentinels and the gate are well now: 6381 is open in the primary's firewall and in no
+/// other, it answers the first client, each node's role is right, and `rolegate status` finds nothing worse than
+/// `worst` (its exit code).
+///
+/// # Errors
+/// What is not well.
+pub fn check(bed: &Bed, worst: i32) -> Result<()> {
+    bed.check()?;
+    let primary = bed.primary()?;
+    for node in bed.nodes() {
+        let is_primary = node.name() == primary.name();
+        let open = in_firewall(bed, &node)?;
+        ensure!(open == is_primary, "6381 is {} in {}'s firewall", if open { "open" } else { "closed" }, node.name());
+        let role = role(&node)?;
+        ensure!(role == if is_primary { "primary" } else { "replica" }, "{} is {role}", node.name());
+    }
+    ensure!(open_gates(bed)? == [primary.name()], "6381 answers on {:?}", open_gates(bed)?);
+    let status = primary.cmd("rolegate")?.arg("status").run_expecting(&[0, 1, 2, 3])?;
+    ensure!(status.code <= worst, "rolegate status: {}", status.text());
+    Ok(())
+}
+
+/// Whether the firewall of `node` has 6381 open.
+fn in_firewall(bed: &Bed, node: &Host) -> Result<bool> {
+    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(2))?;
+    Ok(bed.in_net(node.name(), || gate.state())??.rw.is_open())
+}
+
+/// The role that the cluster has for `node`.
+///
+/// # Errors
+/// When there is none.
+pub fn role(node: &Host) -> Result<String> {
+    node.ask("crm_attribute", &["-l", "forever", "-N", node.name(), "-n", "redis_role", "-G", "-q"])
+}

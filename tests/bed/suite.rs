@@ -1,0 +1,503 @@
+//! The fault suite: fault after fault on a bed with writers, watched from outside, audited, one line of figures each.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use rolegate::command::Cmd;
+use serde::{Deserialize, Serialize};
+
+use super::faults::{BEYOND, FAULTS, Fault, Needs, Scene};
+use super::load::{Bounds, Load, Writer};
+use super::watch::{Seen, Watch};
+use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, project, table, wait_every};
+
+/// What is put to the test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    /// rolegate: writers use 6381.
+    Rolegate,
+    /// Sentinel alone, on a bed without rolegate: writers use 6379, HAProxy asks each server for its role.
+    Plain,
+}
+
+impl System {
+    /// Its name in figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            System::Rolegate => "rolegate",
+            System::Plain => "plain Sentinel",
+        }
+    }
+
+    /// The port of a node to which writes go.
+    fn port(self) -> u16 {
+        match self {
+            System::Rolegate => 6381,
+            System::Plain => 6379,
+        }
+    }
+
+    fn has(self, needs: Needs) -> bool {
+        match needs {
+            Needs::Sentinel => true,
+            Needs::Gate => self == System::Rolegate,
+        }
+    }
+
+    fn raise(self, name: &str) -> Result<Bed> {
+        let bed = Bed::up(Options { bare: self == System::Plain, ..Options::new(name) })?;
+        if self == System::Rolegate {
+            bed.say("making the gate: pcs resource create, rolegate init");
+            gates::configure(&bed)?;
+        }
+        Ok(bed)
+    }
+
+    /// Whether it is as well as before any fault.
+    fn is_fresh(self, bed: &Bed) -> Result<()> {
+        match self {
+            System::Rolegate => gates::check(bed, 0),
+            System::Plain => bed.check(),
+        }
+    }
+
+    /// Whether it does its work again. `rolegate status` may still warn, of failures that are over.
+    fn is_well(self, bed: &Bed) -> Result<()> {
+        match self {
+            System::Rolegate => gates::check(bed, 1),
+            System::Plain => bed.check(),
+        }
+    }
+}
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The faults [default: all].
+    #[arg(value_name = "FAULT", value_parser = Fault::named, conflicts_with = "chief")]
+    faults: Vec<&'static Fault>,
+    /// Only the eight chief faults.
+    #[arg(long)]
+    chief: bool,
+    /// How often each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    runs: u64,
+    /// Append a JSON line for each run to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The same faults on this system, too, afterwards.
+    #[arg(long, value_name = "SYSTEM", value_enum)]
+    against: Vec<System>,
+    /// Only the systems of --against.
+    #[arg(long, requires = "against")]
+    not_rolegate: bool,
+    /// What is left to chance in the first run (when the fault comes, on which other node); each run after it has the
+    /// next [default: the time].
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Only make a Markdown table from the lines in this file.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    table: Option<PathBuf>,
+    /// Only show the faults there are.
+    #[arg(long, exclusive = true)]
+    list: bool,
+}
+
+/// One run, as it stands in the file of figures.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// Seconds since the epoch, when the run began.
+    pub at: u64,
+    /// The project's commit; with `-dirty` where files differed from it.
+    pub commit: String,
+    /// What ran.
+    pub versions: Versions,
+    /// Sentinel's down-after-milliseconds.
+    pub down_after_ms: u64,
+    /// What chance did.
+    pub seed: u64,
+    /// The fault's name.
+    pub fault: String,
+    /// On what it fell.
+    pub system: System,
+    /// What was counted; None where the run failed.
+    pub figures: Option<Figures>,
+    /// Why the run failed.
+    pub trouble: Option<String>,
+}
+
+/// Versions of what ran.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of Redis and Sentinel.
+    pub redis: String,
+    /// Of Pacemaker.
+    pub pacemaker: String,
+    /// Of the kernel.
+    pub kernel: String,
+}
+
+/// What one run came to. Times are in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Figures {
+    /// Writes acknowledged to all writers.
+    pub acknowledged: usize,
+    /// Of these, not there in the end.
+    pub lost: usize,
+    /// Writes acknowledged to those that WAIT 1.
+    pub wait_acknowledged: usize,
+    /// Of these, not there in the end.
+    pub wait_lost: usize,
+    /// Sent after a later primary's first acknowledgement and acknowledged by an earlier one.
+    pub stale: usize,
+    /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate.
+    pub two_gates_ms: Option<f64>,
+    /// From the fault on, for how long no node's 6381 was open in its firewall; None without a gate.
+    pub no_gate_ms: Option<f64>,
+    /// The longest time without an acknowledgement for a writer through HAProxy, on the majority's side.
+    pub outage_haproxy_ms: f64,
+    /// The same for writers straight to each node's own port, together.
+    pub outage_direct_ms: f64,
+    /// From the first moment at which a majority of Sentinels named another node to its 6381 open; None where none
+    /// named another, or without a gate.
+    pub named_to_open_ms: Option<f64>,
+    /// Another node is primary in the end.
+    pub moved: bool,
+    /// What was expected: moves, stays, untouched or either.
+    pub expected: String,
+    /// Whether it came so; None for a system that is only compared.
+    pub as_expected: Option<bool>,
+    /// From the end of the fault until all was well; at least 5 s, before which nobody looks.
+    pub recovered_ms: f64,
+    /// The longest time between two looks at one node's firewall: shorter overlaps may have been missed.
+    pub longest_pause_ms: f64,
+}
+
+/// Writes per second of each writer.
+const RATE: u32 = 200;
+
+/// How long writers write before the fault, and up to that much longer.
+const BEFORE: Duration = Duration::from_secs(3);
+
+/// How long they go on when all is well again.
+const AFTER: Duration = Duration::from_secs(3);
+
+/// How long a fault may go unnoticed: health is not asked for before.
+const UNNOTICED: Duration = Duration::from_secs(5);
+
+/// How long recovering may take: Sentinels make an old primary a replica within some 10 s of seeing it, a lost
+/// failover is tried again after two failover timeouts.
+const RECOVERY: Duration = Duration::from_secs(180);
+
+/// The whole program.
+///
+/// # Errors
+/// When a write was acknowledged behind its successor, two gates were open at once or a run failed.
+#[allow(clippy::print_stdout)] // Lists and tables are products.
+pub fn main(name: &str, args: &Args) -> Result<()> {
+    if args.list {
+        for fault in FAULTS {
+            let mark = if fault.is_chief { "*" } else { " " };
+            println!("{mark} {:<22} {}", fault.name, fault.says);
+        }
+        println!("\n* chief. {{primary}} is the primary's node when the fault begins, {{other}} another.");
+        return Ok(());
+    }
+    if let Some(file) = &args.table {
+        print!("{}", table::markdown(&table::read(file)?));
+        return Ok(());
+    }
+    let chosen: Vec<&Fault> = match &args.faults[..] {
+        [] => FAULTS.iter().filter(|fault| !args.chief || fault.is_chief).collect(),
+        some => some.to_vec(),
+    };
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => UNIX_EPOCH.elapsed()?.as_secs(),
+    };
+    let name = if name == "main" { "faults" } else { name };
+    let mut lines = Vec::new();
+    let rolegate = [System::Rolegate].into_iter().filter(|_| !args.not_rolegate);
+    for system in rolegate.chain(args.against.iter().copied()) {
+        let mut bed = None;
+        for fault in chosen.iter().filter(|fault| system.has(fault.needs)) {
+            for run in 0..args.runs {
+                let line = one(&mut bed, name, system, fault, seed.wrapping_add(run))?;
+                eprintln!("{}", summary(&line));
+                if let Some(file) = &args.out {
+                    append(file, &line)?;
+                }
+                lines.push(line);
+            }
+        }
+        if let Some(bed) = bed {
+            bed.down()?;
+        }
+    }
+    println!("{}", table::markdown(&lines));
+    judge(&lines)
+}
+
+/// One run, on `bed` if there is one, which is taken down where it does not recover.
+fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u64) -> Result<Line> {
+    let mut fresh = None;
+    if let Some(bed) = bed.as_ref() {
+        fresh = refresh(bed, system).map_err(|error| eprintln!("this bed is given up: {error:#}")).ok();
+    }
+    let standing = match (fresh, bed.take()) {
+        (Some(()), Some(bed)) => bed,
+        (_, old) => {
+            if let Some(old) = old {
+                old.down()?;
+            }
+            system.raise(name)?
+        }
+    };
+    let at = UNIX_EPOCH.elapsed()?.as_secs();
+    let figures = run(&standing, system, fault, seed);
+    if jail::interrupted() {
+        bail!("interrupted");
+    }
+    let trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
+    let figures = figures.ok();
+    if trouble.is_some() || figures.as_ref().is_some_and(|figures| is_wrong(system, figures)) {
+        let dir = project().join("target/fault-logs").join(format!("{}-{system:?}-{seed}", fault.name));
+        match standing.collect_logs(&dir) {
+            Ok(()) => eprintln!("logs are in {}", dir.display()),
+            Err(error) => eprintln!("no logs: {error:#}"),
+        }
+    }
+    let line = Line {
+        at,
+        commit: commit(),
+        versions: versions(&standing)?,
+        down_after_ms: standing.options().down_after.as_millis() as u64,
+        seed,
+        fault: fault.name.to_owned(),
+        system,
+        figures,
+        trouble,
+    };
+    if line.trouble.is_none() {
+        *bed = Some(standing);
+    } else {
+        standing.down()?;
+    }
+    Ok(line)
+}
+
+/// Makes a bed of an earlier run as a new one.
+fn refresh(bed: &Bed, system: System) -> Result<()> {
+    bed.mend()?;
+    if system == System::Rolegate {
+        bed.host(NODES[0])?.ask("crm_resource", &["--cleanup", "-r", "RedisGate"])?;
+    }
+    bed.primary()?.redis(6379, &["FLUSHALL"])?;
+    wait_every(Duration::from_millis(500), "a fresh bed", RECOVERY, || system.is_fresh(bed))
+}
+
+/// An error leaves the fault as it is: the bed is given up then.
+fn run(bed: &Bed, system: System, fault: &Fault, seed: u64) -> Result<Figures> {
+    let mut scene = Scene::set(bed)?;
+    if chance(seed, 1) & 1 == 1 {
+        scene.others.reverse();
+    }
+    (fault.before)(&scene)?;
+    let figures = under_load(system, fault, &scene, seed)?;
+    (fault.after)(&scene)?;
+    Ok(figures)
+}
+
+fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result<Figures> {
+    let bed = scene.bed;
+    let old = scene.primary.name();
+    bed.say(&format!("{}: {}", fault.name, fault.says(scene)));
+    let watch = Watch::start(bed);
+    let bounds = Bounds { rate: RATE, time: Duration::from_secs(900) };
+    let load = Load::start(bed, &writers(system, old)?, bounds)?;
+    thread::sleep(BEFORE + Duration::from_millis(chance(seed, 2) % 1500));
+
+    let begun = Instant::now();
+    (fault.begin)(scene)?;
+    thread::sleep(fault.lasts.saturating_sub(begun.elapsed()));
+    let ends = || -> Result<Duration> {
+        (fault.end)(scene)?;
+        let ended = Instant::now();
+        thread::sleep(UNNOTICED);
+        wait_every(Duration::from_millis(500), "all to be well again", RECOVERY, || system.is_well(bed))?;
+        Ok(ended.elapsed())
+    };
+    let mut recovered = None;
+    if !fault.outlasts_writers {
+        recovered = Some(ends()?);
+        thread::sleep(AFTER);
+    }
+    let written = load.stop()?;
+    let seen = watch.stop()?;
+    let new = named(bed)?;
+    let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
+    let recovered = recovered.map_or_else(ends, Ok)?;
+    for writer in &report.writers {
+        bed.say(&format!("  {writer:?}"));
+    }
+
+    let outage = |through: fn(&IpAddr) -> bool| {
+        let picks = |writer: &Writer| writer.host == BEYOND && !writer.wait && through(&writer.target.ip());
+        milliseconds(written.outage(begun, picks))
+    };
+    let waiting = || report.writers.iter().filter(|writer| writer.wait);
+    let gated = |figure: f64| (system == System::Rolegate).then_some(figure);
+    let (none_open, moved) = (seen.none_open(begun), new != old);
+    Ok(Figures {
+        acknowledged: report.acknowledged,
+        lost: report.lost,
+        wait_acknowledged: waiting().map(|writer| writer.acknowledged).sum(),
+        wait_lost: waiting().map(|writer| writer.lost).sum(),
+        stale: report.stale,
+        two_gates_ms: gated(milliseconds(seen.two_open())),
+        no_gate_ms: gated(milliseconds(none_open)),
+        outage_haproxy_ms: outage(IpAddr::is_loopback),
+        outage_direct_ms: outage(|target| !target.is_loopback()),
+        named_to_open_ms: named_to_open(&seen, old, begun).and_then(gated),
+        moved,
+        expected: fault.expects.word().to_owned(),
+        as_expected: (system == System::Rolegate).then(|| fault.expects.met(moved, none_open)),
+        recovered_ms: milliseconds(recovered),
+        longest_pause_ms: milliseconds(seen.longest_pause()),
+    })
+}
+
+/// On both clients: through HAProxy and straight to each node; and such ones that WAIT, straight to the primary's node.
+fn writers(system: System, primary: &str) -> Result<Vec<Writer>> {
+    let mut writers = Vec::new();
+    for client in CLIENTS {
+        let straight = |what: &str, node: &str| -> Result<Writer> {
+            let target = SocketAddr::new(address(node).parse()?, system.port());
+            Ok(Writer::to(&format!("{client}-{what}"), client, target))
+        };
+        writers.push(Writer::through_haproxy(&format!("{client}-haproxy"), client));
+        writers.push(Writer::through_haproxy(&format!("{client}-haproxy-wait"), client).waiting());
+        for node in NODES {
+            writers.push(straight(node, node)?);
+        }
+        writers.push(straight("wait", primary)?.waiting());
+    }
+    Ok(writers)
+}
+
+/// The node that a majority of Sentinels names now.
+fn named(bed: &Bed) -> Result<&'static str> {
+    let mut answers = Vec::new();
+    for node in bed.nodes() {
+        // One that does not answer names nobody.
+        answers.extend(node.redis(26379, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"]));
+    }
+    let names = |node: &str| answers.iter().filter(|answer| **answer == format!("{}\n6379", address(node))).count();
+    NODES.into_iter().find(|node| names(node) > 1).with_context(|| format!("Sentinels name {answers:?}"))
+}
+
+fn named_to_open(seen: &Seen, old: &str, begun: Instant) -> Option<f64> {
+    let (node, named) = seen.successor(old, begun)?;
+    Some(milliseconds(seen.opened(node, named)?.saturating_duration_since(named)))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
+}
+
+/// A number that depends on nothing but the seed and on what it is for (splitmix64).
+fn chance(seed: u64, purpose: u64) -> u64 {
+    let mut z = seed.wrapping_add(purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn versions(bed: &Bed) -> Result<Versions> {
+    let node = bed.host(NODES[0])?;
+    let redis = node.ask("redis-server", &["--version"])?;
+    let pacemaker = node.ask("pacemakerd", &["--version"])?;
+    let word =
+        |text: &str, starts: &str| text.split_whitespace().find_map(|word| word.strip_prefix(starts).map(String::from));
+    Ok(Versions {
+        redis: word(&redis, "v=").with_context(|| redis.clone())?,
+        pacemaker: pacemaker.split_whitespace().nth(1).with_context(|| pacemaker.clone())?.to_owned(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+    })
+}
+
+/// The project's commit, where git can tell.
+fn commit() -> String {
+    let git = Cmd::new("git").arg("-C").arg(project()).args([
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]);
+    git.run().map_or_else(|_| "unknown".to_owned(), |output| output.text().trim().to_owned())
+}
+
+fn append(file: &Path, line: &Line) -> Result<()> {
+    let text = serde_json::to_string(line)? + "\n";
+    let opened = OpenOptions::new().create(true).append(true).open(file);
+    opened.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("writing {}", file.display()))
+}
+
+/// Whether a run shows what must never be.
+fn is_wrong(system: System, figures: &Figures) -> bool {
+    system == System::Rolegate && (figures.stale > 0 || figures.two_gates_ms.is_some_and(|time| time > 0.0))
+}
+
+/// A run in one line.
+fn summary(line: &Line) -> String {
+    let figures = match (&line.figures, &line.trouble) {
+        (Some(figures), _) => figures,
+        (None, trouble) => {
+            let trouble = trouble.as_deref().unwrap_or_default();
+            return format!("== {} ({}, seed {}): FAILED: {trouble}", line.fault, line.system.word(), line.seed);
+        }
+    };
+    let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
+    format!(
+        "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
+         open {}, {} (expected: {}){}, well after {:.1} s, blind for {:.0} ms",
+        line.fault,
+        line.system.word(),
+        line.seed,
+        figures.lost,
+        figures.acknowledged,
+        figures.wait_lost,
+        figures.wait_acknowledged,
+        figures.stale,
+        time(figures.two_gates_ms),
+        time(figures.no_gate_ms),
+        figures.outage_haproxy_ms,
+        figures.outage_direct_ms,
+        time(figures.named_to_open_ms),
+        if figures.moved { "moved" } else { "stayed" },
+        figures.expected,
+        if figures.as_expected == Some(false) { " NOT AS EXPECTED" } else { "" },
+        figures.recovered_ms / 1e3,
+        figures.longest_pause_ms,
+    )
+}
+
+fn judge(lines: &[Line]) -> Result<()> {
+    let wrong = |line: &&Line| line.figures.as_ref().is_some_and(|figures| is_wrong(line.system, figures));
+    let wrong = lines.iter().filter(wrong).count();
+    let failed = lines.iter().filter(|line| line.figures.is_none()).count();
+    ensure!(
+        wrong + failed == 0,
+        "of {} runs, {wrong} had stale acknowledgements or two open gates, {failed} failed",
+        lines.len()
+    );
+    Ok(())
+}

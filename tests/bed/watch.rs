@@ -1,0 +1,339 @@
+//! What is seen from outside the nodes, on one clock: which nodes' read-write ports are open in the firewall, and
+//! whom each Sentinel names.
+//!
+//! For each node two threads of this program go into its network namespace, where its firewall and its Sentinel
+//! answer whatever is cut, frozen or refused: one reads the firewall each [`EACH`], one asks the Sentinel each
+//! [`EACH`]. What lies between two looks is not seen: an overlap shorter than that can be missed, and
+//! [`Seen::longest_pause`] says how long two looks were apart at most.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+use redis::{Client, Connection};
+use rolegate::command::Cmd;
+use rolegate::gate::{BackendChoice, Gate, Ports};
+
+use super::host::leader_in;
+use super::{Bed, NODES, address};
+
+/// The time from one look to the next.
+pub const EACH: Duration = Duration::from_millis(8);
+
+/// How long a Sentinel may take to answer. One that does not names nobody.
+const ANSWER: Duration = Duration::from_millis(200);
+
+/// Where a firewall was not read for so long, what was seen proves nothing.
+const BLIND: Duration = Duration::from_secs(2);
+
+/// How often a node that is off is looked for: it needs seconds to boot.
+const LOOK_FOR: Duration = Duration::from_millis(100);
+
+/// Watching.
+pub struct Watch {
+    begun: Instant,
+    stop: Arc<AtomicBool>,
+    gates: Vec<JoinHandle<Result<Looks>>>,
+    named: Vec<JoinHandle<Result<Named>>>,
+}
+
+/// What one node's firewall held.
+#[derive(Debug, Default)]
+struct Looks {
+    open: Vec<Span>,
+    /// Whether the last look saw it open.
+    is_open: bool,
+    /// The longest time from one look to the next while the node was on.
+    longest_pause: Duration,
+}
+
+/// From the first to the last of looks in a row that all saw an open port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    from: Instant,
+    to: Instant,
+}
+
+/// Whom one Sentinel named from when on: the address; None where it did not answer.
+type Named = Vec<(Instant, Option<String>)>;
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// In the order of [`NODES`].
+    gates: Vec<Looks>,
+    named: Vec<Named>,
+    begun: Instant,
+    ended: Instant,
+}
+
+impl Watch {
+    /// Starts watching all nodes.
+    pub fn start(bed: &Bed) -> Watch {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut gates, mut named) = (Vec::new(), Vec::new());
+        for node in NODES {
+            let root = bed.host_dir(node).join("root");
+            let (there, stopped) = (root.clone(), Arc::clone(&stop));
+            gates.push(thread::spawn(move || look(Visitor::new(there)?, &stopped)));
+            let stopped = Arc::clone(&stop);
+            named.push(thread::spawn(move || ask(Visitor::new(root)?, &stopped)));
+        }
+        Watch { begun: Instant::now(), stop, gates, named }
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When a node could not be watched: then what was seen proves nothing.
+    pub fn stop(mut self) -> Result<Seen> {
+        let ended = Instant::now();
+        self.stop.store(true, Ordering::Relaxed);
+        let (gates, named) = (join(&mut self.gates)?, join(&mut self.named)?);
+        for (looks, node) in gates.iter().zip(NODES) {
+            ensure!(looks.longest_pause < BLIND, "{node}'s firewall was not read for {:?}", looks.longest_pause);
+        }
+        Ok(Seen { gates, named, begun: self.begun, ended })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn join<T>(threads: &mut Vec<JoinHandle<Result<T>>>) -> Result<Vec<T>> {
+    threads.drain(..).map(|thread| thread.join().map_err(|_| anyhow!("a watching thread panicked"))?).collect()
+}
+
+/// A thread's way into the network of one node, through the node's power cuts and boots.
+struct Visitor {
+    root: PathBuf,
+    /// The network in which the thread began: it must not keep that of a node that is gone.
+    home: File,
+    there: Option<(Pid, u64)>,
+}
+
+/// What became of a visit.
+#[derive(PartialEq, Eq)]
+enum Visit {
+    /// The thread is where it was before.
+    Same,
+    /// The thread is in the network of a node that has just booted.
+    New,
+    /// The node is off.
+    Off,
+}
+
+/// Lets this thread run before ordinary ones: what is watched keeps all processors busy. Where the machine does not
+/// allow it, pauses are longer, and reported.
+fn before_others() {
+    let thread = nix::unistd::gettid().to_string();
+    if let Err(error) = Cmd::new("chrt").args(["--rr", "--pid", "1", &thread]).run() {
+        eprintln!("watching without priority: {error}");
+    }
+}
+
+impl Visitor {
+    fn new(root: PathBuf) -> Result<Self> {
+        before_others();
+        Ok(Visitor { root, home: File::open("/proc/thread-self/ns/net")?, there: None })
+    }
+
+    fn visit(&mut self) -> Result<Visit> {
+        let namespace = |pid: Pid| format!("/proc/{pid}/ns/net");
+        if let Some((pid, ino)) = self.there {
+            // A zombie has none, and another process of the same id another one.
+            if fs::metadata(namespace(pid)).is_ok_and(|meta| meta.ino() == ino) {
+                return Ok(Visit::Same);
+            }
+            self.there = None;
+            setns(&self.home, CloneFlags::CLONE_NEWNET)?;
+        }
+        let Some(pid) = leader_in(&self.root)? else { return Ok(Visit::Off) };
+        // Gone between the two.
+        let Ok(net) = File::open(namespace(pid)) else { return Ok(Visit::Off) };
+        setns(&net, CloneFlags::CLONE_NEWNET).context("entering a node's network")?;
+        self.there = Some((pid, net.metadata()?.ino()));
+        Ok(Visit::New)
+    }
+}
+
+fn look(mut visitor: Visitor, stop: &AtomicBool) -> Result<Looks> {
+    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(1))?;
+    let mut looks = Looks::default();
+    let mut last = None;
+    let mut stopped = false;
+    while !stopped {
+        // One more look when told to stop: what was seen reaches to the end.
+        stopped = stop.load(Ordering::Relaxed);
+        let asked = Instant::now();
+        let visit = visitor.visit()?;
+        if visit != Visit::Same {
+            last = None;
+        }
+        if visit == Visit::Off {
+            looks.add(asked, asked, false);
+            thread::sleep(LOOK_FOR);
+            continue;
+        }
+        // Its rules changed all the time, or somebody else has a table of our name: the pause grows.
+        if let Ok(state) = gate.state() {
+            let answered = Instant::now();
+            looks.add(asked, answered, state.rw.is_open());
+            looks.longest_pause = last.map_or(Duration::ZERO, |last| answered - last).max(looks.longest_pause);
+            last = Some(asked);
+        }
+        thread::sleep(EACH.saturating_sub(asked.elapsed()));
+    }
+    Ok(looks)
+}
+
+impl Looks {
+    /// Adds a look. The port was as seen at some moment from `asked` to `answered`, so a span begins with the answer
+    /// and ends with the question: what is counted as open was open.
+    fn add(&mut self, asked: Instant, answered: Instant, open: bool) {
+        match self.open.last_mut() {
+            Some(span) if open && self.is_open => span.to = asked,
+            _ if open => self.open.push(Span { from: answered, to: answered }),
+            _ => {}
+        }
+        self.is_open = open;
+    }
+}
+
+fn ask(mut visitor: Visitor, stop: &AtomicBool) -> Result<Named> {
+    let mut named = Named::new();
+    let mut connection = None;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        let visit = visitor.visit()?;
+        if visit != Visit::Same {
+            connection = None;
+        }
+        let answer = if visit == Visit::Off { None } else { name(&mut connection).ok() };
+        if named.last().is_none_or(|(_, last)| *last != answer) {
+            named.push((Instant::now(), answer));
+        }
+        thread::sleep(if visit == Visit::Off { LOOK_FOR } else { EACH.saturating_sub(begun.elapsed()) });
+    }
+    Ok(named)
+}
+
+/// Whom the Sentinel in this thread's network names.
+fn name(connection: &mut Option<Connection>) -> Result<String> {
+    // Put back only when it has answered.
+    let mut asking = match connection.take() {
+        Some(connection) => connection,
+        None => {
+            let connection = Client::open(("127.0.0.1", 26379))?.get_connection_with_timeout(ANSWER)?;
+            connection.set_read_timeout(Some(ANSWER))?;
+            connection
+        }
+    };
+    let (ip, _port): (String, u16) =
+        redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg("mymaster").query(&mut asking)?;
+    *connection = Some(asking);
+    Ok(ip)
+}
+
+impl Seen {
+    /// For how long more than one node's read-write port was open.
+    pub fn two_open(&self) -> Duration {
+        self.lasting(|open| open > 1)
+    }
+
+    /// For how long no node's read-write port was open, from `since` on.
+    pub fn none_open(&self, since: Instant) -> Duration {
+        let open = self.ended.saturating_duration_since(since.max(self.begun));
+        open.saturating_sub(self.lasting_since(since, |open| open > 0))
+    }
+
+    /// The longest time between two looks at one node's firewall.
+    pub fn longest_pause(&self) -> Duration {
+        self.gates.iter().map(|looks| looks.longest_pause).max().unwrap_or_default()
+    }
+
+    fn lasting(&self, counts: impl Fn(usize) -> bool) -> Duration {
+        self.lasting_since(self.begun, counts)
+    }
+
+    /// For how long, from `since` on, the number of open ports was one that `counts`.
+    fn lasting_since(&self, since: Instant, counts: impl Fn(usize) -> bool) -> Duration {
+        let spans = || self.gates.iter().flat_map(|looks| &looks.open);
+        let mut edges: Vec<Instant> = spans().flat_map(|span| [span.from, span.to]).collect();
+        edges.extend([since, self.ended]);
+        edges.retain(|edge| (since..=self.ended).contains(edge));
+        edges.sort();
+        let open = |pair: &[Instant]| spans().filter(|span| span.from <= pair[0] && pair[1] <= span.to).count();
+        edges.windows(2).filter(|pair| counts(open(pair))).map(|pair| pair[1] - pair[0]).sum()
+    }
+
+    /// The first node but `old` that a majority of Sentinels named after `since`, and when.
+    pub fn successor(&self, old: &str, since: Instant) -> Option<(&'static str, Instant)> {
+        let mut moments: Vec<Instant> = self.named.iter().flatten().map(|(at, _)| *at).collect();
+        moments.retain(|at| *at >= since);
+        moments.sort();
+        let names = |log: &Named, at: Instant, node: &str| {
+            let last = log.iter().take_while(|(moment, _)| *moment <= at).last();
+            last.is_some_and(|(_, named)| named.as_deref() == Some(&address(node)))
+        };
+        let majority = |at: Instant, node: &str| self.named.iter().filter(|log| names(log, at, node)).count() > 1;
+        let chosen = |at: Instant| NODES.into_iter().find(|node| *node != old && majority(at, node));
+        moments.into_iter().find_map(|at| Some((chosen(at)?, at)))
+    }
+
+    /// When a node's read-write port opened first after `since`; `since` itself where it was open then.
+    pub fn opened(&self, node: &str, since: Instant) -> Option<Instant> {
+        let place = NODES.iter().position(|name| *name == node)?;
+        let span = self.gates.get(place)?.open.iter().find(|span| span.to >= since)?;
+        Some(span.from.max(since))
+    }
+}
+
+/// That it counts right, on spans made by hand.
+///
+/// # Errors
+/// When it does not.
+pub fn counts_right() -> Result<()> {
+    let begun = Instant::now();
+    let at = |ms: u64| begun + Duration::from_millis(ms);
+    // A look from ASKED to ANSWERED, and what it saw.
+    let looks = |all: &[(u64, u64, bool)]| {
+        let mut looks = Looks::default();
+        all.iter().for_each(|(asked, answered, open)| looks.add(at(*asked), at(*answered), *open));
+        looks
+    };
+    let node = |n: &str| Some(address(n));
+    let seen = Seen {
+        gates: vec![
+            looks(&[(0, 1, true), (10, 11, true), (100, 101, true), (110, 111, false), (300, 301, true)]),
+            looks(&[(60, 61, false), (70, 72, true), (190, 191, true), (200, 201, false)]),
+            looks(&[(0, 1, false)]),
+        ],
+        named: vec![
+            vec![(at(0), node("node1")), (at(50), node("node2"))],
+            vec![(at(0), node("node1")), (at(40), None), (at(65), node("node2"))],
+            vec![(at(0), node("node1")), (at(90), node("node2"))],
+        ],
+        begun,
+        ended: at(400),
+    };
+    // node1 from 1 to 100 and a moment at 301, node2 from 72 to 190.
+    ensure!(seen.two_open() == Duration::from_millis(28), "{:?}", seen.two_open());
+    ensure!(seen.none_open(begun) == Duration::from_millis(211), "{:?}", seen.none_open(begun));
+    ensure!(seen.none_open(at(150)) == Duration::from_millis(210), "{:?}", seen.none_open(at(150)));
+    ensure!(seen.successor("node1", at(10)) == Some(("node2", at(65))), "{:?}", seen.successor("node1", at(10)));
+    ensure!(seen.successor("node2", at(60)).is_none());
+    ensure!(seen.opened("node2", at(65)) == Some(at(72)) && seen.opened("node2", at(80)) == Some(at(80)));
+    ensure!(seen.opened("node1", at(101)) == Some(at(301)) && seen.opened("node3", begun).is_none());
+    Ok(())
+}
