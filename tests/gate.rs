@@ -2,6 +2,8 @@
 //!
 //! Each case runs on every backend that it is for.
 
+#[path = "gate/leases.rs"]
+mod leases;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -66,7 +68,7 @@ fn main() {
         ("looking_and_renewing_is_cheap", looking_and_renewing_is_cheap),
     ];
     let mut trials = Vec::new();
-    for (name, case) in everywhere {
+    for (name, case) in everywhere.iter().chain(leases::EVERYWHERE) {
         for (backend, choice) in BACKENDS {
             trials.push(trial(format!("{backend}::{name}"), move || case(choice)));
         }

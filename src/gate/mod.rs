@@ -23,11 +23,13 @@ use crate::exit::PortCode;
 
 pub mod cli;
 pub mod iptables;
+pub mod lease;
 mod lock;
 mod netlink;
 pub mod nft;
 mod sever;
 
+pub use lease::{Armed, Held, Leasing, Swap, Swapped};
 pub use sever::Cut;
 
 /// The longest that one call may open a port for. Every element runs out, and somebody has to want it renewed.
@@ -348,6 +350,9 @@ pub enum GateError {
         /// Where the program listens.
         listener: SocketAddr,
     },
+    /// Somebody closed the port or took the right to lease it. Nothing was armed.
+    #[error("the right to lease the port is gone: it was closed, or another leases it")]
+    Withdrawn,
     /// The firewall did not end up as asked.
     #[error("the firewall is not as asked: {0}")]
     Mismatch(String),
@@ -381,7 +386,9 @@ impl GateError {
             GateError::Foreign(_) => PortCode::Foreign,
             GateError::PortInUse { .. } => PortCode::PortInUse,
             GateError::Timeout { .. } => PortCode::Timeout,
-            GateError::Mismatch(_) | GateError::Command(_) | GateError::Kernel { .. } => PortCode::Failed,
+            GateError::Withdrawn | GateError::Mismatch(_) | GateError::Command(_) | GateError::Kernel { .. } => {
+                PortCode::Failed
+            }
         }
     }
 
@@ -464,6 +471,31 @@ impl Gate {
     /// Every one but [`GateError::PortInUse`].
     pub fn baseline(&self) -> Result<State, GateError> {
         self.set(Desired::KEEP)
+    }
+
+    /// Takes the right to lease the read-write port: makes or repairs the baseline, drops the arms of whoever leased it before
+    /// (what is open stays so), and prepares for this caller's. Whether it may lease, the caller must read after this
+    /// returned: a closing that came before takes nothing from it.
+    ///
+    /// # Errors
+    /// Every one but [`GateError::Time`] and [`GateError::Withdrawn`].
+    pub fn leasing(&self) -> Result<Leasing, GateError> {
+        let until = Instant::now() + self.deadline;
+        let carrier = self.carrier(until)?;
+        if let (_, Some(refusal)) = self.without_listeners(Desired::KEEP.with(Port::Rw, Want::Open(LONGEST)), until) {
+            return Err(refusal);
+        }
+        let _lock = self.lock(Desired::KEEP, until)?;
+        match self.change(carrier, Desired::KEEP, until)?.backend {
+            Backend::Nft => {
+                iptables::withdraw(self.ports.rw, until)?;
+                Leasing::on_nft(self.ports, self.deadline, until)
+            }
+            Backend::Iptables(_) => {
+                nft::withdraw(self.ports.rw, until)?;
+                Leasing::on_iptables(self.ports, self.deadline, until)
+            }
+        }
     }
 
     /// Makes baseline and `want` in one transaction, cuts the connections of ports that were to be closed, reads back and

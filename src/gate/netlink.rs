@@ -185,10 +185,26 @@ impl Socket {
     pub fn open(protocol: SockProtocol, deadline: Instant) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        let mut socket = Socket { fd, sequence: 0, deadline, buffer: vec![0; BUFFER] };
+        socket.set_deadline(deadline)?;
+        Ok(socket)
+    }
+
+    /// Gives what follows time until `deadline`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_deadline(&mut self, deadline: Instant) -> io::Result<()> {
         // The kernel answers at once or never. Zero would mean for ever.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        setsockopt(&fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
-        Ok(Socket { fd, sequence: 0, deadline, buffer: vec![0; BUFFER] })
+        setsockopt(&self.fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
+        self.deadline = deadline;
+        Ok(())
+    }
+
+    /// Until when what follows has time.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Sends `message` as a question for all entries and gives each answer's body to `each`.
@@ -263,14 +279,17 @@ impl Socket {
         Ok(failed)
     }
 
-    /// Makes `messages` one transaction of netfilter's subsystem `subsystem`: all of them happen, or none. It fails with
-    /// ERESTART where the subsystem's generation is not `generation` any more.
+    /// Makes `messages` one transaction of netfilter's subsystem `subsystem`: all of them happen, or none. With a generation
+    /// it fails with ERESTART where the subsystem's is not that any more.
     ///
     /// # Errors
     /// The kernel's first; [`io::ErrorKind::TimedOut`] at the deadline.
-    pub fn transaction(&mut self, subsystem: u8, generation: u32, messages: &[Message]) -> io::Result<()> {
+    pub fn transaction(&mut self, subsystem: u8, generation: Option<u32>, messages: &[Message]) -> io::Result<()> {
         let mark = |kind| Message::new(kind, &[0, 0, 0, subsystem]);
-        let begin = mark(BATCH_BEGIN).attr(BATCH_GENERATION, &generation.to_be_bytes());
+        let mut begin = mark(BATCH_BEGIN);
+        if let Some(generation) = generation {
+            begin.push(BATCH_GENERATION, &generation.to_be_bytes());
+        }
         let end = mark(BATCH_END);
         // Not all kernels acknowledge the marks, so only an error of the first is waited for.
         let asking: Vec<Message> = messages.iter().map(|message| message.clone().flags(ACK)).collect();

@@ -118,13 +118,19 @@ impl Change {
 /// The kernel's, such as ENOENT for a set that is not there; numbers above 4096 are ip_set's own.
 pub fn change(changes: &[Change], until: Instant) -> io::Result<()> {
     let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until)?;
-    for change in changes {
-        if let Some((_, error)) = socket.each(vec![change.message()])?.pop() {
-            tracing::debug!("{change:?}: {error}");
-            return Err(error);
-        }
-    }
-    Ok(())
+    changes.iter().try_for_each(|change| change_on(&mut socket, change))
+}
+
+/// Makes one change on a socket that is there, until its deadline.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_on(socket: &mut Socket, change: &Change) -> io::Result<()> {
+    let error = socket.each(vec![change.message()])?.pop();
+    error.map_or(Ok(()), |(_, error)| {
+        tracing::debug!("{change:?}: {error}");
+        Err(error)
+    })
 }
 
 /// All sets whose names begin with `prefix`; none where the kernel has no ip_set.
@@ -132,8 +138,14 @@ pub fn change(changes: &[Change], until: Instant) -> io::Result<()> {
 /// # Errors
 /// The kernel's (EPERM without CAP_NET_ADMIN); [`io::ErrorKind::TimedOut`] at the deadline.
 pub fn list(prefix: &str, until: Instant) -> io::Result<BTreeMap<String, Set>> {
-    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until)?;
-    let ask = || Message::netfilter(SUBSYSTEM, LIST, 0).attr(ATTR_PROTOCOL, &[PROTOCOL]);
+    list_on(&mut Socket::open(SockProtocol::NetlinkNetFilter, until)?, prefix)
+}
+
+/// The same on a socket that is there, until its deadline.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_on(socket: &mut Socket, prefix: &str) -> io::Result<BTreeMap<String, Set>> {
     let mut names = Vec::new();
     // Others' sets can be large: only their names are asked for.
     let headers = ask().attr(ATTR_FLAGS | NETWORK_ORDER, &FLAG_HEADERS.to_be_bytes());
@@ -143,15 +155,26 @@ pub fn list(prefix: &str, until: Instant) -> io::Result<BTreeMap<String, Set>> {
     }
     let mut sets = BTreeMap::new();
     for name in names.into_iter().filter(|name| name.starts_with(prefix)) {
-        let mut set = Set::default();
-        match socket.dump(&ask().text(ATTR_NAME, &name), |body| set.learn(&body[NFGENMSG..])) {
-            // Gone meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-            Ok(()) => drop(sets.insert(name, set)),
-        }
+        // None where it is gone meanwhile.
+        sets.extend(read(socket, &name)?.map(|set| (name, set)));
     }
     Ok(sets)
+}
+
+/// The set `name`, if it is there.
+///
+/// # Errors
+/// As [`list`].
+pub fn read(socket: &mut Socket, name: &str) -> io::Result<Option<Set>> {
+    let mut set = Set::default();
+    match socket.dump(&ask().text(ATTR_NAME, name), |body| set.learn(&body[NFGENMSG..])) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(|()| Some(set)),
+    }
+}
+
+fn ask() -> Message {
+    Message::netfilter(SUBSYSTEM, LIST, 0).attr(ATTR_PROTOCOL, &[PROTOCOL])
 }
 
 impl Set {

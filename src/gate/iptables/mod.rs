@@ -12,6 +12,7 @@ use super::{Backend, Baseline, Desired, GateError, Port, PortState, Ports, State
 use crate::command::{Cmd, find};
 
 pub mod ipset;
+pub mod lease;
 pub mod plan;
 pub mod seen;
 
@@ -23,6 +24,8 @@ const ATTEMPTS: usize = 10;
 
 /// The set in which another is filled before it is swapped in. Only who has the lock uses it.
 const SPARE: &str = "rolegate-new";
+
+const READING: &str = "reading ipsets";
 
 /// IPSET_ERR_FIND_TYPE: the kernel does not know this kind of set.
 const UNKNOWN_KIND: i32 = 4098;
@@ -66,7 +69,7 @@ pub fn present(until: Instant) -> Result<bool, GateError> {
 }
 
 fn sets(until: Instant) -> Result<BTreeMap<String, Set>, GateError> {
-    ipset::list(plan::PREFIX, until).map_err(|error| GateError::of_kernel("reading ipsets", error))
+    ipset::list(plan::PREFIX, until).map_err(|error| GateError::of_kernel(READING, error))
 }
 
 fn change(changes: &[Change], until: Instant) -> Result<(), GateError> {
@@ -143,16 +146,20 @@ impl Seen {
 /// The state as far as the sets tell.
 fn state_of(variant: Variant, sets: &BTreeMap<String, Set>, ports: Ports, baseline: Baseline) -> State {
     let port = |port: Port| {
-        let set = sets.get(&plan::open_set(ports.number(port)));
-        let times = set.into_iter().flat_map(|set| set.ports.values());
-        let time = |left: &Option<u32>| match left {
-            None | Some(0) => Duration::MAX,
-            Some(seconds) => Duration::from_secs((*seconds).into()),
-        };
-        times.map(time).max().map_or(PortState::Closed, |remaining| PortState::Open { remaining })
+        let left = sets.get(&plan::open_set(ports.number(port))).and_then(time_left);
+        left.map_or(PortState::Closed, |remaining| PortState::Open { remaining })
     };
     let (ro, rw) = (port(Port::Ro), port(Port::Rw));
     State { backend: Backend::Iptables(variant), baseline, ports, ro, rw, cut: None }
+}
+
+/// How long the longest is in `set`, if anything is; [`Duration::MAX`]: without end.
+fn time_left(set: &Set) -> Option<Duration> {
+    let time = |left: &Option<u32>| match left {
+        None | Some(0) => Duration::MAX,
+        Some(seconds) => Duration::from_secs((*seconds).into()),
+    };
+    set.ports.values().map(time).max()
 }
 
 /// The state of one gate.
@@ -167,19 +174,32 @@ pub fn state(variant: Variant, ports: Ports, until: Instant) -> Result<State, Ga
     }
 }
 
-/// Empties the sets that hold `ports` open, which closes them on both variants. Needs no programs.
+/// Empties the sets that hold `ports` open, which closes them on both variants, and takes the arms from whoever holds them.
+/// Needs no programs.
 ///
 /// # Errors
 /// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
 pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError> {
     let found = sets(until)?;
+    // First, for what is swapped in until then is emptied below, and nothing is later.
+    let withdrawn = want.closing().try_for_each(|port| lease::withdraw_from(&found, ports.number(port), until));
     let flushes: Vec<Change> = want
         .closing()
         .map(|port| plan::open_set(ports.number(port)))
-        .filter(|name| found.get(name).is_some_and(|set| set.kind == ipset::KIND && !set.ports.is_empty()))
+        // What was empty then may have been swapped since.
+        .filter(|name| found.get(name).is_some_and(|set| set.kind == ipset::KIND))
         .map(Change::Flush)
         .collect();
-    change(&flushes, until)
+    change(&flushes, until)?;
+    withdrawn
+}
+
+/// Takes all arms of `port` from whoever holds them; what is open stays so.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
+pub fn withdraw(port: u16, until: Instant) -> Result<(), GateError> {
+    lease::withdraw_from(&sets(until)?, port, until)
 }
 
 /// Makes baseline and change, reads back and verifies.

@@ -1,8 +1,9 @@
 //! What our chains and sets are, and the text that makes and repairs them. Pure: text from what was seen and what is wanted.
 //!
 //! One set `rolegate-PORT` for each port of a gate is the only place where "open" lives: open, it holds the port and the
-//! Redis port behind it, both with a timeout. It is filled aside and swapped in, so that all rules see the change at once; a
-//! lease can be armed and swapped in the same way. The rules, in chains of our own, the same for IPv4 and IPv6:
+//! Redis port behind it, both with a timeout. It is filled aside and swapped in, so that all rules see the change at once; that
+//! is how leases work, too, with a set `rolegate-PORT-ID` (see [`super::lease`]). The rules, in chains of our own, the same for
+//! IPv4 and IPv6:
 //!
 //! - nat: the redirect *is* the gate.
 //! - raw: what is for a port that is not open is not tracked. So it is not translated either, even if it belongs to an
@@ -93,6 +94,27 @@ fn rule(chain: Place, port: u16, redis: u16) -> String {
 /// The set that says whether `port` is open.
 pub fn open_set(port: u16) -> String {
     format!("{PREFIX}{port}")
+}
+
+/// The set that the holder `id` of leases on `port` arms: as long as the kernel lets a name be. No rule reads it.
+pub fn armed_set(port: u16, id: u64) -> String {
+    format!("{PREFIX}{port}-{id:016x}")
+}
+
+/// The sets in which somebody can arm `port`.
+pub fn armed_sets(found: &BTreeMap<String, Set>, port: u16) -> impl Iterator<Item = &str> {
+    let id = move |name: &str| {
+        let (of, id) = name.strip_prefix(PREFIX)?.split_once('-')?;
+        Some((of.parse().ok()?, u64::from_str_radix(id, 16).ok()?))
+    };
+    let ours = move |name: &str| id(name).is_some_and(|(of, id): (u16, u64)| of == port && armed_set(of, id) == name);
+    let sets = found.iter().filter(|(_, set)| set.kind == KIND).map(|(name, _)| name.as_str());
+    sets.filter(move |name| ours(name))
+}
+
+/// The change that makes a set like that which says whether `port` is open.
+pub fn create(name: &str, port: u16, redis: u16) -> Change {
+    Change::Create { name: name.to_owned(), range: range(port, redis), timeout: Some(OPEN_DEFAULT) }
 }
 
 fn range(port: u16, redis: u16) -> (u16, u16) {
@@ -200,14 +222,15 @@ pub fn repair_sets(found: &BTreeMap<String, Set>, gates: &Gates, spare: &str) ->
 /// The changes that open `port` to `redis` for `seconds`. That of Redis goes in first, so that answers end no
 /// later than requests.
 pub fn open(port: u16, redis: u16, seconds: u32, spare: &str) -> Vec<Change> {
-    let spare = spare.to_owned();
-    vec![
-        Change::Create { name: spare.clone(), range: range(port, redis), timeout: Some(OPEN_DEFAULT) },
-        Change::Add(spare.clone(), redis, Some(seconds)),
-        Change::Add(spare.clone(), port, Some(seconds)),
-        Change::Swap(spare.clone(), open_set(port)),
-        Change::Destroy(spare),
-    ]
+    let mut changes = vec![create(spare, port, redis)];
+    changes.extend(fill(spare, port, redis, seconds));
+    changes.extend([Change::Swap(spare.to_owned(), open_set(port)), Change::Destroy(spare.to_owned())]);
+    changes
+}
+
+/// The changes that put `port` and `redis` into the set `name`, in that order for the reason given at [`open`].
+pub fn fill(name: &str, port: u16, redis: u16, seconds: u32) -> [Change; 2] {
+    [redis, port].map(|port| Change::Add(name.to_owned(), port, Some(seconds)))
 }
 
 /// How the rules of one family differ from what they should be for `ports`, in one line, where the node has `gates`.
@@ -293,7 +316,8 @@ pub fn restore(saved: &Saved, gates: &Gates) -> String {
 
 /// The changes that take the sets of `ports` away once no rule uses them, where `others` stay.
 pub fn destroy(found: &BTreeMap<String, Set>, ports: Ports, others: &Gates) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let armed = [ports.ro, ports.rw].into_iter().flat_map(|port| armed_sets(found, port));
+    let mut changes: Vec<Change> = armed.map(|name| Change::Destroy(name.to_owned())).collect();
     let mut gone: Vec<String> = [ports.ro, ports.rw].map(open_set).to_vec();
     if others.is_empty() {
         gone.extend([GATED.to_owned(), REDIS.to_owned()]);

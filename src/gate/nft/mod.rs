@@ -8,6 +8,7 @@ use super::{Backend, Baseline, Desired, GateError, PortState, Ports, State, paus
 use crate::command::{Cmd, find};
 
 mod elements;
+pub mod lease;
 pub mod plan;
 pub mod rules;
 pub mod seen;
@@ -19,6 +20,8 @@ use seen::Seen;
 const SUBSYSTEM: u8 = 10;
 /// NFPROTO_INET: IPv4 and IPv6 in one table.
 const INET: u8 = 1;
+
+const READING: &str = "reading table inet rolegate";
 
 /// How often a change is planned anew when the kernel refused it or did not end up as asked: transactions of others collide
 /// with ours, and what was read can have changed.
@@ -37,7 +40,7 @@ pub fn installed() -> bool {
 /// # Errors
 /// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
 pub fn read(until: Instant) -> Result<Option<Seen>, GateError> {
-    seen::read(until).map_err(|error| GateError::of_kernel("reading table inet rolegate", error))
+    seen::read(until).map_err(|error| GateError::of_kernel(READING, error))
 }
 
 /// The state of one gate in `seen`.
@@ -170,7 +173,9 @@ fn attempt_once(
         return Ok(state_in(seen.as_ref(), ports));
     }
     let started = Instant::now();
-    carry_out(&plan, seen.as_ref(), until)?;
+    // What closes cannot wait for a moment in which nobody changes anything: whether all is intact is seen afterwards.
+    let bound = if want.closes() && !want.opens() { Bound::ToNothing } else { Bound::ToReading };
+    carry_out(&plan, seen.as_ref(), bound, until)?;
     let state = state_in(read(until)?.as_ref(), ports);
     verify(&state, want, started.elapsed())?;
     Ok(state)
@@ -188,7 +193,7 @@ pub fn remove(ports: Ports, until: Instant) -> Result<(), GateError> {
         }
         match plan::remove(&seen, ports) {
             None => elements::delete_table(seen.generation, until).map_err(refused)?,
-            Some(plan) => carry_out(&plan, Some(&seen), until)?,
+            Some(plan) => carry_out(&plan, Some(&seen), Bound::ToReading, until)?,
         }
         match read(until)? {
             Some(seen) if [ports.ro, ports.rw].into_iter().any(|port| seen.mentions(port)) => {
@@ -199,12 +204,21 @@ pub fn remove(ports: Ports, until: Instant) -> Result<(), GateError> {
     })
 }
 
-/// Makes one transaction of `plan`. Where only elements change, it fails if anything has changed since `seen` was read; so what
-/// was intact in it still is.
-fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, until: Instant) -> Result<(), GateError> {
+/// What a transaction of elements depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// It fails if anything in the ruleset has changed since it was read; so what was intact still is.
+    ToReading,
+    /// It fails only if something that it deletes is not there.
+    ToNothing,
+}
+
+/// Makes one transaction of `plan`. Where only elements change, no program is needed, and it is bound as said.
+fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, bound: Bound, until: Instant) -> Result<(), GateError> {
     match seen {
         Some(seen) if plan.structure.is_empty() => {
-            elements::change(&plan.elements, seen.generation, until).map_err(refused)
+            let generation = (bound == Bound::ToReading).then_some(seen.generation);
+            elements::change(&plan.elements, generation, until).map_err(refused)
         }
         _ => {
             let deadline = until.saturating_duration_since(Instant::now());
@@ -212,6 +226,19 @@ fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, until: Instant) -> Result<(
             nft.run().map(drop).map_err(GateError::of_command)
         }
     }
+}
+
+/// Takes all arms of `port` from whoever holds them; what is open stays so.
+///
+/// # Errors
+/// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+pub fn withdraw(port: u16, until: Instant) -> Result<(), GateError> {
+    again(until, || {
+        let Some(seen) = read(until)?.filter(Seen::is_ours) else { return Ok(()) };
+        let gone: Vec<plan::Element> = plan::withdraw(&seen, port).collect();
+        // Nothing else is touched, so nothing else needs to be as it was.
+        if gone.is_empty() { Ok(()) } else { elements::change(&gone, None, until).map_err(refused) }
+    })
 }
 
 fn refused(error: io::Error) -> GateError {

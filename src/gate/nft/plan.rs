@@ -3,8 +3,8 @@
 //! One `table inet rolegate` serves all gates of the node:
 //!
 //! - `open` is the only place where "open" lives. Its elements always have a timeout; what follows from a port is in the
-//!   rules. A lease will renew an element of it by deleting and adding it in one transaction, behind the deletion of an
-//!   element from an armed set that no rule reads; such a set joins [`SETS`].
+//!   rules.
+//! - `arm-PORT-ID` ([`Arms`]) is there while somebody may hold leases on a port (see [`super::lease`]). No rule reads it.
 //! - `redirect_*`: the redirect *is* the gate. Nothing listens on the gate's ports, so without it a client is refused.
 //! - `guard_*`, `replies`: NAT outlives the element that let a connection in. So what is for, or comes back through, a port
 //!   of ours that is not open ends here: before conntrack, where a packet to us still has the port, and behind source NAT,
@@ -14,7 +14,7 @@
 //! One lookup per packet decides for all but the packets of our own ports.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::seen::{Seen, SetKind};
@@ -35,6 +35,35 @@ pub const SETS: [(&str, SetKind); 3] = [
     ("target", SetKind { flags: 0x8, key: 2, data: 2, timeout: 0 }),
     ("open", SetKind { flags: 0x10, key: 2, data: 0, timeout: OPEN_DEFAULT.as_millis() as u64 }),
 ];
+
+/// What each [`Arms`] is made for: keys are packet marks, a type of four bytes that nft can print. What somebody adds to one
+/// by hand runs out, too.
+pub const ARMS: SetKind = SetKind { flags: 0x10, key: 4, data: 0, timeout: 1000 };
+
+/// The set of arms of one holder of leases on one port. Each holder has one of its own, which is never made again: it goes when
+/// the port is closed, and with it all that its holder can open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Arms {
+    /// The port.
+    pub port: u16,
+    /// What no other holder has had.
+    pub id: u64,
+}
+
+impl Arms {
+    /// The set whose name is `name`, if it is one of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (port, id) = name.strip_prefix("arm-")?.split_once('-')?;
+        let arms = Arms { port: port.parse().ok()?, id: u64::from_str_radix(id, 16).ok()? };
+        (arms.to_string() == name).then_some(arms)
+    }
+}
+
+impl fmt::Display for Arms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "arm-{}-{:016x}", self.port, self.id)
+    }
+}
 
 /// One chain of ours with its one rule.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +177,8 @@ pub enum Element {
     AddOpen(u16, Duration),
     /// The port is closed; there must be an element.
     DeleteOpen(u16),
+    /// The set goes with all arms in it; it must be there.
+    DeleteArms(Arms),
 }
 
 impl Plan {
@@ -179,6 +210,7 @@ impl Element {
                 ("add", "open", format!("{port} timeout {time}ms expires {time}ms"))
             }
             Element::DeleteOpen(port) => ("delete", "open", format!("{port}")),
+            Element::DeleteArms(arms) => return line(text, format_args!("delete set inet {TABLE} {arms}")),
         };
         line(text, format_args!("{action} element inet {TABLE} {set} {{ {element} }}"));
     }
@@ -192,24 +224,41 @@ impl Element {
 /// `renewal` says how a live element gets a new time.
 pub fn plan(seen: Option<&Seen>, ports: Ports, want: Desired, anew: bool, renewal: Renewal) -> Plan {
     let mut plan = baseline(seen, ports, anew);
+    // A table that is made anew has no arms.
+    let with_arms = seen.filter(|seen| !made_anew(seen, anew));
     for port in Port::ALL {
         let (number, want) = (ports.number(port), want.of(port));
         match want {
             Want::Open(time) if renewal == Renewal::Add => plan.elements.push(Element::AddOpen(number, time)),
             Want::Open(time) => plan.elements.extend(replace(number, time)),
-            Want::Close if seen.is_some_and(|seen| seen.open.contains_key(&number)) => {
-                plan.elements.extend(close(number));
+            Want::Close => {
+                let mut arms = with_arms.into_iter().flat_map(|seen| withdraw(seen, number)).peekable();
+                // With an arm it may have been opened since.
+                if arms.peek().is_some() || seen.is_some_and(|seen| seen.open.contains_key(&number)) {
+                    plan.elements.extend(close(number));
+                }
+                plan.elements.extend(arms);
             }
-            Want::Close | Want::Keep => {}
+            Want::Keep => {}
         }
     }
     plan
 }
 
+/// Whether the table as it was seen cannot be repaired piece by piece, or with `anew` is not to be.
+fn made_anew(seen: &Seen, anew: bool) -> bool {
+    seen.flags != 0 || seen.sets_differ().is_some() || (anew && seen.structure_differs().is_some())
+}
+
+/// Takes all arms of `port` from whoever holds them.
+pub fn withdraw(seen: &Seen, port: u16) -> impl Iterator<Item = Element> {
+    seen.arms().filter(move |arms| arms.port == port).map(Element::DeleteArms)
+}
+
 fn baseline(seen: Option<&Seen>, ports: Ports, anew: bool) -> Plan {
     let own = [(ports.ro, ports.redis), (ports.rw, ports.redis)];
     let Some(seen) = seen else { return create(&BTreeMap::from(own)) };
-    if seen.flags != 0 || seen.sets_differ().is_some() || (anew && seen.structure_differs().is_some()) {
+    if made_anew(seen, anew) {
         let mut gates = seen.target.clone();
         gates.extend(own);
         return recreate(&gates);
@@ -303,6 +352,7 @@ pub fn remove(seen: &Seen, ports: Ports) -> Option<Plan> {
     let mut plan = Plan::default();
     for port in ours {
         plan.elements.extend(close(port));
+        plan.elements.extend(withdraw(seen, port));
         plan.elements.extend(seen.gated.contains(&port).then_some(Element::DeleteGated(port)));
         plan.elements.extend(seen.target.contains_key(&port).then_some(Element::DeleteTarget(port)));
     }
@@ -423,6 +473,56 @@ mod tests {
             plan(Some(&seen), PORTS, want, false, Renewal::Replace).text(),
             "add element inet rolegate open { 6380 timeout 1000ms expires 1000ms }\ndelete element inet rolegate open { 6380 }\n"
         );
+    }
+
+    /// `seen` with a set of arms of `port`.
+    fn armed(mut seen: Seen, port: u16, id: u64) -> Seen {
+        seen.sets.insert(Arms { port, id }.to_string(), ARMS);
+        seen.holds += 1;
+        seen
+    }
+
+    #[test]
+    fn arms_are_ours_only_by_their_exact_name_and_kind() {
+        let seen = armed(intact(&[PORTS]), 6381, 0xab);
+        assert_eq!(seen.structure_differs(), None);
+        assert!(plan(Some(&seen), PORTS, Desired::KEEP, false, Renewal::Add).is_empty());
+        assert_eq!(Arms::parse("arm-6381-00000000000000ab"), Some(Arms { port: 6381, id: 0xab }));
+        for name in [
+            "arm-6381-ab",
+            "arm-6381-00000000000000AB",
+            "arm-06381-00000000000000ab",
+            "arm-6381",
+            "arm-99999-1",
+            "open",
+        ] {
+            assert_eq!(Arms::parse(name), None, "{name}");
+        }
+        let mut other = intact(&[PORTS]);
+        other.sets.insert("arm-6381-ab".to_owned(), ARMS);
+        other.holds += 1;
+        assert!(other.sets_differ().is_some_and(|difference| difference.contains("is not ours")));
+        let mut endless = seen;
+        endless.sets.values_mut().for_each(|kind| kind.timeout = if kind.key == 4 { 0 } else { kind.timeout });
+        assert!(endless.sets_differ().is_some_and(|difference| difference.contains("was made as")));
+    }
+
+    #[test]
+    fn closing_takes_the_arms_of_this_port_alone() {
+        let seen = armed(armed(armed(intact(&[PORTS, OTHER]), 6381, 1), 6381, 2), 7381, 3);
+        let text = |want| plan(Some(&seen), PORTS, want, false, Renewal::Add).text();
+        // The port may have been opened with one of them since it was seen closed.
+        let gone = "delete element inet rolegate open { 6381 }\ndelete set inet rolegate arm-6381-0000000000000001\n\
+                    delete set inet rolegate arm-6381-0000000000000002\n";
+        let closed = format!("add element inet rolegate open {{ 6381 timeout 1000ms expires 1000ms }}\n{gone}");
+        assert_eq!(text(Desired::CLOSED), closed);
+        assert_eq!(text(Desired { ro: Want::Close, rw: Want::Keep }), "");
+        let removed = remove(&seen, PORTS).unwrap().text();
+        assert!(removed.contains(gone) && !removed.contains("arm-7381"), "{removed}");
+        // A table that is made anew has none, so none can be deleted.
+        let mut broken = seen.clone();
+        broken.flags = 1;
+        assert!(!plan(Some(&broken), PORTS, Desired::CLOSED, false, Renewal::Add).text().contains("arm-"));
     }
 
     #[test]

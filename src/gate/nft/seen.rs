@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::libc::{EINVAL, EOPNOTSUPP};
 use nix::sys::socket::SockProtocol;
 
-use super::plan::{CHAINS, OWNER, SETS, TABLE};
+use super::plan::{ARMS, Arms, CHAINS, OWNER, SETS, TABLE};
 use super::rules::canonical;
 use super::{INET, SUBSYSTEM};
 use crate::gate::Ports;
@@ -86,7 +86,13 @@ impl Seen {
 
     /// Whether it has any entry for `port`.
     pub fn mentions(&self, port: u16) -> bool {
-        self.gated.contains(&port) || self.target.contains_key(&port) || self.open.contains_key(&port)
+        let armed = self.arms().any(|arms| arms.port == port);
+        self.gated.contains(&port) || self.target.contains_key(&port) || self.open.contains_key(&port) || armed
+    }
+
+    /// The sets of arms in it.
+    pub fn arms(&self) -> impl Iterator<Item = Arms> {
+        arms(&self.sets)
     }
 
     /// How the table's structure differs from ours, in one line: chains, rules and sets, not their elements.
@@ -108,8 +114,14 @@ impl Seen {
                 Some(_) => {}
             }
         }
-        if let Some(name) = self.sets.keys().find(|name| SETS.iter().all(|(ours, _)| ours != name)) {
-            return Some(format!("set {name} is not ours"));
+        for (name, found) in self.sets.iter().filter(|(name, _)| SETS.iter().all(|(ours, _)| ours != name)) {
+            match Arms::parse(name) {
+                None => return Some(format!("set {name} is not ours")),
+                Some(_) if *found != ARMS => {
+                    return Some(format!("set {name} was made as {found:?}, should be {ARMS:?}"));
+                }
+                Some(_) => {}
+            }
         }
         let known = self.chains.len() + self.sets.len();
         (self.holds as usize != known).then(|| {
@@ -166,25 +178,83 @@ impl Seen {
 /// # Errors
 /// The kernel's (EPERM without CAP_NET_ADMIN); [`io::ErrorKind::TimedOut`] when it kept changing until `deadline`.
 pub fn read(deadline: Instant) -> io::Result<Option<Seen>> {
-    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, deadline)?;
+    read_on(&mut Socket::open(SockProtocol::NetlinkNetFilter, deadline)?)
+}
+
+/// The same on a socket that is there, until its deadline.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_on(socket: &mut Socket) -> io::Result<Option<Seen>> {
+    match of_one_moment(socket, read_once) {
+        Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => Ok(None),
+        result => result.map(|(generation, seen)| seen.map(|seen| Seen { generation, ..seen })),
+    }
+}
+
+/// What `read` gives, read while nothing changed, and the generation in which that was.
+fn of_one_moment<T>(socket: &mut Socket, mut read: impl FnMut(&mut Socket) -> io::Result<T>) -> io::Result<(u32, T)> {
     loop {
-        let before = match generation(&mut socket) {
-            Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => return Ok(None),
-            result => result?,
-        };
-        match read_once(&mut socket) {
-            Ok(seen) if generation(&mut socket)? == before => {
-                return Ok(seen.map(|seen| Seen { generation: before, ..seen }));
-            }
+        let before = generation(socket)?;
+        match read(socket) {
+            Ok(read) if generation(socket)? == before => return Ok((before, read)),
             Ok(_) => {}
             // A set that went away while it was asked for, or a dump that another change interrupted.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= socket.deadline() {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
+}
+
+/// What one port has in the table, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortSeen {
+    /// How long it is open yet; None: without end. Outer None: it is closed.
+    pub open: Option<Option<Duration>>,
+    /// Each set of arms that it has, and how many arms are listed in it. One that is listed may have run out.
+    pub arms: BTreeMap<Arms, usize>,
+}
+
+/// Reads what the table holds for `port`, whoever made that table.
+///
+/// # Errors
+/// As [`read`].
+pub fn port(socket: &mut Socket, port: u16) -> io::Result<PortSeen> {
+    let read = |socket: &mut Socket| {
+        let mut seen = PortSeen::default();
+        if socket.get(&Message::netfilter(SUBSYSTEM, GET_TABLE, INET).text(1, TABLE))?.is_none() {
+            return Ok(seen);
+        }
+        let sets = sets(socket)?;
+        ports_in(socket, &sets, "open", |found, element| {
+            if found == port {
+                seen.open = left(element);
+            }
+        })?;
+        for arms in arms(&sets).filter(|arms| arms.port == port) {
+            let mut count = 0;
+            elements(socket, &arms.to_string(), |_, _| count += 1)?;
+            seen.arms.insert(arms, count);
+        }
+        Ok(seen)
+    };
+    of_one_moment(socket, read).map(|(_, seen)| seen)
+}
+
+/// Whether the set `arms` is there.
+///
+/// # Errors
+/// As [`read`].
+pub fn is_there(socket: &mut Socket, arms: Arms) -> io::Result<bool> {
+    let ask = Message::netfilter(SUBSYSTEM, GET_SET, INET).text(1, TABLE).text(2, &arms.to_string());
+    Ok(socket.get(&ask)?.is_some())
+}
+
+fn arms(sets: &BTreeMap<String, SetKind>) -> impl Iterator<Item = Arms> {
+    sets.keys().filter_map(|name| Arms::parse(name))
 }
 
 fn generation(socket: &mut Socket) -> io::Result<u32> {
@@ -222,27 +292,38 @@ fn read_once(socket: &mut Socket) -> io::Result<Option<Seen>> {
         let chain = attr(rule, 2).map(text).unwrap_or_default();
         seen.chains.entry(chain).or_default().rules.push(canonical(attr(rule, 4).unwrap_or_default()));
     })?;
-    dump(socket, &ask(GET_SET).text(1, TABLE), |set| {
+    seen.sets = sets(socket)?;
+    ports_in(socket, &seen.sets, "gated", |port, _| {
+        seen.gated.insert(port);
+    })?;
+    ports_in(socket, &seen.sets, "target", |port, element| {
+        let data = attr(element, 2).and_then(|data| attr(data, 1)).unwrap_or_default();
+        seen.target.insert(port, number(data) as u16);
+    })?;
+    ports_in(socket, &seen.sets, "open", |port, element| {
+        seen.open.extend(left(element).map(|left| (port, left)));
+    })?;
+    Ok(Some(seen))
+}
+
+fn sets(socket: &mut Socket) -> io::Result<BTreeMap<String, SetKind>> {
+    let mut sets = BTreeMap::new();
+    dump(socket, &Message::netfilter(SUBSYSTEM, GET_SET, INET).text(1, TABLE), |set| {
         let field = |kind| attr(set, kind).map(number).unwrap_or_default();
-        seen.sets.insert(
+        sets.insert(
             attr(set, 2).map(text).unwrap_or_default(),
             SetKind { flags: field(3) as u32, key: field(5) as u32, data: field(7) as u32, timeout: field(11) },
         );
     })?;
-    elements(socket, &seen.sets, "gated", |port, _| {
-        seen.gated.insert(port);
-    })?;
-    elements(socket, &seen.sets, "target", |port, element| {
-        let data = attr(element, 2).and_then(|data| attr(data, 1)).unwrap_or_default();
-        seen.target.insert(port, number(data) as u16);
-    })?;
-    elements(socket, &seen.sets, "open", |port, element| match attr(element, 5).map(number) {
-        Some(0) => {}
-        left => {
-            seen.open.insert(port, left.map(Duration::from_millis));
-        }
-    })?;
-    Ok(Some(seen))
+    Ok(sets)
+}
+
+/// How long an element has; outer None: it has run out, inner None: without end.
+fn left(element: &[u8]) -> Option<Option<Duration>> {
+    match attr(element, 5).map(number) {
+        Some(0) => None,
+        left => Some(left.map(Duration::from_millis)),
+    }
 }
 
 /// Asks for all of something and gives `each` the attributes of those that belong to our table.
@@ -256,7 +337,7 @@ fn dump(socket: &mut Socket, ask: &Message, mut each: impl FnMut(&[u8])) -> io::
 }
 
 /// Gives `each` the elements of the set `name`, where it has ports as keys; there are none in another.
-fn elements(
+fn ports_in(
     socket: &mut Socket,
     sets: &BTreeMap<String, SetKind>,
     name: &str,
@@ -265,11 +346,16 @@ fn elements(
     if sets.get(name).is_none_or(|set| set.key != 2) {
         return Ok(());
     }
+    elements(socket, name, |key, element| each(number(key) as u16, element))
+}
+
+/// Gives `each` the key and the attributes of each element of the set `name`.
+fn elements(socket: &mut Socket, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
     let ask = Message::netfilter(SUBSYSTEM, GET_ELEMENTS, INET).text(1, TABLE).text(2, name);
     dump(socket, &ask, |list| {
         for (_, element) in attrs(attr(list, 3).unwrap_or_default()) {
             if let Some(key) = attr(element, 1).and_then(|key| attr(key, 1)) {
-                each(number(key) as u16, element);
+                each(key, element);
             }
         }
     })

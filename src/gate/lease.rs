@@ -1,0 +1,184 @@
+//! Holding the read-write port open by leases that the kernel ends: arm, ask, swap (design rule 7).
+//!
+//! A lease counts from before the question on which it stands was sent, whatever stops the process in between: the kernel
+//! itself must refuse what comes too late. So it is made in two steps. [`Leasing::arm`], before the question, leaves something
+//! in the firewall that opens nothing and runs out. [`Leasing::swap`], after the answers, opens the port with it, or fails.
+//! For a lease of length L whose question may take A:
+//!
+//! - A swap opens nothing more than A after its arm began, and a port is never open more than L after it.
+//! - A renewal opens nothing unless the port was still open when the answers were there: a lease that has run out is not
+//!   revived.
+//! - Closing by whatever way, and [`Gate::leasing`](super::Gate::leasing) by another, takes the arms away for good: a process
+//!   that was stopped between the two steps opens nothing after it. Who wants to go on needs a new [`Leasing`], and reads its
+//!   permission after it has that.
+//!
+//! How each firewall does this is in the `lease` modules of [`super::nft`] and [`super::iptables`]. No program is run by arming
+//! and swapping.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use super::{GateError, LONGEST, Ports, iptables, nft};
+
+/// Below this the timeouts of a lease would be rounded by a large part of them: clocks tick every 10 ms at worst.
+const SHORTEST_PART: Duration = Duration::from_millis(10);
+
+/// The right to arm and swap on the read-write port of one gate, until that port is closed or another takes the right.
+///
+/// It stays on the network namespace in which it was made. Dropping it leaves arms and open port to run out.
+#[derive(Debug)]
+pub struct Leasing {
+    holder: Holder,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Holder {
+    Nft(nft::lease::Holder),
+    Iptables(iptables::lease::Holder),
+}
+
+/// What [`Leasing::arm`] left in the firewall. Good for one swap.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "an arm that is not swapped in opens nothing"]
+pub struct Armed {
+    /// Whose it is.
+    pub(super) holder: u64,
+    /// Which of the holder's it is.
+    pub(super) key: u32,
+    /// From before it was put into the firewall.
+    pub(super) since: Instant,
+    /// A: how long after that a swap may come.
+    pub(super) ask: Duration,
+    /// L - A: how long the port is open after the swap, where the firewall counts so.
+    pub(super) open: Duration,
+}
+
+/// What a swap is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// To open a port that is closed. Needs a look at all others.
+    Acquire,
+    /// To keep a port open that is open.
+    Renew,
+}
+
+/// What came of a swap. Only the first opens anything; after the others the port is as it was, and the arm is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swapped {
+    /// The port is open.
+    Open,
+    /// Too late: the arm had run out or was replaced by a later one, or the lease to be renewed had.
+    Lapsed,
+    /// There was nothing to acquire: the port is open.
+    AlreadyOpen,
+    /// Somebody closed the port, or took the right to lease it: [`Gate::leasing`](super::Gate::leasing), then permission.
+    Withdrawn,
+}
+
+/// What the firewall holds of one read-write port, read at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// How long it is open yet, if it is; [`Duration::MAX`] where somebody edited the timeout away.
+    pub open: Option<Duration>,
+    /// Whether any arm is there, of whomever, run out or not.
+    pub armed: bool,
+    /// Whether the right to lease is gone.
+    pub withdrawn: bool,
+}
+
+impl Held {
+    /// Whether nothing is there that is open or could still open.
+    pub fn is_nothing(self) -> bool {
+        self.open.is_none() && !self.armed
+    }
+}
+
+impl Leasing {
+    pub(super) fn on_nft(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
+        let holder = nft::lease::Holder::begin(ports, fresh(), until)?;
+        Ok(Leasing { holder: Holder::Nft(holder), deadline })
+    }
+
+    pub(super) fn on_iptables(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
+        let holder = iptables::lease::Holder::begin(ports, fresh(), until)?;
+        Ok(Leasing { holder: Holder::Iptables(holder), deadline })
+    }
+
+    /// Prepares a lease of length `lease` (L), which counts from now, whose question may take `ask` (A). On iptables a lease
+    /// has whole seconds, rounded down, and an arm replaces the one before it.
+    ///
+    /// # Errors
+    /// [`GateError::Withdrawn`]; [`GateError::Time`] for a lease that cannot be, [`GateError::Mismatch`] where the table is not
+    /// as it should be any more ([`Gate::baseline`](super::Gate::baseline) repairs it), [`GateError::Permission`],
+    /// [`GateError::Timeout`], [`GateError::Kernel`]. After the last two it may be armed or not.
+    pub fn arm(&mut self, lease: Duration, ask: Duration) -> Result<Armed, GateError> {
+        let shortest = match self.holder {
+            Holder::Nft(_) => 2 * SHORTEST_PART,
+            Holder::Iptables(_) => Duration::from_secs(1),
+        };
+        let open = lease.saturating_sub(ask);
+        if lease < shortest || lease > LONGEST || ask < SHORTEST_PART || open < SHORTEST_PART {
+            return Err(GateError::Time { asked: lease, shortest });
+        }
+        let since = Instant::now();
+        let until = since + self.deadline;
+        let (holder, key) = match &mut self.holder {
+            Holder::Nft(holder) => (holder.id(), holder.arm(ask, until)?),
+            Holder::Iptables(holder) => (holder.id(), holder.arm(lease, until)?),
+        };
+        Ok(Armed { holder, key, since, ask, open })
+    }
+
+    /// Opens the port with `armed`, all or nothing. To be called when the answers are there.
+    ///
+    /// # Errors
+    /// [`GateError::Mismatch`] where table or sets are not as they should be any more, [`GateError::Permission`],
+    /// [`GateError::Timeout`], [`GateError::Kernel`]. After the last two the port may be open or not: see [`Leasing::look`].
+    pub fn swap(&mut self, armed: Armed, kind: Swap) -> Result<Swapped, GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(holder) => holder.swap(&armed, kind, until),
+            Holder::Iptables(holder) => holder.swap(&armed, kind, until),
+        }
+    }
+
+    /// What the firewall holds. Reads only; nothing is armed meanwhile, for this takes the value for itself.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+    pub fn look(&mut self) -> Result<Held, GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(holder) => holder.look(until),
+            Holder::Iptables(holder) => holder.look(until),
+        }
+    }
+
+    /// Drops all arms of this value; what is open stays so.
+    ///
+    /// # Errors
+    /// As [`Leasing::look`], and [`GateError::Mismatch`] as [`Leasing::arm`].
+    pub fn disarm(&mut self) -> Result<(), GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(holder) => holder.disarm(until),
+            Holder::Iptables(holder) => holder.disarm(until),
+        }
+    }
+}
+
+/// A number that no other holder had: the standard library's hash keys come from the system's random numbers.
+fn fresh() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_holders_differ() {
+        assert_ne!(fresh(), fresh());
+    }
+}

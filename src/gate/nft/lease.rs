@@ -1,0 +1,196 @@
+//! Leases on nftables: each step is one transaction, which the kernel carries out whole or not at all.
+//!
+//! Arm: a key that this holder never used before goes into its own set of arms, with timeout A. Swap: delete that key; for
+//! a renewal delete the open element, for an acquisition demand that there is none; add the open element with timeout L - A.
+//!
+//! What that stands on, in net/netfilter/nf_tables_api.c and nft_set_hash.c of Linux 6.1 to 6.18:
+//!
+//! - An element that has run out is not found by a deletion (ENOENT), whether or not the kernel still has to free it
+//!   (`nft_rhash_cmp` passes over it), and it does not keep a new one of the same key from being added, even exclusively.
+//! - Whether elements have run out is judged by the clock at which the kernel begins with the transaction, which is after it
+//!   was sent (`nft_net_tstamp`; before 6.8 and its stable releases, when it comes to each element).
+//! - The new element's time begins when the kernel comes to it, in the same system call.
+//!
+//! A transaction names the generation of the ruleset for which it was made, so that none is carried out on a table that
+//! somebody changed. The holder knows the generation that its own leaves behind; after one of others it reads the table,
+//! and if that is as it should be, sends the same transaction again. That revives nothing: it has the same key.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use nix::libc::{EEXIST, ENOENT, ERESTART};
+use nix::sys::socket::SockProtocol;
+
+use super::plan::{Arms, Element, withdraw};
+use super::{READING, SUBSYSTEM, elements, foreign, refused, seen, state_in};
+use crate::gate::lease::{Armed, Held, Swap, Swapped};
+use crate::gate::netlink::{Message, Socket};
+use crate::gate::{Baseline, GateError, Ports};
+
+/// Who may arm and swap.
+#[derive(Debug)]
+pub struct Holder {
+    ports: Ports,
+    arms: Arms,
+    /// The last key that was used.
+    key: u32,
+    /// The generation of the ruleset in which our table was last known to be as it should be.
+    generation: u32,
+    /// Kept, for closing a socket waits until the kernel has freed what was deleted.
+    socket: Socket,
+}
+
+/// What came of a transaction.
+enum Outcome {
+    Done,
+    /// Something that it deletes is not there.
+    Missing,
+    /// Something that it adds is there.
+    There,
+    /// The set of arms is gone.
+    Withdrawn,
+}
+
+impl Holder {
+    /// Takes the arms from all holders before, and makes a set for this one, `id`. The baseline must be there.
+    ///
+    /// # Errors
+    /// [`GateError::Foreign`], [`GateError::Mismatch`], [`GateError::Permission`], [`GateError::Timeout`],
+    /// [`GateError::Kernel`].
+    pub fn begin(ports: Ports, id: u64, until: Instant) -> Result<Self, GateError> {
+        let open = || Socket::open(SockProtocol::NetlinkNetFilter, until);
+        let arms = Arms { port: ports.rw, id };
+        super::again(until, || {
+            let mut holder = Holder { ports, arms, key: 0, generation: 0, socket: open().map_err(refused)? };
+            let seen = holder.read()?;
+            let mut messages: Vec<Message> = withdraw(&seen, ports.rw).map(elements::message).collect();
+            messages.push(elements::make(arms));
+            holder.socket.transaction(SUBSYSTEM, Some(seen.generation), &messages).map_err(refused)?;
+            holder.generation = after(seen.generation);
+            Ok(holder)
+        })
+    }
+
+    /// What no other holder has.
+    pub fn id(&self) -> u64 {
+        self.arms.id
+    }
+
+    /// Puts a key that was never used into the set of arms.
+    ///
+    /// # Errors
+    /// [`GateError::Withdrawn`], [`GateError::Mismatch`], [`GateError::Permission`], [`GateError::Timeout`],
+    /// [`GateError::Kernel`].
+    pub fn arm(&mut self, time: Duration, until: Instant) -> Result<u32, GateError> {
+        self.key = self.key.wrapping_add(1);
+        match self.transact(&[elements::arm(self.arms, self.key, time)], until)? {
+            Outcome::Done => Ok(self.key),
+            Outcome::Withdrawn => Err(GateError::Withdrawn),
+            Outcome::Missing | Outcome::There => {
+                Err(GateError::Mismatch(format!("set {} is there and cannot be armed", self.arms)))
+            }
+        }
+    }
+
+    /// Opens the port for what `armed` allows.
+    ///
+    /// # Errors
+    /// As [`Holder::arm`], without [`GateError::Withdrawn`].
+    pub fn swap(&mut self, armed: &Armed, kind: Swap, until: Instant) -> Result<Swapped, GateError> {
+        if armed.holder != self.id() {
+            return Ok(Swapped::Withdrawn);
+        }
+        let port = self.ports.rw;
+        let used = elements::use_arm(self.arms, armed.key);
+        let messages = match kind {
+            Swap::Acquire => vec![used, elements::open_closed(port, armed.open)],
+            Swap::Renew => {
+                let [closed, open] = [Element::DeleteOpen(port), Element::AddOpen(port, armed.open)];
+                vec![used, elements::message(closed), elements::message(open)]
+            }
+        };
+        Ok(match self.transact(&messages, until)? {
+            Outcome::Done => Swapped::Open,
+            Outcome::Missing => Swapped::Lapsed,
+            Outcome::There => Swapped::AlreadyOpen,
+            Outcome::Withdrawn => Swapped::Withdrawn,
+        })
+    }
+
+    /// What the table holds for the port.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+    pub fn look(&mut self, until: Instant) -> Result<Held, GateError> {
+        self.socket.set_deadline(until).map_err(refused)?;
+        let seen = seen::port(&mut self.socket, self.ports.rw).map_err(unread)?;
+        Ok(Held {
+            open: seen.open.map(|left| left.unwrap_or(Duration::MAX)),
+            armed: seen.arms.values().any(|count| *count > 0),
+            withdrawn: !seen.arms.contains_key(&self.arms),
+        })
+    }
+
+    /// Takes all keys out of the set of arms.
+    ///
+    /// # Errors
+    /// As [`Holder::look`], and [`GateError::Mismatch`].
+    pub fn disarm(&mut self, until: Instant) -> Result<(), GateError> {
+        // None may be in it, or the set may be gone: either is what was wanted.
+        self.transact(&[elements::empty(self.arms)], until).map(drop)
+    }
+
+    /// Makes `messages` one transaction on a table that is as it should be.
+    fn transact(&mut self, messages: &[Message], until: Instant) -> Result<Outcome, GateError> {
+        self.socket.set_deadline(until).map_err(refused)?;
+        loop {
+            let error = match self.socket.transaction(SUBSYSTEM, Some(self.generation), messages) {
+                Ok(()) => {
+                    self.generation = after(self.generation);
+                    return Ok(Outcome::Done);
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(ERESTART) => {}
+                Some(EEXIST) => return Ok(Outcome::There),
+                // Of the set or of an element in one. A set that is gone does not come back.
+                Some(ENOENT) => {
+                    let there = seen::is_there(&mut self.socket, self.arms).map_err(unread)?;
+                    return Ok(if there { Outcome::Missing } else { Outcome::Withdrawn });
+                }
+                _ => return Err(refused(error)),
+            }
+            if Instant::now() >= until {
+                return Err(refused(io::ErrorKind::TimedOut.into()));
+            }
+            if !seen::is_there(&mut self.socket, self.arms).map_err(unread)? {
+                return Ok(Outcome::Withdrawn);
+            }
+            self.generation = self.read()?.generation;
+        }
+    }
+
+    /// The table, if it is as it should be.
+    fn read(&mut self) -> Result<seen::Seen, GateError> {
+        let seen = seen::read_on(&mut self.socket).map_err(unread)?;
+        let baseline = match &seen {
+            Some(seen) if !seen.is_ours() => return Err(GateError::Foreign(foreign(seen))),
+            seen => state_in(seen.as_ref(), self.ports).baseline,
+        };
+        match (baseline, seen) {
+            (Baseline::Intact, Some(seen)) => Ok(seen),
+            (Baseline::Edited(difference), _) => Err(GateError::Mismatch(difference)),
+            _ => Err(GateError::Mismatch("the table is gone".to_owned())),
+        }
+    }
+}
+
+fn unread(error: io::Error) -> GateError {
+    GateError::of_kernel(READING, error)
+}
+
+/// The generation that a transaction leaves behind. There is no generation 0.
+fn after(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
