@@ -103,7 +103,16 @@ impl Fault {
 
     /// What happens.
     pub fn says(&self, scene: &Scene) -> String {
-        self.says.replace("{primary}", scene.primary.name()).replace("{other}", scene.others[0].name())
+        self.with_nodes(scene.primary.name(), scene.others[0].name())
+    }
+
+    /// What happens, whoever is primary.
+    pub fn says_of_any(&self) -> String {
+        self.with_nodes("the primary's node", "another node")
+    }
+
+    fn with_nodes(&self, primary: &str, other: &str) -> String {
+        self.says.replace("{primary}", primary).replace("{other}", other)
     }
 }
 
@@ -231,6 +240,13 @@ pub const FAULTS: &[Fault] = &[
         end: continue_redis,
         ..FAULT
     },
+    Fault {
+        name: "busy-script",
+        says: "a script keeps Redis on {primary} busy for 3 s",
+        expects: Expects::Untouched,
+        begin: |scene| scene.primary.redis(6379, &["EVAL", BUSY, "0"]).map(drop),
+        ..FAULT
+    },
     // The network.
     Fault {
         name: "isolate",
@@ -271,7 +287,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "cut-redis",
-        says: "the other nodes cannot reach {primary}'s 6379; clients can",
+        says: "the other nodes cannot reach port 6379 of {primary}; clients can",
         lasts: seconds(20),
         expects: Expects::Moves,
         is_chief: true,
@@ -281,7 +297,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "cut-redis-half",
-        says: "{other} cannot reach {primary}'s 6379; all others can",
+        says: "{other} cannot reach port 6379 of {primary}; all others can",
         lasts: seconds(20),
         expects: Expects::Stays,
         begin: |scene| cut(scene, Some(&scene.others[0]), &scene.primary, 6379),
@@ -290,7 +306,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "cut-sentinel",
-        says: "{primary} and the other nodes cannot reach each other's Sentinels; all else they can",
+        says: "{primary} and the other nodes cannot reach each other's port 26379; all else they can",
         lasts: seconds(20),
         begin: |scene| {
             scene.others.iter().try_for_each(|other| {
@@ -304,7 +320,7 @@ pub const FAULTS: &[Fault] = &[
     // Sentinels.
     Fault {
         name: "sentinel-blackhole",
-        says: "no packet reaches {other}'s Sentinel",
+        says: "no packet reaches port 26379 of {other}",
         lasts: seconds(20),
         expects: Expects::Untouched,
         begin: |scene| cut(scene, None, &scene.others[0], 26379),
@@ -332,6 +348,15 @@ pub const FAULTS: &[Fault] = &[
         ..FAULT
     },
     Fault {
+        name: "sentinels-lost",
+        says: "two Sentinels are stopped for 20 s",
+        lasts: seconds(20),
+        expects: Expects::Stays,
+        begin: |scene| scene.others.iter().try_for_each(|node| node.sh("systemctl stop redis-sentinel").map(drop)),
+        end: |scene| scene.others.iter().try_for_each(|node| node.sh("systemctl start redis-sentinel").map(drop)),
+        ..FAULT
+    },
+    Fault {
         name: "reset",
         says: "SENTINEL RESET on all three",
         expects: Expects::Untouched,
@@ -340,7 +365,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "client-kill",
-        says: "CLIENT KILL of all connections on {primary}'s Redis and on all Sentinels",
+        says: "CLIENT KILL of all connections to Redis on {primary} and to all Sentinels",
         expects: Expects::Untouched,
         begin: |scene| {
             for kind in ["normal", "pubsub", "replica"] {
@@ -380,6 +405,16 @@ pub const FAULTS: &[Fault] = &[
         },
         ..FAULT
     },
+    Fault {
+        name: "failover-twice",
+        says: "SENTINEL FAILOVER by hand, and again as soon as Sentinel allows",
+        lasts: seconds(20),
+        begin: |scene| {
+            scene.primary.redis(26379, FAILOVER)?;
+            wait_for("a second failover to begin", seconds(30), || scene.primary.redis(26379, FAILOVER).map(drop))
+        },
+        ..FAULT
+    },
     // The node.
     Fault {
         name: "freeze",
@@ -406,6 +441,14 @@ pub const FAULTS: &[Fault] = &[
         expects: Expects::Moves,
         begin: |scene| scene.primary.shutdown(),
         end: |scene| scene.primary.boot(),
+        ..FAULT
+    },
+    Fault {
+        name: "power-cut-all",
+        says: "all nodes lose power, and boot again after 5 s",
+        lasts: seconds(5),
+        begin: |scene| on_all(scene, |node| node.power_off()),
+        end: |scene| on_all(scene, |node| node.boot()),
         ..FAULT
     },
     // The cluster.
@@ -458,6 +501,17 @@ pub const FAULTS: &[Fault] = &[
         begin: |scene| scene.primary.sh("nft flush ruleset").map(drop),
         ..FAULT
     },
+    Fault {
+        name: "ruleset-reload",
+        says: "the ruleset of {primary} is saved, flushed and loaded again",
+        expects: Expects::Stays,
+        needs: Needs::Gate,
+        begin: |scene| {
+            let script = "nft list ruleset > /run/saved.nft; nft flush ruleset; sleep 0.5; nft -f /run/saved.nft";
+            scene.primary.sh(script).map(drop)
+        },
+        ..FAULT
+    },
     // Operations.
     Fault {
         name: "standby",
@@ -467,6 +521,36 @@ pub const FAULTS: &[Fault] = &[
         needs: Needs::Gate,
         begin: |scene| pcs(&scene.others[0], &["node", "standby", scene.primary.name()]),
         end: |scene| pcs(&scene.others[0], &["node", "unstandby", scene.primary.name()]),
+        ..FAULT
+    },
+    Fault {
+        name: "cluster-stop",
+        says: "pcs cluster stop on {primary}, and start after 20 s",
+        lasts: seconds(20),
+        expects: Expects::Moves,
+        needs: Needs::Gate,
+        begin: |scene| scene.primary.sh_within(seconds(60), "pcs cluster stop").map(drop),
+        end: |scene| scene.primary.sh_within(seconds(60), "pcs cluster start").map(drop),
+        ..FAULT
+    },
+    Fault {
+        name: "ban",
+        says: "the promoted gate is banned from {primary} for 20 s",
+        lasts: seconds(20),
+        expects: Expects::Moves,
+        needs: Needs::Gate,
+        begin: |scene| ban(scene, "--ban"),
+        end: |scene| ban(scene, "--clear"),
+        ..FAULT
+    },
+    Fault {
+        name: "disable",
+        says: "the gate is disabled for 10 s",
+        lasts: seconds(10),
+        expects: Expects::Stays,
+        needs: Needs::Gate,
+        begin: |scene| pcs(&scene.others[0], &["resource", "disable", "RedisGate"]),
+        end: |scene| pcs(&scene.others[0], &["resource", "enable", "RedisGate"]),
         ..FAULT
     },
     Fault {
@@ -505,6 +589,10 @@ pub const FAULTS: &[Fault] = &[
 const SNAPSHOTS: &str = "3600 1 300 100 60 10000";
 
 const FAILOVER: &[&str] = &["SENTINEL", "FAILOVER", "mymaster"];
+
+/// Works for 3 s.
+const BUSY: &str = "local function now() local t = redis.call('TIME') return t[1] + t[2] / 1e6 end \
+                    local start = now() while now() < start + 3 do end return 1";
 
 /// Pacemaker's processes, first the one that starts the others again.
 const PACEMAKER: [&str; 7] = [
@@ -600,6 +688,12 @@ fn on_all(scene: &Scene, act: impl Fn(&Host) -> Result<()> + Sync) -> Result<()>
 fn pcs(on: &Host, args: &[&str]) -> Result<()> {
     on.cmd("pcs")?.args(args.iter().copied()).deadline(seconds(30)).run()?;
     Ok(())
+}
+
+/// Changes what keeps the promoted gate off the primary's node.
+fn ban(scene: &Scene, what: &str) -> Result<()> {
+    let node = scene.primary.name();
+    scene.others[0].ask("crm_resource", &[what, "-r", "RedisGate-clone", "--promoted", "-N", node]).map(drop)
 }
 
 /// That definitions are whole: a name of its own each, eight chief ones.

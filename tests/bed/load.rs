@@ -64,7 +64,9 @@ pub struct Bounds {
 }
 
 /// A primary from its promotion to its end. A server that is promoted a second time is another: it
-/// has another replication id then (Redis makes one at each promotion), or another run id.
+/// has another replication id then (Redis makes one at each promotion), or another run id. One whose replicas are all
+/// new gets another replication id too (syncCommand in Redis' replication.c), so two of one run id are never each
+/// other's successors.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Reign {
     node: String,
@@ -317,7 +319,10 @@ impl Written {
     }
 
     fn report(&self, log: &Log, kept: &HashSet<u64>, first: &HashMap<Arc<Reign>, Instant>) -> WriterReport {
-        let succeeded = |ack: &&Ack| first.values().any(|&later| later > first[&ack.by] && later < ack.sent);
+        let succeeded = |ack: &&Ack| {
+            let later = first.iter().filter(|(reign, at)| reign.run_id != ack.by.run_id && **at > first[&ack.by]);
+            later.into_iter().any(|(_, at)| *at < ack.sent)
+        };
         let mut servers: Vec<String> = log.acks.iter().map(|ack| ack.by.node.clone()).collect();
         servers.dedup();
         WriterReport {
@@ -343,8 +348,9 @@ pub fn counts_right() -> Result<()> {
     let reign = |node: &str, replication_id: &str| {
         Arc::new(Reign { node: node.into(), run_id: node.into(), replication_id: replication_id.into() })
     };
-    // node1 is primary, then node2, then node1 again.
+    // node1 is primary, then node2, then node1 again, whose first replica comes later.
     let (first, second, third) = (reign("node1", "a"), reign("node2", "b"), reign("node1", "c"));
+    let later = reign("node1", "d");
     let log = |name: &str, host: &str, acks: &[(u64, u64, &Arc<Reign>)]| {
         let at = |ms: u64| begun + Duration::from_millis(ms);
         let acks = acks.iter().zip(1..).map(|(&(sent, acked, by), number)| Ack {
@@ -360,18 +366,20 @@ pub fn counts_right() -> Result<()> {
         logs: vec![
             log("moved", "client1", &[(0, 10, &first), (100, 110, &second), (300, 310, &third), (400, 410, &third)]),
             // Sent before and after the second's first acknowledgement at 110.
+            log("stayed", "client3", &[(350, 360, &later)]),
             log("cut off", "client2", &[(0, 10, &first), (105, 120, &first), (115, 125, &first)]),
         ],
         prefix: String::new(),
         begun,
         ended: begun + Duration::from_millis(500),
     };
-    let report = written.judge(&[HashSet::from([1, 2, 3, 4]), HashSet::from([1])]);
+    let report = written.judge(&[HashSet::from([1, 2, 3, 4]), HashSet::from([1]), HashSet::from([1])]);
     let counted: Vec<_> = report.writers.iter().map(|w| (w.acknowledged, w.lost, w.stale, w.longest_gap_ms)).collect();
-    anyhow::ensure!(counted == [(4, 0, 0, 200), (3, 2, 1, 375)], "{counted:?}");
-    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (7, 2, 1), "{report:?}");
+    anyhow::ensure!(counted == [(4, 0, 0, 200), (1, 0, 0, 360), (3, 2, 1, 375)], "{counted:?}");
+    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (8, 2, 1), "{report:?}");
     anyhow::ensure!(report.writers[0].servers == ["node1", "node2", "node1"], "{report:?}");
-    let outage = |since: u64| written.outage(begun + Duration::from_millis(since), |_| true).as_millis();
+    let two = |writer: &Writer| writer.host != "client3";
+    let outage = |since: u64| written.outage(begun + Duration::from_millis(since), two).as_millis();
     anyhow::ensure!((outage(0), outage(200), outage(330)) == (185, 185, 100), "{:?}", (outage(0), outage(200)));
     Ok(())
 }

@@ -205,9 +205,9 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
     if args.list {
         for fault in FAULTS {
             let mark = if fault.is_chief { "*" } else { " " };
-            println!("{mark} {:<22} {}", fault.name, fault.says);
+            println!("{mark} {:<22} {}", fault.name, fault.says_of_any());
         }
-        println!("\n* chief. {{primary}} is the primary's node when the fault begins, {{other}} another.");
+        println!("\n* chief");
         return Ok(());
     }
     if let Some(file) = &args.table {
@@ -344,7 +344,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let new = named(bed)?;
     let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
     let recovered = recovered.map_or_else(ends, Ok)?;
-    for writer in &report.writers {
+    for writer in report.writers.iter().filter(|writer| writer.stale > 0) {
         bed.say(&format!("  {writer:?}"));
     }
 

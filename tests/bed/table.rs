@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::faults::FAULTS;
+use super::faults::{FAULTS, Fault};
 use super::spread::Spread;
 use super::suite::{Figures, Line, System, Versions};
 
@@ -46,7 +46,7 @@ fn row(fault: &str, system: System, lines: &[&Line]) -> String {
         0 => String::new(),
         failed => format!(" ({failed} failed)"),
     };
-    let says = FAULTS.iter().find(|known| known.name == fault).map_or("", |known| known.says);
+    let says = FAULTS.iter().find(|known| known.name == fault).map_or(String::new(), Fault::says_of_any);
     let spread = |decimals: usize, figure: &dyn Fn(&Figures) -> Option<f64>| {
         let values: Vec<f64> = figures.iter().filter_map(|figures| figure(figures)).collect();
         match Spread::of(values) {
@@ -142,7 +142,7 @@ pub fn reads_right() -> Result<()> {
     fs::write(file.path(), written?.join("\n"))?;
     let table = markdown(&read(file.path())?);
     let rows: Vec<&str> = table.lines().filter(|row| row.contains("rolegate |") || row.contains("plain")).collect();
-    let says = |name: &str| FAULTS.iter().find(|fault| fault.name == name).map_or("", |fault| fault.says);
+    let says = |name: &str| FAULTS.iter().find(|fault| fault.name == name).map_or(String::new(), Fault::says_of_any);
     let expected = [
         format!("| kill: {} | rolegate | 2 (1 failed) | 1000 | 0 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 |", says("kill")),
         format!(
