@@ -5,7 +5,7 @@
 //! in the firewall that opens nothing and runs out. [`Leasing::swap`], after the answers, opens the port with it, or fails.
 //! For a lease of length L whose question may take A:
 //!
-//! - A swap opens nothing more than A after its arm began, and a port is never open more than L after it.
+//! - Answers that came more than A after the arm open nothing, and a port is never open more than L after it.
 //! - A renewal opens nothing unless the port was still open when the answers were there: a lease that has run out is not
 //!   revived.
 //! - Closing by whatever way, and [`Gate::leasing`](super::Gate::leasing) by another, takes the arms away for good: a process
@@ -22,6 +22,8 @@ use super::{GateError, LONGEST, Ports, iptables, nft};
 
 /// Below this the timeouts of a lease would be rounded by a large part of them: clocks tick every 10 ms at worst.
 const SHORTEST_PART: Duration = Duration::from_millis(10);
+
+const SHORTEST_ON_IPTABLES: Duration = Duration::from_secs(1);
 
 /// The right to arm and swap on the read-write port of one gate, until that port is closed or another takes the right.
 ///
@@ -76,7 +78,7 @@ pub enum Swapped {
     Withdrawn,
 }
 
-/// What the firewall holds of one read-write port, read at one moment.
+/// What the firewall holds of one read-write port. What it does not show was not there at one moment while it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// How long it is open yet, if it is; [`Duration::MAX`] where somebody edited the timeout away.
@@ -105,21 +107,23 @@ impl Leasing {
         Ok(Leasing { holder: Holder::Iptables(holder), deadline })
     }
 
-    /// Prepares a lease of length `lease` (L), which counts from now, whose question may take `ask` (A). On iptables a lease
-    /// has whole seconds, rounded down, and an arm replaces the one before it.
+    /// Prepares a lease of length `lease` (L), which counts from now, whose question may take `ask` (A).
+    ///
+    /// On iptables a lease has whole seconds, rounded down, an arm replaces the one before it, and the rules are not looked at:
+    /// somebody has to, now and then ([`Gate::baseline`](super::Gate::baseline)).
     ///
     /// # Errors
     /// [`GateError::Withdrawn`]; [`GateError::Time`] for a lease that cannot be, [`GateError::Mismatch`] where the table is not
     /// as it should be any more ([`Gate::baseline`](super::Gate::baseline) repairs it), [`GateError::Permission`],
     /// [`GateError::Timeout`], [`GateError::Kernel`]. After the last two it may be armed or not.
     pub fn arm(&mut self, lease: Duration, ask: Duration) -> Result<Armed, GateError> {
-        let shortest = match self.holder {
-            Holder::Nft(_) => 2 * SHORTEST_PART,
-            Holder::Iptables(_) => Duration::from_secs(1),
-        };
         let open = lease.saturating_sub(ask);
-        if lease < shortest || lease > LONGEST || ask < SHORTEST_PART || open < SHORTEST_PART {
-            return Err(GateError::Time { asked: lease, shortest });
+        let refused = |asked, shortest| Err(GateError::Time { asked, shortest });
+        match self.holder {
+            _ if lease > LONGEST => return refused(lease, SHORTEST_PART),
+            _ if ask.min(open) < SHORTEST_PART => return refused(ask.min(open), SHORTEST_PART),
+            Holder::Iptables(_) if lease < SHORTEST_ON_IPTABLES => return refused(lease, SHORTEST_ON_IPTABLES),
+            Holder::Nft(_) | Holder::Iptables(_) => {}
         }
         let since = Instant::now();
         let until = since + self.deadline;
@@ -158,7 +162,7 @@ impl Leasing {
     /// Drops all arms of this value; what is open stays so.
     ///
     /// # Errors
-    /// As [`Leasing::look`], and [`GateError::Mismatch`] as [`Leasing::arm`].
+    /// As [`Leasing::look`].
     pub fn disarm(&mut self) -> Result<(), GateError> {
         let until = Instant::now() + self.deadline;
         match &mut self.holder {

@@ -151,6 +151,12 @@ impl Desired {
         Port::ALL.into_iter().filter(move |port| self.of(*port) == Want::Close)
     }
 
+    /// What is left without openings.
+    fn only_closing(self) -> Self {
+        let only = |want| if want == Want::Close { Want::Close } else { Want::Keep };
+        Desired { ro: only(self.ro), rw: only(self.rw) }
+    }
+
     fn both(self) -> [Want; 2] {
         [self.ro, self.rw]
     }
@@ -625,11 +631,7 @@ impl Gate {
             _ if !want.closes() => Ok(()),
             Carrier::Nft(_) => iptables::shut(self.ports, want, until),
             Carrier::Iptables(_) => match nft::read(until) {
-                Ok(Some(seen)) => {
-                    let only = |want| if want == Want::Close { Want::Close } else { Want::Keep };
-                    let want = Desired { ro: only(want.ro), rw: only(want.rw) };
-                    nft::apply(self.ports, want, Some(seen), until).map(drop)
-                }
+                Ok(Some(seen)) => nft::apply(self.ports, want.only_closing(), Some(seen), until).map(drop),
                 // A table of our name that is not ours holds nothing of ours open.
                 Ok(None) | Err(GateError::Foreign(_)) => Ok(()),
                 Err(error) => Err(error),

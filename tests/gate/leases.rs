@@ -33,8 +33,8 @@ const ASK: Duration = Duration::from_secs(30);
 const BRISK: Duration = Duration::from_secs(5);
 const BRISK_ASK: Duration = Duration::from_secs(2);
 /// For what waits for both.
-const SHORT: Duration = Duration::from_secs(1);
-const SHORT_ASK: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(3);
+const SHORT_ASK: Duration = Duration::from_millis(1200);
 /// How much a timeout may be off: the kernel's clock ticks every 4 or 10 ms.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -250,7 +250,8 @@ fn closing_against_renewals(choice: BackendChoice) {
             });
             eventually("renewals", || begun.load(Ordering::Relaxed));
             thread::sleep(Duration::from_micros(700 * round));
-            node.close_rw();
+            // As a demotion does, or a fence.
+            node.set(if round % 2 == 0 { Want::Open(LONG) } else { Want::Close }, Want::Close);
             net.client.refused(rw());
             assert!(!node.state().rw.is_open());
             assert!(holder.join().expect("no panic") > 20);
@@ -506,7 +507,8 @@ fn random_holders(choice: BackendChoice) {
     let ns = Ns::new("model");
     let node = Node::new(&ns, choice);
     // Renewals in time and too late, and arms too.
-    let (lease, ask) = if choice == NFT { (SHORT / 2, SHORT / 5) } else { (SHORT, SHORT / 4) };
+    let (lease, ask) = if choice == NFT { (500, 200) } else { (1000, 250) };
+    let (lease, ask) = (Duration::from_millis(lease), Duration::from_millis(ask));
     let mut model = Model::default();
     let mut holders: [Option<Holder>; 2] = [None, None];
     let (mut opened, mut steps, mut next) = (0, Vec::new(), 0);

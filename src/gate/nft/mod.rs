@@ -92,6 +92,10 @@ pub fn apply(ports: Ports, want: Desired, first: Option<Seen>, until: Instant) -
         Err(error) if !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => error,
         result => return result,
     };
+    // What is to open keeps nothing else open; and once arms are gone it may well succeed.
+    if want.opens() && attempts(ports, want.only_closing(), None, until - left / 8).is_ok() {
+        return attempts(ports, want, None, until);
+    }
     // Without the table there is no redirect, so everything is closed.
     tracing::error!("closing by deleting table inet {}, for changing it failed: {error}", plan::TABLE);
     let state = again(until, || match read(until)? {
