@@ -5,12 +5,17 @@
 //! in the firewall that opens nothing and runs out. [`Leasing::swap`], after the answers, opens the port with it, or fails.
 //! For a lease of length L whose question may take A:
 //!
-//! - Answers that came more than A after the arm open nothing, and a port is never open more than L after it.
+//! - Answers that came more than A after the arm open nothing, and a port is never open more than L after it. The arm counts
+//!   from when the kernel made it, which is before [`Leasing::arm`] returns and so before the question.
 //! - A renewal opens nothing unless the port was still open when the answers were there: a lease that has run out is not
 //!   revived.
 //! - Closing by whatever way, and [`Gate::leasing`](super::Gate::leasing) by another, takes the arms away for good: a process
 //!   that was stopped between the two steps opens nothing after it. Who wants to go on needs a new [`Leasing`], and reads its
 //!   permission after it has that.
+//!
+//! Nothing can tell a ruleset that somebody saved and loaded again from one that was there all the time: arms and open elements
+//! in it have the time that they had when it was saved. So a ruleset must not be loaded while its keeper runs that was saved
+//! since the keeper began. Arms that are loaded at boot open nothing, for nobody holds them any more.
 //!
 //! How each firewall does this is in the `lease` modules of [`super::nft`] and [`super::iptables`]. No program is run by arming
 //! and swapping.

@@ -603,6 +603,9 @@ fn arming_and_swapping_is_cheap(choice: BackendChoice) {
     const ROUNDS: usize = 1000;
     let ns = Ns::new("node");
     let node = Node::new(&ns, choice);
+    let started = Instant::now();
+    (0..20).for_each(|_| drop(node.leasing()));
+    println!("{}: the right to lease is taken in {:?} on average", backend_name(choice), started.elapsed() / 20);
     let mut leasing = node.leasing();
     assert_eq!(lease(&mut leasing, Swap::Acquire), Swapped::Open);
     let [mut arms, mut swaps, mut looks] = [Vec::new(), Vec::new(), Vec::new()];

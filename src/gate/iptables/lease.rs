@@ -2,8 +2,8 @@
 //!
 //! Each holder has one set of its own, of a name that is never used again. Arm: port and Redis port go into it with the
 //! whole L. Swap: it takes the place of the open set, with whatever time it has left; then what it got in return is flushed. The
-//! kernel sees to two things by itself. A port is never open more than L after its arm began, for that is the timeout, whenever
-//! it is swapped in. And a set that was destroyed can neither be filled nor swapped, which is how closing withdraws: it
+//! kernel sees to two things by itself. A port is never open more than L after it was armed, which is before the question is
+//! sent, for that is the timeout, whenever it is swapped in. And a set that was destroyed can neither be filled nor swapped, which is how closing withdraws: it
 //! destroys all sets of the port's holders first and flushes the open set then, so that a swap in between is undone and none
 //! comes later.
 //!
