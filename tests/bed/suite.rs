@@ -222,6 +222,8 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         Some(seed) => seed,
         None => UNIX_EPOCH.elapsed()?.as_secs(),
     };
+    // Now: the checkout may be another one when the runs are over.
+    let commit = commit();
     let name = if name == "main" { "faults" } else { name };
     let mut lines = Vec::new();
     let rolegate = [System::Rolegate].into_iter().filter(|_| !args.not_rolegate);
@@ -229,7 +231,7 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         let mut bed = None;
         for fault in chosen.iter().filter(|fault| system.has(fault.needs)) {
             for run in 0..args.runs {
-                let line = one(&mut bed, name, system, fault, seed.wrapping_add(run))?;
+                let line = one(&mut bed, name, system, fault, seed.wrapping_add(run), &commit)?;
                 eprintln!("{}", summary(&line));
                 if let Some(file) = &args.out {
                     append(file, &line)?;
@@ -246,7 +248,7 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
 }
 
 /// One run, on `bed` if there is one, which is taken down where it does not recover.
-fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u64) -> Result<Line> {
+fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u64, commit: &str) -> Result<Line> {
     let mut fresh = None;
     if let Some(bed) = bed.as_ref() {
         fresh = refresh(bed, system).map_err(|error| eprintln!("this bed is given up: {error:#}")).ok();
@@ -276,7 +278,7 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     }
     let line = Line {
         at,
-        commit: commit(),
+        commit: commit.to_owned(),
         versions: versions(&standing)?,
         down_after_ms: standing.options().down_after.as_millis() as u64,
         seed,

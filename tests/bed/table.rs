@@ -23,8 +23,8 @@ pub fn read(file: &Path) -> Result<Vec<Line>> {
 
 const HEAD: &str = "\
 | fault | system | runs | acknowledged | lost | lost of those that WAIT 1 | stale (worst) | two gates (worst, ms) | \
-outage through HAProxy (s) | outage direct (s) | named to open (s) |
-|---|---|---|---|---|---|---|---|---|---|---|
+outage through HAProxy (s) | outage direct (s) | named to open (s) | as expected |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// The table: a row for each fault and system, medians with the least and the most in brackets.
@@ -64,8 +64,14 @@ fn row(fault: &str, system: System, lines: &[&Line]) -> String {
         // In full: a fraction of a millisecond is not zero.
         worst.map_or("-".to_owned(), |worst| worst.to_string())
     };
+    let judged: Vec<bool> = figures.iter().filter_map(|figures| figures.as_expected).collect();
+    let expected = match judged.iter().filter(|expected| **expected).count() {
+        _ if judged.is_empty() => "-".to_owned(),
+        all if all == judged.len() => "all".to_owned(),
+        some => format!("{some} of {}", judged.len()),
+    };
     format!(
-        "| {fault}: {says} | {} | {}{failed} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+        "| {fault}: {says} | {} | {}{failed} | {} | {} | {} | {} | {} | {} | {} | {} | {expected} |\n",
         system.word(),
         lines.len(),
         count(|figures| figures.acknowledged),
@@ -123,7 +129,7 @@ pub fn reads_right() -> Result<()> {
             named_to_open_ms: gates.map(|_| 250.0),
             moved: true,
             expected: "moves".into(),
-            as_expected: gates.map(|_| true),
+            as_expected: gates.map(|time| time == 0.0),
             recovered_ms: 1.0,
             longest_pause_ms: 12.0,
         }),
@@ -144,12 +150,18 @@ pub fn reads_right() -> Result<()> {
     let rows: Vec<&str> = table.lines().filter(|row| row.contains("rolegate |") || row.contains("plain")).collect();
     let says = |name: &str| FAULTS.iter().find(|fault| fault.name == name).map_or(String::new(), Fault::says_of_any);
     let expected = [
-        format!("| kill: {} | rolegate | 2 (1 failed) | 1000 | 0 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 |", says("kill")),
         format!(
-            "| isolate: {} | rolegate | 3 | 1000 | 20 (10 to 30) | 0 | 15 | 0.4 | 1.52 (1.51 to 1.53) | 0.70 | 0.25 |",
+            "| kill: {} | rolegate | 2 (1 failed) | 1000 | 0 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 | all |",
+            says("kill")
+        ),
+        format!(
+            "| isolate: {} | rolegate | 3 | 1000 | 20 (10 to 30) | 0 | 15 | 0.4 | 1.52 (1.51 to 1.53) | 0.70 | 0.25 | 2 of 3 |",
             says("isolate")
         ),
-        format!("| isolate: {} | plain Sentinel | 1 | 1000 | 500 | 0 | 250 | - | 2.00 | 0.70 | - |", says("isolate")),
+        format!(
+            "| isolate: {} | plain Sentinel | 1 | 1000 | 500 | 0 | 250 | - | 2.00 | 0.70 | - | - |",
+            says("isolate")
+        ),
     ];
     ensure!(rows == expected, "{table}");
     Ok(())

@@ -27,7 +27,7 @@ use super::{Bed, NODES, address};
 /// The time from one look to the next.
 pub const EACH: Duration = Duration::from_millis(8);
 
-/// How long a Sentinel may take to answer. One that does not names nobody.
+/// How long a firewall or a Sentinel may take to answer. A Sentinel that does not names nobody.
 const ANSWER: Duration = Duration::from_millis(200);
 
 /// Where a firewall was not read for so long, what was seen proves nothing.
@@ -168,7 +168,7 @@ impl Visitor {
 }
 
 fn look(mut visitor: Visitor, stop: &AtomicBool) -> Result<Looks> {
-    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(1))?;
+    let gate = Gate::new(Ports::default(), BackendChoice::Nft, ANSWER)?;
     let mut looks = Looks::default();
     let mut last = None;
     let mut stopped = false;
