@@ -130,6 +130,7 @@ enum What {
     ///
     /// Exit code: 1 when a write was acknowledged behind its successor, when two gates were open at once, or when the
     /// cluster did not recover.
+    #[command(after_long_help = bed::suite::HELP)]
     Faults(bed::suite::Args),
     /// Remove the cached roots and what is left of beds, when none is up.
     Clean,

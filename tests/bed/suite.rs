@@ -68,6 +68,16 @@ impl System {
         }
     }
 
+    /// The node that is named and takes writes, whatever else is not well.
+    fn goes_on(self, bed: &Bed) -> Result<&'static str> {
+        let name = named(bed)?;
+        let role = bed.host(name)?.redis(6379, &["ROLE"])?;
+        ensure!(role.starts_with("master"), "{name} is named, and is no master");
+        let is_open = self == System::Plain || gates::open_gates(bed)?.contains(&name);
+        ensure!(is_open, "{name} is named, and its 6381 is closed");
+        Ok(name)
+    }
+
     /// Whether it does its work again. `rolegate status` may still warn, of failures that are over.
     fn is_well(self, bed: &Bed) -> Result<()> {
         match self {
@@ -76,6 +86,25 @@ impl System {
         }
     }
 }
+
+/// What stands below the options.
+pub const HELP: &str = "\
+Figures of a run:
+  acknowledged      writes acknowledged to all writers
+  lost              of these, not there in the end; of writers that WAIT 1 also by themselves
+  stale             sent after a later primary's first acknowledgement, acknowledged by an earlier one
+  two gates         for how long 6381 was open in two nodes' firewalls at once
+  no gate           from the fault on, for how long it was open in none
+  outage            longest time without an acknowledgement on the majority's side, through HAProxy / straight to the nodes
+  named to open     from a majority of Sentinels naming another node to its 6381 open
+  blind             longest time between two looks at one node's firewall: shorter overlaps can be missed
+  stalled           longest time for which this machine kept an ordinary thread waiting; from 2 s on Sentinels are in TILT
+                    for 30 s, and what was measured is the machine
+
+A run takes 30 to 70 s; each system has a bed of its own, raised in half a minute and used again while it recovers.
+
+  scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
+  scripts/faults --table figures.jsonl";
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -98,11 +127,11 @@ pub struct Args {
     /// Only the systems of --against.
     #[arg(long, requires = "against")]
     not_rolegate: bool,
-    /// What is left to chance in the first run (when the fault comes, on which other node); each run after it has the
-    /// next [default: the time].
+    /// Settles what is left to chance in the first run (when the fault comes, on which other node); each run after it
+    /// has the next [default: the time].
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Only make a Markdown table from the lines in this file.
+    /// Only make a Markdown table from the lines in this file: medians, with the least and the most.
     #[arg(long, value_name = "FILE", exclusive = true)]
     table: Option<PathBuf>,
     /// Only show the faults there are.
@@ -178,6 +207,9 @@ pub struct Figures {
     pub recovered_ms: f64,
     /// The longest time between two looks at one node's firewall: shorter overlaps may have been missed.
     pub longest_pause_ms: f64,
+    /// For how long an ordinary thread of this machine stood still at most: above 2000 Sentinels were in TILT, and
+    /// the machine was measured.
+    pub stalled_ms: f64,
 }
 
 /// Writes per second of each writer.
@@ -341,9 +373,15 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         recovered = Some(ends()?);
         thread::sleep(AFTER);
     }
+    let goes_on =
+        || wait_every(Duration::from_millis(500), "a primary that takes writes", RECOVERY, || system.goes_on(bed));
+    if fault.outlasts_writers {
+        goes_on()?;
+        thread::sleep(AFTER);
+    }
     let written = load.stop()?;
     let seen = watch.stop()?;
-    let new = named(bed)?;
+    let new = goes_on()?;
     let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
     let recovered = recovered.map_or_else(ends, Ok)?;
     for writer in report.writers.iter().filter(|writer| writer.stale > 0) {
@@ -373,6 +411,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         as_expected: (system == System::Rolegate).then(|| fault.expects.met(moved, none_open)),
         recovered_ms: milliseconds(recovered),
         longest_pause_ms: milliseconds(seen.longest_pause()),
+        stalled_ms: milliseconds(seen.stalled()),
     })
 }
 
@@ -470,7 +509,7 @@ fn summary(line: &Line) -> String {
     let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
     format!(
         "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
-         open {}, {} (expected: {}){}, well after {:.1} s, blind for {:.0} ms",
+         open {}, {} (expected: {}){}, well after {:.1} s, blind for {:.0} ms, stalled for {:.0} ms",
         line.fault,
         line.system.word(),
         line.seed,
@@ -489,6 +528,7 @@ fn summary(line: &Line) -> String {
         if figures.as_expected == Some(false) { " NOT AS EXPECTED" } else { "" },
         figures.recovered_ms / 1e3,
         figures.longest_pause_ms,
+        figures.stalled_ms,
     )
 }
 

@@ -93,13 +93,14 @@ fn ran(lines: &[Line]) -> String {
         .into_iter()
         .map(|Versions { redis, pacemaker, kernel }| format!("Redis {redis}, Pacemaker {pacemaker}, kernel {kernel}"))
         .collect();
-    let pauses = lines.iter().filter_map(|line| Some(line.figures.as_ref()?.longest_pause_ms));
+    let figures = || lines.iter().filter_map(|line| line.figures.as_ref());
     format!(
-        "{} runs; {}; commits {}; a node's firewall was read at least each {:.0} ms.\n",
+        "{} runs; {}; commits {}; a node's firewall was read at least each {:.0} ms; the machine stood still for up to {:.0} ms.\n",
         lines.len(),
         versions.join("; "),
         commits.into_iter().collect::<Vec<_>>().join(", "),
-        pauses.fold(0.0, f64::max)
+        figures().map(|figures| figures.longest_pause_ms).fold(0.0, f64::max),
+        figures().map(|figures| figures.stalled_ms).fold(0.0, f64::max),
     )
 }
 
@@ -132,6 +133,7 @@ pub fn reads_right() -> Result<()> {
             as_expected: gates.map(|time| time == 0.0),
             recovered_ms: 1.0,
             longest_pause_ms: 12.0,
+            stalled_ms: 20.0,
         }),
         trouble: None,
     };

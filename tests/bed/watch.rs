@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
@@ -42,6 +42,7 @@ pub struct Watch {
     stop: Arc<AtomicBool>,
     gates: Vec<JoinHandle<Result<Looks>>>,
     named: Vec<JoinHandle<Result<Named>>>,
+    stall: Vec<JoinHandle<Result<Duration>>>,
 }
 
 /// What one node's firewall held.
@@ -70,6 +71,7 @@ pub struct Seen {
     /// In the order of [`NODES`].
     gates: Vec<Looks>,
     named: Vec<Named>,
+    stalled: Duration,
     begun: Instant,
     ended: Instant,
 }
@@ -86,7 +88,9 @@ impl Watch {
             let stopped = Arc::clone(&stop);
             named.push(thread::spawn(move || ask(Visitor::new(root)?, &stopped)));
         }
-        Watch { begun: Instant::now(), stop, gates, named }
+        let stopped = Arc::clone(&stop);
+        let stall = vec![thread::spawn(move || Ok(stall(&stopped)))];
+        Watch { begun: Instant::now(), stop, gates, named, stall }
     }
 
     /// Ends it.
@@ -100,7 +104,8 @@ impl Watch {
         for (looks, node) in gates.iter().zip(NODES) {
             ensure!(looks.longest_pause < BLIND, "{node}'s firewall was not read for {:?}", looks.longest_pause);
         }
-        Ok(Seen { gates, named, begun: self.begun, ended })
+        let stalled = join(&mut self.stall)?.into_iter().max().unwrap_or_default();
+        Ok(Seen { gates, named, stalled, begun: self.begun, ended })
     }
 }
 
@@ -210,6 +215,20 @@ impl Looks {
     }
 }
 
+/// The longest time for which this thread, which is an ordinary one, did not run.
+fn stall(stop: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut last = (Instant::now(), SystemTime::now());
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(EACH);
+        let now = (Instant::now(), SystemTime::now());
+        let by_wall = now.1.duration_since(last.1).unwrap_or_else(|back| back.duration());
+        longest = longest.max(now.0 - last.0).max(by_wall);
+        last = now;
+    }
+    longest
+}
+
 fn ask(mut visitor: Visitor, stop: &AtomicBool) -> Result<Named> {
     let mut named = Named::new();
     let mut connection = None;
@@ -260,6 +279,12 @@ impl Seen {
     /// The longest time between two looks at one node's firewall.
     pub fn longest_pause(&self) -> Duration {
         self.gates.iter().map(|looks| looks.longest_pause).max().unwrap_or_default()
+    }
+
+    /// The longest time for which an ordinary thread of this machine did not run, or by which the wall clock jumped. From
+    /// 2 s on Sentinels stop deciding for 30 s (TILT), and what was measured is the machine.
+    pub fn stalled(&self) -> Duration {
+        self.stalled
     }
 
     fn lasting(&self, counts: impl Fn(usize) -> bool) -> Duration {
@@ -324,6 +349,7 @@ pub fn counts_right() -> Result<()> {
             vec![(at(0), node("node1")), (at(40), None), (at(65), node("node2"))],
             vec![(at(0), node("node1")), (at(90), node("node2"))],
         ],
+        stalled: Duration::ZERO,
         begun,
         ended: at(400),
     };
