@@ -74,6 +74,15 @@ struct Reign {
     replication_id: String,
 }
 
+/// Which of two primaries succeeds the other: the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// It is the primary in the end.
+    is_last: bool,
+    /// Its first acknowledgement.
+    first: Instant,
+}
+
 /// One acknowledged write.
 #[derive(Debug, Clone)]
 struct Ack {
@@ -243,20 +252,22 @@ fn connect(target: SocketAddr) -> Result<(Connection, Arc<Reign>)> {
     let (server, replication, connected): (String, String, String) = questions.query(&mut connection)?;
     // One that is promoted after this was asked has another replication id then.
     anyhow::ensure!(replication.contains("role:master"), "it is a replica");
-    let line = |info: &str, key: &str| -> Result<String> {
-        let value = info.lines().find_map(|line| line.strip_prefix(key));
-        Ok(value.with_context(|| format!("no {key} in {info:?}"))?.trim().to_owned())
-    };
     let local = connected.split_whitespace().find_map(|word| word.strip_prefix("laddr="));
     let local: SocketAddr = local.context("CLIENT INFO without laddr")?.parse()?;
     let node =
         super::hosts().find(|host| [super::address(host), super::address6(host)].contains(&local.ip().to_string()));
     let reign = Reign {
         node: node.map_or_else(|| local.to_string(), str::to_owned),
-        run_id: line(&server, "run_id:")?,
-        replication_id: line(&replication, "master_replid:")?,
+        run_id: field(&server, "run_id:")?,
+        replication_id: field(&replication, "master_replid:")?,
     };
     Ok((connection, Arc::new(reign)))
+}
+
+/// The rest of the line of INFO that starts with `key`.
+fn field(info: &str, key: &str) -> Result<String> {
+    let value = info.lines().find_map(|line| line.strip_prefix(key));
+    Ok(value.with_context(|| format!("no {key} in {info:?}"))?.trim().to_owned())
 }
 
 fn attempt(connection: &mut Connection, key: &str, number: u64, wait: bool) -> Result<()> {
@@ -284,14 +295,19 @@ impl Written {
         moments[from..].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
-    /// The first acknowledgement of each primary.
-    fn first_acks(&self) -> HashMap<Arc<Reign>, Instant> {
-        let mut first: HashMap<Arc<Reign>, Instant> = HashMap::new();
+    /// The first acknowledgement of each primary. Who succeeds whom: the later the later, but the one that is primary in
+    /// the end succeeds all others, also one that came between (an old primary that boots and takes writes).
+    fn ranks(&self, run_id: &str) -> HashMap<Arc<Reign>, Rank> {
+        let mut ranks: HashMap<Arc<Reign>, Rank> = HashMap::new();
         for ack in self.logs.iter().flat_map(|log| &log.acks) {
-            let at = first.entry(Arc::clone(&ack.by)).or_insert(ack.at);
-            *at = (*at).min(ack.at);
+            let rank = ranks.entry(Arc::clone(&ack.by)).or_insert(Rank { is_last: false, first: ack.at });
+            rank.first = rank.first.min(ack.at);
         }
-        first
+        let of_survivor = ranks.iter_mut().filter(|(reign, _)| reign.run_id == run_id);
+        if let Some((_, rank)) = of_survivor.max_by_key(|(_, rank)| rank.first) {
+            rank.is_last = true;
+        }
+        ranks
     }
 
     /// Reads the sets from the server at `primary` in the network of `host` and counts.
@@ -300,28 +316,32 @@ impl Written {
     /// When it does not answer.
     pub fn verify(&self, bed: &Bed, host: &str, primary: SocketAddr) -> Result<Report> {
         let keys: Vec<String> = self.logs.iter().map(|log| key(&self.prefix, &log.writer)).collect();
-        let sets: Vec<HashSet<u64>> = bed.in_net(host, || -> Result<_> {
+        let (run_id, sets) = bed.in_net(host, || -> Result<_> {
             let client = Client::open((primary.ip().to_string(), primary.port()))?;
             let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
             connection.set_read_timeout(Some(Duration::from_secs(30)))?;
-            keys.iter().map(|key| Ok(redis::cmd("SMEMBERS").arg(key).query(&mut connection)?)).collect()
+            let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
+            let sets: Result<Vec<HashSet<u64>>, _> =
+                keys.iter().map(|key| redis::cmd("SMEMBERS").arg(key).query(&mut connection)).collect();
+            Ok((field(&info, "run_id:")?, sets?))
         })??;
-        Ok(self.judge(&sets))
+        Ok(self.judge(&run_id, &sets))
     }
 
-    /// The report, given what the primary has of each writer's set.
-    fn judge(&self, sets: &[HashSet<u64>]) -> Report {
-        let first = self.first_acks();
+    /// The report, given the run id of the primary and what it has of each writer's set.
+    fn judge(&self, run_id: &str, sets: &[HashSet<u64>]) -> Report {
+        let ranks = self.ranks(run_id);
         let writers: Vec<WriterReport> =
-            self.logs.iter().zip(sets).map(|(log, kept)| self.report(log, kept, &first)).collect();
+            self.logs.iter().zip(sets).map(|(log, kept)| self.report(log, kept, &ranks)).collect();
         let sum = |part: fn(&WriterReport) -> usize| writers.iter().map(part).sum();
         Report { acknowledged: sum(|w| w.acknowledged), lost: sum(|w| w.lost), stale: sum(|w| w.stale), writers }
     }
 
-    fn report(&self, log: &Log, kept: &HashSet<u64>, first: &HashMap<Arc<Reign>, Instant>) -> WriterReport {
+    fn report(&self, log: &Log, kept: &HashSet<u64>, ranks: &HashMap<Arc<Reign>, Rank>) -> WriterReport {
         let succeeded = |ack: &&Ack| {
-            let later = first.iter().filter(|(reign, at)| reign.run_id != ack.by.run_id && **at > first[&ack.by]);
-            later.into_iter().any(|(_, at)| *at < ack.sent)
+            let mut later =
+                ranks.iter().filter(|(reign, rank)| reign.run_id != ack.by.run_id && **rank > ranks[&ack.by]);
+            later.any(|(_, rank)| rank.first < ack.sent)
         };
         let mut servers: Vec<String> = log.acks.iter().map(|ack| ack.by.node.clone()).collect();
         servers.dedup();
@@ -350,7 +370,7 @@ pub fn counts_right() -> Result<()> {
     };
     // node1 is primary, then node2, then node1 again, whose first replica comes later.
     let (first, second, third) = (reign("node1", "a"), reign("node2", "b"), reign("node1", "c"));
-    let later = reign("node1", "d");
+    let (later, rival) = (reign("node1", "d"), reign("node3", "e"));
     let log = |name: &str, host: &str, acks: &[(u64, u64, &Arc<Reign>)]| {
         let at = |ms: u64| begun + Duration::from_millis(ms);
         let acks = acks.iter().zip(1..).map(|(&(sent, acked, by), number)| Ack {
@@ -366,17 +386,20 @@ pub fn counts_right() -> Result<()> {
         logs: vec![
             log("moved", "client1", &[(0, 10, &first), (100, 110, &second), (300, 310, &third), (400, 410, &third)]),
             // Sent before and after the second's first acknowledgement at 110.
-            log("stayed", "client3", &[(350, 360, &later)]),
+            log("stayed", "client3", &[(350, 360, &later), (440, 450, &later)]),
+            // Primary for itself alone, while node1 is.
+            log("astray", "client3", &[(410, 420, &rival), (430, 440, &rival)]),
             log("cut off", "client2", &[(0, 10, &first), (105, 120, &first), (115, 125, &first)]),
         ],
         prefix: String::new(),
         begun,
         ended: begun + Duration::from_millis(500),
     };
-    let report = written.judge(&[HashSet::from([1, 2, 3, 4]), HashSet::from([1]), HashSet::from([1])]);
+    let report = written
+        .judge("node1", &[HashSet::from([1, 2, 3, 4]), HashSet::from([1, 2]), HashSet::new(), HashSet::from([1])]);
     let counted: Vec<_> = report.writers.iter().map(|w| (w.acknowledged, w.lost, w.stale, w.longest_gap_ms)).collect();
-    anyhow::ensure!(counted == [(4, 0, 0, 200), (1, 0, 0, 360), (3, 2, 1, 375)], "{counted:?}");
-    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (8, 2, 1), "{report:?}");
+    anyhow::ensure!(counted == [(4, 0, 0, 200), (2, 0, 0, 360), (2, 2, 2, 420), (3, 2, 1, 375)], "{counted:?}");
+    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (11, 4, 3), "{report:?}");
     anyhow::ensure!(report.writers[0].servers == ["node1", "node2", "node1"], "{report:?}");
     let two = |writer: &Writer| writer.host != "client3";
     let outage = |since: u64| written.outage(begun + Duration::from_millis(since), two).as_millis();

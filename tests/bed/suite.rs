@@ -92,7 +92,7 @@ pub const HELP: &str = "\
 Figures of a run:
   acknowledged      writes acknowledged to all writers
   lost              of these, not there in the end; of writers that WAIT 1 also by themselves
-  stale             sent after a later primary's first acknowledgement, acknowledged by an earlier one
+  stale             sent after the successor's first acknowledgement, acknowledged by the old primary all the same
   two gates         for how long 6381 was open in two nodes' firewalls at once
   no gate           from the fault on, for how long it was open in none
   outage            longest time without an acknowledgement on the majority's side, through HAProxy / straight to the nodes
@@ -184,7 +184,7 @@ pub struct Figures {
     pub wait_acknowledged: usize,
     /// Of these, not there in the end.
     pub wait_lost: usize,
-    /// Sent after a later primary's first acknowledgement and acknowledged by an earlier one.
+    /// Sent after the first acknowledgement of a primary that succeeded the one that acknowledged them.
     pub stale: usize,
     /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate.
     pub two_gates_ms: Option<f64>,
