@@ -14,6 +14,7 @@ use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::HookCode;
 use crate::instance;
+use crate::keeper::socket::{self, Request};
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::record::Record;
 use crate::role::Role;
@@ -126,6 +127,11 @@ pub fn run(args: &[String]) -> HookCode {
             return HookCode::Never;
         }
     };
+    let request = Request::Failover(call.master.clone());
+    if socket::ask(&request).is_ok_and(|reports| !reports.is_empty()) {
+        info!(MASTER = %call.master, "{}: called as {}, {}: the keeper follows", call.master, call.by, call.hint);
+        return HookCode::Done;
+    }
     let mut account = Account::default();
     let result = follow(&call, started, &mut account);
     let ms = started.elapsed().as_millis() as u64;
@@ -146,6 +152,30 @@ pub fn run(args: &[String]) -> HookCode {
     }
 }
 
+/// Looks once more and writes what is to be written for `master`, as a hook would: for the keeper, which has seen that something is.
+///
+/// # Errors
+/// Why nothing was written.
+pub fn keep(master: &str) -> Result<(), String> {
+    let started = Instant::now();
+    let mut account = Account::default();
+    let result = keep_once(master, started, &mut account).map_err(|problem| problem.to_string());
+    if !account.did.is_empty() {
+        info!(MASTER = %master, ms = started.elapsed().as_millis() as u64, "{master}: {account}");
+    }
+    result
+}
+
+fn keep_once(master: &str, started: Instant, account: &mut Account) -> Result<(), Problem> {
+    let mut settings = Settings::load()?;
+    settings.answer_within = settings.answer_within.min(ANSWER_LIMIT);
+    let cluster = look()?;
+    let (params, record) = gate_of(&cluster.cib, master)?;
+    let named = named(master, &record, &settings)?.map_err(Problem::Later)?;
+    account.named = Some(named.clone());
+    write(&cluster, &named, &params, &record, &settings, started, account).map(drop)
+}
+
 /// Looks and writes until a look finds nothing to write, and what stands there lasts.
 fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Problem> {
     let mut settings = Settings::load()?;
@@ -155,7 +185,7 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
         let looked = Instant::now();
         let (named, params, record) = loop {
             let (params, record) = gate_of(&cluster.cib, &call.master)?;
-            match named(call, &record, &settings)? {
+            match named(&call.master, &record, &settings)? {
                 Ok(node) => break (node, params, record),
                 Err(why) if started.elapsed() + AGREE_PAUSE > BUDGET => return Err(Problem::Later(why)),
                 Err(_) => std::thread::sleep(AGREE_PAUSE),
@@ -189,8 +219,8 @@ enum Step {
 }
 
 /// The node that a majority names now, or why there is none yet.
-fn named(call: &Call, record: &Record, settings: &Settings) -> Result<Result<String, String>, Problem> {
-    let heard = sentinel::ask_all(record, &call.master, &settings.sentinel, settings.answer_within);
+fn named(master: &str, record: &Record, settings: &Settings) -> Result<Result<String, String>, Problem> {
+    let heard = sentinel::ask_all(record, master, &settings.sentinel, settings.answer_within);
     let verdict = Verdict::of(record, &heard, None);
     if let (None, Some(place), None) = (&verdict.named, &verdict.points_at, &verdict.points_at_node) {
         return Err(Problem::Never(format!(
@@ -216,7 +246,7 @@ fn write(
     let entry =
         record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))?;
     let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
-    let plan = roles::plan(node, named, &local, cib, &params.attribute);
+    let plan = roles::plan(node, named, &local, cib, params);
     account.role = Some(plan.role);
     if plan.set.is_none() && plan.clear.is_empty() {
         return Ok(if plan.settled { Step::Settled } else { Step::Unsettled });

@@ -21,6 +21,8 @@ pub struct Instance {
     pub replication_id: String,
     /// `master_repl_offset` of a primary, `slave_repl_offset` of a replica, in bytes.
     pub offset: u64,
+    /// `uptime_in_seconds`: how long this process has run.
+    pub uptime: Duration,
     /// `replica-priority` as Sentinels see it; 0 is never chosen.
     pub priority: u32,
 }
@@ -65,33 +67,30 @@ impl Instance {
     }
 }
 
+/// What a server is asked. Three questions: INFO takes several sections only since Redis 7.
+pub const QUESTION: [&[&str]; 3] = [&["INFO", "server"], &["INFO", "replication"], &["INFO", "persistence"]];
+
 /// Asks the server at `address`.
 ///
 /// # Errors
 /// [`AskError`], in any case within `deadline`.
 pub fn ask(address: SocketAddr, credentials: &Credentials, deadline: Duration) -> Result<Instance, AskError> {
-    // Three questions: INFO takes several sections only since Redis 7.
-    let replies = server::ask(
-        address,
-        credentials,
-        deadline,
-        &[&["INFO", "server"], &["INFO", "replication"], &["INFO", "persistence"]],
-    )?;
+    read(&server::ask(address, credentials, deadline, &QUESTION)?)
+}
+
+/// Reads the replies to [`QUESTION`].
+///
+/// # Errors
+/// [`AskError::Broken`] where they are none.
+pub fn read(replies: &[Value]) -> Result<Instance, AskError> {
     let mut info = String::new();
-    for reply in &replies {
+    for reply in replies {
         match server::text(reply) {
             Some(text) => info.push_str(&text),
-            None => return Err(AskError::Broken(format!("not a reply to INFO: {}", shorten(reply)))),
+            None => return Err(AskError::Broken(format!("not a reply to INFO: {}", server::shown(reply)))),
         }
     }
     read_info(&info).ok_or_else(|| AskError::Broken("INFO without run_id or role".to_owned()))
-}
-
-fn shorten(reply: &Value) -> String {
-    match reply {
-        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
-        other => format!("{other:?}").chars().take(100).collect(),
-    }
 }
 
 /// Reads INFO's text; `None` without a run id or a role, which every server gives.
@@ -121,6 +120,7 @@ fn read_info(text: &str) -> Option<Instance> {
         loading: info.get("loading").is_some_and(|&value| value != "0"),
         replication_id: info.get("master_replid").unwrap_or(&"").to_string(),
         offset: offset.unwrap_or(0),
+        uptime: Duration::from_secs(number("uptime_in_seconds").unwrap_or(0)),
         priority: number("slave_priority").and_then(|value| value.try_into().ok()).unwrap_or(100),
         role,
     })

@@ -7,18 +7,19 @@
 //! - [`instance`]: what a Redis or Valkey server says of itself.
 //! - [`pacemaker`]: the cluster as seen and changed through Pacemaker's own tools.
 //! - [`agent`]: the OCF agents, run by Pacemaker.
-//! - [`proof`]: whether this node may take writes now.
 //! - [`permission`]: what Pacemaker has asked of the gate on this node.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
 //! - [`cli`]: the operator's program: status, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
+//! - [`keeper`]: the process that holds the leases.
 //! - [`causes`]: an error with all its causes.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
 //! - [`exit`]: the exit codes of each program.
 //! - [`settings`]: what is local to a node.
+//! - [`wire`]: commands and replies as bytes, from a stranger.
 //! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
@@ -30,11 +31,11 @@ pub mod exit;
 pub mod gate;
 pub mod hook;
 pub mod instance;
+pub mod keeper;
 pub mod lease;
 pub mod logging;
 pub mod pacemaker;
 pub mod permission;
-pub mod proof;
 pub mod record;
 pub mod role;
 pub mod roles;
@@ -42,3 +43,4 @@ pub mod sentinel;
 pub mod server;
 pub mod settings;
 pub mod together;
+pub mod wire;

@@ -2,7 +2,7 @@
 //!
 //! Kept in a file under /run, so that a reboot forgets it. It never opens anything by itself:
 //! Promoted means *may open*. It also keeps the ports, so that stop and demote close the right
-//! ones when the configuration is broken or has changed. The keeper will read it to learn which
+//! ones when the configuration is broken or has changed. The keeper reads it to learn which
 //! leases it may hold.
 
 use std::fs;
@@ -17,9 +17,11 @@ use crate::gate::Ports;
 pub const DIRECTORY: &str = "/run/rolegate";
 
 /// What Pacemaker has asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Granted {
+    /// A stop has begun: nothing may open, and the ports are known until it has ended.
+    Stopping,
     /// Unpromoted: the read-only port may open.
     Started,
     /// Promoted: both ports may open.
@@ -98,6 +100,7 @@ impl Store {
         let text = format!(
             "granted = \"{}\"\nro_port = {}\nrw_port = {}\nredis_port = {}\n",
             match permission.granted {
+                Granted::Stopping => "stopping",
                 Granted::Started => "started",
                 Granted::Promoted => "promoted",
             },
@@ -140,7 +143,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::under(&directory.path().join("deep"), "RedisGate");
         assert_eq!(store.read().unwrap(), None);
-        for granted in [Granted::Started, Granted::Promoted] {
+        for granted in [Granted::Stopping, Granted::Started, Granted::Promoted] {
             let permission = Permission { granted, ports: Ports::new(1, 2, 3).unwrap() };
             store.write(permission).unwrap();
             assert_eq!(store.read().unwrap(), Some(permission));

@@ -1,5 +1,6 @@
 //! What the role attributes should be, given what a majority of Sentinels says. Pure.
 
+use crate::agent::params::Params;
 use crate::instance::{Instance, ServerRole};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{Cib, FENCE_ATTRIBUTE};
@@ -22,20 +23,26 @@ pub struct Plan {
 }
 
 /// Decides what the node `me` writes when a majority names the node `named`.
-pub fn plan(me: &Node, named: &str, local: &Result<Instance, AskError>, cib: &Cib, attribute: &str) -> Plan {
+pub fn plan(me: &Node, named: &str, local: &Result<Instance, AskError>, cib: &Cib, params: &Params) -> Plan {
+    let attribute = params.attribute.as_str();
     let is_named = me.name.eq_ignore_ascii_case(named);
     let says_primary =
         |node: &Node| node.permanent(attribute).and_then(|value| value.parse().ok()) == Some(Role::Primary);
     let stale_primary =
         matches!(local, Ok(instance) if matches!(instance.role, ServerRole::Primary { .. })) && !is_named;
-    let role = if fenced(me) || stale_primary {
-        Role::Fail
-    } else if is_named {
-        Role::Primary
-    } else {
-        // A Redis that is down needs no closed port: nothing answers there. Only somebody who
-        // keeps looking could lift a `fail` that was set for it.
-        Role::Replica
+    let role = match local {
+        _ if fenced(me) || stale_primary => Role::Fail,
+        Err(AskError::Refused) => Role::Fail,
+        Ok(instance) if instance.loading => Role::Fail,
+        _ if is_named => Role::Primary,
+        Ok(Instance { role: ServerRole::Replica { link_down_for: Some(down), .. }, .. })
+            if params.ro_max_stale.is_some_and(|most| *down > most) =>
+        {
+            Role::Fail
+        }
+        // Could not tell is not no, and not yes either.
+        Err(_) if me.permanent(attribute) == Some(Role::Fail.as_str()) => Role::Fail,
+        _ => Role::Replica,
     };
     let clear = if is_named {
         cib.nodes.iter().filter(|node| node.id != me.id && says_primary(node)).cloned().collect()
@@ -53,6 +60,8 @@ pub fn fenced(node: &Node) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::pacemaker::cib;
 
@@ -88,7 +97,7 @@ mod tests {
     }
 
     fn of_node1(cib: &Cib, named: &str, local: &Result<Instance, AskError>) -> Plan {
-        plan(cib.node("node1").unwrap(), named, local, cib, "redis_role")
+        plan(cib.node("node1").unwrap(), named, local, cib, &Params::read(|_| None).unwrap())
     }
 
     #[test]
@@ -127,8 +136,36 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_redis_is_a_replica_unless_named() {
+    fn a_redis_that_is_down_or_loading_fails_and_comes_back() {
+        let loading = Ok(Instance { loading: true, ..replica().unwrap() });
+        for named in ["node1", "node2"] {
+            let cib = cluster([Some("replica"), None, None], false);
+            assert_eq!(of_node1(&cib, named, &Err(AskError::Refused)).set, Some(Role::Fail));
+            assert_eq!(of_node1(&cib, named, &loading).set, Some(Role::Fail));
+        }
+        let cib = cluster([Some("fail"), None, None], false);
+        assert_eq!(of_node1(&cib, "node2", &replica()).set, Some(Role::Replica));
+    }
+
+    #[test]
+    fn could_not_tell_changes_nothing() {
+        for (was, set) in [(Some("fail"), None), (Some("replica"), None), (None, Some(Role::Replica))] {
+            let cib = cluster([was, None, None], false);
+            assert_eq!(of_node1(&cib, "node2", &Err(AskError::Silent)).set, set);
+        }
+    }
+
+    #[test]
+    fn a_replica_without_its_primary_fails_after_a_while() {
         let cib = cluster([None, None, None], false);
-        assert_eq!(of_node1(&cib, "node2", &Err(AskError::Refused)).set, Some(Role::Replica));
+        let down = |seconds| {
+            let down = Some(Duration::from_secs(seconds));
+            says(ServerRole::Replica { of: "10.0.0.2:6379".into(), link_up: false, link_down_for: down })
+        };
+        assert_eq!(of_node1(&cib, "node2", &down(60)).role, Role::Replica);
+        assert_eq!(of_node1(&cib, "node2", &down(61)).role, Role::Fail);
+        let params = Params::read(|name| (name == "ro_max_stale").then(|| "0".to_owned())).unwrap();
+        let for_ever = plan(cib.node("node1").unwrap(), "node2", &down(6000), &cib, &params);
+        assert_eq!(for_ever.role, Role::Replica);
     }
 }

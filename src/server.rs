@@ -1,15 +1,14 @@
 //! One short conversation with a Redis, Valkey or Sentinel: connect, authenticate, send all
 //! commands in one write, read all replies.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
-
-use redis::{Client, ConnectionAddr, ConnectionLike, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError};
 
 pub use redis::Value;
 
 use crate::together::together;
+use crate::wire::{self, Replies};
 
 /// Who we are to a server. The password comes from a file and is never shown.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -18,6 +17,15 @@ pub struct Credentials {
     pub user: Option<String>,
     /// The password; without one, no AUTH is sent.
     pub password: Option<String>,
+}
+
+impl Credentials {
+    /// The command that logs in, where one is needed.
+    pub(crate) fn login(&self) -> Option<Vec<String>> {
+        let password = self.password.clone()?;
+        let user = self.user.clone();
+        Some(["AUTH".to_owned()].into_iter().chain(user).chain([password]).collect())
+    }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -72,64 +80,49 @@ fn converse(
     deadline: Duration,
     commands: &[Vec<String>],
 ) -> Result<Vec<Value>, AskError> {
-    // CLIENT SETINFO would be one more right that our ACL user needs.
-    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if let Some(user) = &credentials.user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &credentials.password {
-        settings = settings.set_password(password);
-    }
-    let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port())
-        .into_connection_info()
-        .map_err(|error| because(&error))?
-        .set_redis_settings(settings);
-    let mut connection = Client::open(info)
-        .and_then(|client| client.get_connection_with_timeout(deadline))
-        .map_err(|error| because(&error))?;
-    connection.set_read_timeout(Some(deadline)).map_err(|error| because(&error))?;
-    connection.set_write_timeout(Some(deadline)).map_err(|error| because(&error))?;
+    let mut stream = TcpStream::connect_timeout(&address, deadline).map_err(|error| because(&error))?;
+    stream.set_nodelay(true).map_err(|error| because(&error))?;
+    stream.set_read_timeout(Some(deadline)).map_err(|error| because(&error))?;
+    stream.set_write_timeout(Some(deadline)).map_err(|error| because(&error))?;
+    let login = credentials.login();
+    let words: Vec<&[String]> = login.iter().chain(commands).map(Vec::as_slice).collect();
+    stream.write_all(&wire::pack(&words)).map_err(|error| because(&error))?;
 
-    let mut pipeline = Pipeline::new();
-    for words in commands {
-        let mut command = redis::Cmd::new();
-        for word in words {
-            command.arg(word);
+    let mut replies = Replies::default();
+    let mut all = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    while all.len() < words.len() {
+        match replies.next_reply().map_err(|error| AskError::Broken(error.to_string()))? {
+            Some(reply) => {
+                if let Some(denial) = denial(&reply) {
+                    return Err(denial);
+                }
+                all.push(reply);
+            }
+            None => match stream.read(&mut buffer) {
+                Ok(0) => return Err(AskError::Broken("the connection was closed".to_owned())),
+                Ok(read) => replies.received(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(because(&error)),
+            },
         }
-        pipeline.add_command(command);
     }
-    let replies = connection
-        .req_packed_commands(&pipeline.get_packed_pipeline(), 0, commands.len())
-        .map_err(|error| because(&error))?;
-    match replies.iter().find_map(denial) {
-        Some(denial) => Err(denial),
-        None => Ok(replies),
-    }
+    Ok(all.split_off(usize::from(login.is_some())))
 }
 
-fn denial(reply: &Value) -> Option<AskError> {
+/// What an error reply says about our rights, if that is what it speaks of.
+pub(crate) fn denial(reply: &Value) -> Option<AskError> {
     let Value::ServerError(error) = reply else { return None };
     let code = error.code();
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")
         .then(|| AskError::Denied(format!("{code} {}", error.details().unwrap_or_default())))
 }
 
-fn because(error: &RedisError) -> AskError {
-    if error.is_connection_refusal() {
-        return AskError::Refused;
-    }
-    if error.is_timeout() {
-        return AskError::Silent;
-    }
-    match error.code() {
-        Some(code @ ("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
-            AskError::Denied(format!("{code} {}", error.detail().unwrap_or_default()))
-        }
-        _ if error.kind() == redis::ErrorKind::AuthenticationFailed => AskError::Denied(error.to_string()),
-        _ => {
-            let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-            AskError::Broken(source.map_or_else(|| error.to_string(), ToString::to_string))
-        }
+pub(crate) fn because(error: &io::Error) -> AskError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => AskError::Refused,
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => AskError::Silent,
+        _ => AskError::Broken(error.to_string()),
     }
 }
 
@@ -141,5 +134,13 @@ pub(crate) fn text(value: &Value) -> Option<String> {
         Value::VerbatimString { text, .. } => Some(text.clone()),
         Value::Int(number) => Some(number.to_string()),
         _ => None,
+    }
+}
+
+/// A reply for a message, shortened.
+pub(crate) fn shown(reply: &Value) -> String {
+    match reply {
+        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+        other => format!("{other:?}").chars().take(100).collect(),
     }
 }

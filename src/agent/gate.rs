@@ -13,11 +13,18 @@ use super::judge::{Seen, judge};
 use super::params::{ParamError, Params};
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
-use crate::gate::{Desired, Gate, GateError, Ports, State, Want};
+use crate::gate::{Baseline, Desired, Gate, GateError, Ports, State, Want};
+use crate::keeper::socket::{self, Report, Request};
 use crate::pacemaker;
 use crate::permission::{Granted, Permission, Store};
-use crate::proof::{self, Proof};
 use crate::settings::Settings;
+
+/// How often a promote that waits reads the firewall, and asks the keeper why.
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a monitor waits for the keeper to repair a firewall that was flushed.
+const REPAIRED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// An action that failed: its code and the reason that crm_mon shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +88,7 @@ impl Action {
         let gate = self.gate(params.ports, &settings)?;
         self.grant(Granted::Started, params.ports)?;
         let ro = match self.usable_record(&params) {
-            Ok(_) => Want::Open(params.open_for),
+            Ok(()) => Want::Open(params.open_for),
             Err(why) => {
                 warn!(gate = %self.environment.instance, "started, and stays closed: {why}");
                 Want::Close
@@ -92,7 +99,7 @@ impl Action {
         Ok(OcfCode::Success)
     }
 
-    /// promote: waits until both Sentinels and Redis agree that this node is primary.
+    /// promote: gives the keeper its permission, and waits until the keeper holds the lease.
     pub fn promote(&self) -> Outcome {
         let params = self.params.clone()?;
         let settings = self.settings()?;
@@ -101,56 +108,59 @@ impl Action {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
         self.grant(Granted::Promoted, params.ports)?;
-        let (record, me) = match self.usable_record(&params) {
-            Ok(found) => found,
-            // Promoted means may open. The monitor goes on saying why it does not.
-            Err(why) => {
-                warn!(gate = %self.environment.instance, "promoted, and stays closed: {why}");
-                gate.set(Desired::CLOSED)?;
+        // Promoted means may open. The monitor goes on saying why it does not.
+        if let Err(why) = self.usable_record(&params) {
+            warn!(gate = %self.environment.instance, "promoted, and stays closed: {why}");
+            gate.set(Desired::CLOSED)?;
+            return Ok(OcfCode::Success);
+        }
+        // Also of what an earlier one left open: it opens by a lease or not at all.
+        let ro = Desired { ro: Want::Open(params.open_for), rw: Want::Keep };
+        gate.set(ro)?;
+        let mut renewed = Instant::now();
+        let mut said = String::new();
+        let mut asked: Option<Instant> = None;
+        let mut waiting = String::new();
+        loop {
+            if gate.state()?.rw.is_open() {
+                info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }
-        };
-        let renew = Want::Open(params.open_for);
-        let mut said = String::new();
-        let mut renewed: Option<Instant> = None;
-        loop {
-            let proof = proof::take(record, &params.master, &me, &settings);
-            let waiting = match proof {
-                Proof::Yes => {
-                    gate.set(Desired { ro: renew, rw: renew })?;
-                    info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
-                    return Ok(OcfCode::Success);
+            if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
+                let first = asked.replace(Instant::now()).is_none();
+                match self.lease() {
+                    // The next transition demotes here and promotes there; it must not wait for us. The keeper looks because it
+                    // is asked: its first answer may be of before.
+                    Ok(Report { other: Some(node), .. }) if !first => {
+                        info!(gate = %self.environment.instance, "promoted, and stays closed: Sentinels name {node}");
+                        return Ok(OcfCode::Success);
+                    }
+                    Ok(report) => waiting = report.why,
+                    Err(why) => waiting = why,
                 }
-                // The next transition demotes here and promotes there; it must not wait for us.
-                Proof::Other(node) => {
-                    gate.set(Desired { ro: renew, rw: Want::Close })?;
-                    info!(gate = %self.environment.instance, "promoted, and stays closed: Sentinels name {node}");
-                    return Ok(OcfCode::Success);
-                }
-                Proof::No(why) | Proof::Unknown(why) => why,
-            };
-            // No monitor runs meanwhile: readers keep their port, and what was open for writing is not any more.
-            if renewed.is_none_or(|at| at.elapsed() > params.open_for / 4) {
-                gate.set(Desired { ro: renew, rw: Want::Close })?;
-                renewed = Some(Instant::now());
+            }
+            // No monitor runs meanwhile: readers keep their port.
+            if renewed.elapsed() > params.open_for / 4 {
+                gate.set(ro)?;
+                renewed = Instant::now();
             }
             if waiting != said {
                 info!(gate = %self.environment.instance, "promote waits: {waiting}");
                 said.clone_from(&waiting);
             }
-            if self.left() < settings.answer_within + Duration::from_secs(1) {
+            if self.left() < Duration::from_secs(1) {
                 self.grant(Granted::Started, params.ports)?;
-                gate.set(Desired { ro: renew, rw: Want::Close })?;
+                gate.set(Desired { ro: Want::Open(params.open_for), rw: Want::Close })?;
                 return Err(failed(OcfCode::Generic, format!("not promoted in time: {waiting}")));
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(LOOK_AGAIN);
         }
     }
 
     /// demote: the read-write port is closed and its connections are cut when this returns.
     pub fn demote(&self) -> Outcome {
         let permission = self.read_permission_or_none();
-        self.withdraw(permission);
+        self.withdraw(permission, Granted::Started);
         let ro = if permission.is_some() { Want::Keep } else { Want::Close };
         self.close(permission, Desired { ro, rw: Want::Close })?;
         if permission.is_none() {
@@ -163,7 +173,7 @@ impl Action {
     /// stop: both ports are closed and their connections are cut when this returns.
     pub fn stop(&self) -> Outcome {
         let permission = self.read_permission_or_none();
-        self.withdraw(permission);
+        self.withdraw(permission, Granted::Stopping);
         match self.close(permission, Desired::CLOSED) {
             // Never started here, and no firewall that could hold anything of ours.
             Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
@@ -201,16 +211,19 @@ impl Action {
             Err(error) if error.code == OcfCode::Installed => return Err(failed(OcfCode::Generic, error.reason)),
             Err(error) => return Err(error),
         };
-        let state = gate.state()?;
-        let usable = self.usable_record(&params);
+        let mut state = gate.state()?;
+        let record = self.usable_record(&params);
         let granted = permission.map(|permission| permission.granted);
-        let proof = match &usable {
-            Ok((record, me)) if recurring && granted == Some(Granted::Promoted) => {
-                Some(proof::take(record, &params.master, me, &settings))
-            }
-            _ => None,
-        };
-        let seen = Seen { granted, state, record: usable.map(drop), proof, recurring, open_for: params.open_for };
+        let watched = recurring && granted.is_some() && record.is_ok();
+        // The keeper repairs it within a second. Only what stays broken is worth a restart.
+        let patience = Instant::now() + REPAIRED_WITHIN;
+        while watched && state.baseline != Baseline::Intact && Instant::now() < patience && self.lease().is_ok() {
+            thread::sleep(ASK_AGAIN);
+            state = gate.state()?;
+        }
+        let closed = (watched && granted == Some(Granted::Promoted) && !state.rw.is_open()).then(|| self.lease());
+        let lease = closed.map(|lease| lease.map(|report| report.why));
+        let seen = Seen { granted, state, record, lease, recurring, open_for: params.open_for };
         let judgement = judge(&seen);
         if judgement.change != Desired::KEEP {
             gate.set(judgement.change)?;
@@ -235,6 +248,13 @@ impl Action {
         Ok(OcfCode::Success)
     }
 
+    /// How the lease stands, from the keeper; or why that cannot be told. The keeper looks at once for being asked.
+    fn lease(&self) -> Result<Report, String> {
+        let request = Request::Permission(self.environment.instance.clone());
+        let reports = socket::ask(&request).map_err(|error| socket::missing(&error))?;
+        reports.into_iter().next().ok_or_else(|| "rolegate-keeper has not heard of this gate yet".to_owned())
+    }
+
     fn left(&self) -> Duration {
         self.environment.budget().saturating_sub(self.started.elapsed())
     }
@@ -252,12 +272,12 @@ impl Action {
         Ok(Gate::new(ports, settings.firewall, self.left() / part)?)
     }
 
-    /// The record and this node's name in it, or why the gate stays closed.
-    fn usable_record<'p>(&self, params: &'p Params) -> Result<(&'p crate::record::Record, String), String> {
+    /// Whether there is a record with this node in it, or why the gate stays closed.
+    fn usable_record(&self, params: &Params) -> Result<(), String> {
         let record = params.record.as_ref().map_err(ToString::to_string)?;
         let me = self.node_name()?;
         match record.node(&me) {
-            Some(_) => Ok((record, me)),
+            Some(_) => Ok(()),
             None => Err(format!("{me} is not in the record's nodes: run `rolegate init`")),
         }
     }
@@ -283,10 +303,10 @@ impl Action {
     }
 
     /// Takes the permission to open for writing away, before closing: who reads it must not open again behind our back.
-    fn withdraw(&self, permission: Option<Permission>) {
-        let Some(permission) = permission else { return };
-        let started = Permission { granted: Granted::Started, ..permission };
-        if let Err(error) = self.store.write(started).or_else(|_| self.store.remove()) {
+    fn withdraw(&self, permission: Option<Permission>, to: Granted) {
+        let Some(permission) = permission.filter(|permission| permission.granted > to) else { return };
+        if let Err(error) = self.store.write(Permission { granted: to, ..permission }).or_else(|_| self.store.remove())
+        {
             warn!("{}", with_causes(&error));
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::exit::OcfCode;
 use crate::gate::{Baseline, Desired, State, Want};
 use crate::permission::Granted;
-use crate::proof::Proof;
 
 /// What is known when a monitor decides.
 #[derive(Debug, Clone)]
@@ -17,8 +16,9 @@ pub struct Seen {
     pub state: State,
     /// Whether there is a record with this node in it; else the reason.
     pub record: Result<(), String>,
-    /// The proof, where it was taken: in a recurring monitor of a promoted gate with a record.
-    pub proof: Option<Proof>,
+    /// Why the keeper holds no lease, or why it cannot be asked; in a recurring monitor of a promoted gate that is closed for
+    /// writing.
+    pub lease: Option<Result<String, String>>,
     /// Whether this is a recurring monitor. A probe changes nothing.
     pub recurring: bool,
     /// How long an opening lasts.
@@ -49,7 +49,9 @@ fn probe(seen: &Seen) -> Judgement {
         None if rw => (OcfCode::RunningPromoted, None),
         None if ro => (OcfCode::Success, None),
         None => (OcfCode::NotRunning, None),
-        Some(Granted::Started) if rw => (OcfCode::RunningPromoted, None),
+        Some(Granted::Stopping | Granted::Started) if rw => (OcfCode::RunningPromoted, None),
+        Some(Granted::Stopping) if ro => (OcfCode::Success, None),
+        Some(Granted::Stopping) => (OcfCode::NotRunning, None),
         Some(Granted::Started) if broken.is_some() => (OcfCode::Generic, broken),
         Some(Granted::Started) => (OcfCode::Success, None),
         Some(Granted::Promoted) if broken.is_some() => (OcfCode::FailedPromoted, broken),
@@ -65,10 +67,10 @@ fn recurring(seen: &Seen) -> Judgement {
     let broken = broken(&seen.state.baseline);
     match seen.granted {
         // Its permission is gone, so nothing renews what is open: stopped, and made true.
-        None if ro || rw => {
+        None | Some(Granted::Stopping) if ro || rw => {
             say(OcfCode::NotRunning, "a port was open without permission: closed".to_owned(), Desired::CLOSED)
         }
-        None => Judgement { code: OcfCode::NotRunning, reason: None, change: Desired::KEEP },
+        None | Some(Granted::Stopping) => Judgement { code: OcfCode::NotRunning, reason: None, change: Desired::KEEP },
         Some(Granted::Started) => match (broken, &seen.record) {
             _ if rw => say(
                 OcfCode::Generic,
@@ -86,31 +88,23 @@ fn recurring(seen: &Seen) -> Judgement {
             (None, Err(why)) => {
                 say(OcfCode::DegradedPromoted, why.clone(), if ro || rw { Desired::CLOSED } else { Desired::KEEP })
             }
-            (None, Ok(())) => promoted(seen.proof.as_ref(), rw, renew),
+            (None, Ok(())) => promoted(seen.lease.as_ref(), rw, renew),
         },
     }
 }
 
-fn promoted(proof: Option<&Proof>, rw: bool, renew: Want) -> Judgement {
-    let closed = |reason| Judgement {
-        code: OcfCode::DegradedPromoted,
-        reason: Some(reason),
-        // Also where its time was over already: clients that wait for something, idle or subscribed, are cut by
-        // closing only.
-        change: Desired { ro: renew, rw: Want::Close },
-    };
-    match proof {
-        Some(Proof::Yes) => {
-            Judgement { code: OcfCode::RunningPromoted, reason: None, change: Desired { ro: renew, rw: renew } }
-        }
-        Some(Proof::Other(node)) => closed(format!("closed: Sentinels name {node}")),
-        Some(Proof::No(why)) => closed(format!("closed: {why}")),
-        // Could not tell is not no: what is open stays so until its time is over, not renewed.
-        Some(Proof::Unknown(what)) if !rw => closed(format!("closed: {what}")),
-        Some(Proof::Unknown(_)) | None => {
-            Judgement { code: OcfCode::RunningPromoted, reason: None, change: Desired { ro: renew, rw: Want::Keep } }
-        }
+fn promoted(lease: Option<&Result<String, String>>, rw: bool, renew: Want) -> Judgement {
+    let as_it_is = Desired { ro: renew, rw: Want::Keep };
+    if rw {
+        return Judgement { code: OcfCode::RunningPromoted, reason: None, change: as_it_is };
     }
+    let (why, change) = match lease {
+        Some(Ok(why)) => (why.as_str(), as_it_is),
+        // Nobody else cuts clients that wait for something: when the time is over, they are only not answered any more.
+        Some(Err(why)) => (why.as_str(), Desired { ro: renew, rw: Want::Close }),
+        None => ("no lease", as_it_is),
+    };
+    Judgement { code: OcfCode::DegradedPromoted, reason: Some(format!("closed: {why}")), change }
 }
 
 fn broken(baseline: &Baseline) -> Option<String> {
@@ -142,7 +136,7 @@ mod tests {
                 cut: None,
             },
             record: Ok(()),
-            proof: (granted == Some(Granted::Promoted)).then_some(Proof::Yes),
+            lease: None,
             recurring: true,
             open_for: FOR,
         }
@@ -158,28 +152,21 @@ mod tests {
         assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Keep });
         let judgement = judge(&seen(PROMOTED, true, true));
         assert_eq!(judgement.code, OcfCode::RunningPromoted);
-        assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Open(FOR) });
+        assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Keep });
         assert_eq!(judge(&seen(None, false, false)).code, OcfCode::NotRunning);
     }
 
     #[test]
-    fn no_proof_closes_and_says_why_without_a_restart() {
-        for (proof, part) in [(Proof::Other("node2".into()), "node2"), (Proof::No("replica".into()), "replica")] {
-            let judgement = judge(&Seen { proof: Some(proof), ..seen(PROMOTED, true, true) });
+    fn a_promoted_gate_without_a_lease_says_why_and_is_not_restarted() {
+        for (lease, rw) in
+            [(Ok("Sentinels name node2".to_owned()), Want::Keep), (Err("no keeper".to_owned()), Want::Close)]
+        {
+            let what = lease.clone().unwrap_or_else(|why| why);
+            let judgement = judge(&Seen { lease: Some(lease), ..seen(PROMOTED, true, false) });
             assert_eq!(judgement.code, OcfCode::DegradedPromoted);
-            assert_eq!(judgement.change.rw, Want::Close);
-            assert!(judgement.reason.unwrap().contains(part));
+            assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw });
+            assert!(judgement.reason.unwrap().contains(&what));
         }
-    }
-
-    #[test]
-    fn could_not_tell_neither_renews_nor_closes() {
-        let unknown = Some(Proof::Unknown("2 silent".into()));
-        let judgement = judge(&Seen { proof: unknown.clone(), ..seen(PROMOTED, true, true) });
-        assert_eq!((judgement.code, judgement.change.rw), (OcfCode::RunningPromoted, Want::Keep));
-        let judgement = judge(&Seen { proof: unknown, ..seen(PROMOTED, true, false) });
-        assert_eq!(judgement.code, OcfCode::DegradedPromoted);
-        assert!(judgement.reason.unwrap().contains("2 silent"));
     }
 
     #[test]
@@ -198,7 +185,7 @@ mod tests {
     #[test]
     fn without_a_record_nothing_is_open_and_nothing_restarts() {
         for (granted, code) in [(STARTED, OcfCode::Degraded), (PROMOTED, OcfCode::DegradedPromoted)] {
-            let judgement = judge(&Seen { record: Err("run init".into()), proof: None, ..seen(granted, true, false) });
+            let judgement = judge(&Seen { record: Err("run init".into()), ..seen(granted, true, false) });
             assert_eq!((judgement.code, judgement.change), (code, Desired::CLOSED));
         }
     }
@@ -220,17 +207,11 @@ mod tests {
         let granted = prop_oneof![Just(None), Just(STARTED), Just(PROMOTED)];
         let baseline =
             prop_oneof![Just(Baseline::Intact), Just(Baseline::Missing), Just(Baseline::Edited("x".to_owned()))];
-        let proof = prop_oneof![
-            Just(None),
-            Just(Some(Proof::Yes)),
-            Just(Some(Proof::Other("node2".to_owned()))),
-            Just(Some(Proof::No("no".to_owned()))),
-            Just(Some(Proof::Unknown("silent".to_owned()))),
-        ];
-        (granted, any::<bool>(), any::<bool>(), baseline, proof, any::<bool>(), any::<bool>()).prop_map(
-            |(granted, ro, rw, baseline, proof, record, recurring)| {
+        let lease = prop_oneof![Just(None), Just(Some(Ok("no".to_owned()))), Just(Some(Err("no".to_owned())))];
+        (granted, any::<bool>(), any::<bool>(), baseline, lease, any::<bool>(), any::<bool>()).prop_map(
+            |(granted, ro, rw, baseline, lease, record, recurring)| {
                 let record = if record { Ok(()) } else { Err("none".to_owned()) };
-                let mut seen = Seen { record, proof, recurring, ..seen(granted, ro, rw) };
+                let mut seen = Seen { record, lease, recurring, ..seen(granted, ro, rw) };
                 seen.state.baseline = baseline;
                 seen
             },
@@ -239,14 +220,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_read_write_port_is_opened_only_with_permission_record_and_proof(seen in any_seen()) {
+        fn the_read_write_port_is_opened_by_leases_only(seen in any_seen()) {
             let judgement = judge(&seen);
-            if matches!(judgement.change.rw, Want::Open(_)) {
-                prop_assert_eq!(seen.granted, PROMOTED);
-                prop_assert!(seen.recurring && seen.record.is_ok());
-                prop_assert_eq!(&seen.proof, &Some(Proof::Yes));
-                prop_assert_eq!(&seen.state.baseline, &Baseline::Intact);
-            }
+            prop_assert!(!matches!(judgement.change.rw, Want::Open(_)));
             if matches!(judgement.change.ro, Want::Open(_)) {
                 prop_assert!(seen.granted.is_some() && seen.recurring && seen.record.is_ok());
             }

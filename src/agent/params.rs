@@ -24,7 +24,7 @@ pub struct Parameter {
 }
 
 /// All parameters of `ocf:rolegate:gate`.
-pub const GATE_PARAMETERS: [Parameter; 8] = [
+pub const GATE_PARAMETERS: [Parameter; 10] = [
     Parameter {
         name: "master",
         kind: "string",
@@ -82,6 +82,22 @@ pub const GATE_PARAMETERS: [Parameter; 8] = [
         long: "The address under which Sentinels know each node's Redis, as NODE=ADDRESS:PORT separated by spaces. Written by `rolegate init`; without it the gate stays closed.",
     },
     Parameter {
+        name: "lease",
+        kind: "string",
+        default: "2s",
+        unique: false,
+        short: "how long the read-write port stays open without a new proof",
+        long: "The lease's length, in seconds (s) or milliseconds (ms): how long the read-write port stays open when the Sentinels' majority cannot be asked any more. The kernel closes it then. A longer one forgives longer pauses, and lets an isolated primary take writes for longer. On iptables it has whole seconds. Change it only with the gate disabled.",
+    },
+    Parameter {
+        name: "ro_max_stale",
+        kind: "string",
+        default: "60s",
+        unique: false,
+        short: "how long a replica without its primary is read from",
+        long: "A replica whose link to its primary has been down for longer than this, in seconds (s), fails: its read-only port closes. 0 lets it serve old data for ever.",
+    },
+    Parameter {
         name: "open_for",
         kind: "string",
         default: "20s",
@@ -103,6 +119,10 @@ pub struct Params {
     /// What proofs stand on, or why there is nothing. Not an error of the parameters: without a
     /// record a gate runs, closed.
     pub record: Result<Record, RecordError>,
+    /// How long a lease lasts (L).
+    pub lease: Duration,
+    /// How long a replica's link may be down before it fails; None for ever.
+    pub ro_max_stale: Option<Duration>,
     /// How long an opening lasts.
     pub open_for: Duration,
 }
@@ -152,19 +172,29 @@ impl Params {
                 value: [value("ro_port"), value("rw_port"), value("redis_port")].join(", "),
                 expected: error.to_string(),
             })?;
-        let open_for = value("open_for");
+        let time = |parameter: &'static str, least: Duration, most: Duration, expected: &str| {
+            let text = value(parameter);
+            duration(&text).filter(|time| (least..=most).contains(time)).ok_or_else(|| ParamError {
+                name: parameter,
+                value: text.clone(),
+                expected: expected.to_owned(),
+            })
+        };
+        let hour = Duration::from_secs(3600);
+        let ro_max_stale = time("ro_max_stale", Duration::ZERO, 24 * hour, "a time up to 86400s, or 0")?;
         Ok(Params {
             master: name("master")?,
             attribute: name("attribute")?,
             ports,
             record: Record::parse(&value("sentinels"), &value("nodes")),
-            open_for: duration(&open_for)
-                .filter(|time| (Duration::from_secs(2)..=Duration::from_secs(3600)).contains(time))
-                .ok_or_else(|| ParamError {
-                    name: "open_for",
-                    value: open_for.clone(),
-                    expected: "a time from 2s to 3600s, such as 20s or 2500ms".to_owned(),
-                })?,
+            lease: time(
+                "lease",
+                Duration::from_secs(1),
+                Duration::from_secs(60),
+                "a time from 1s to 60s, such as 2s or 1500ms",
+            )?,
+            ro_max_stale: (ro_max_stale > Duration::ZERO).then_some(ro_max_stale),
+            open_for: time("open_for", Duration::from_secs(2), hour, "a time from 2s to 3600s, such as 20s or 2500ms")?,
         })
     }
 }
@@ -212,6 +242,9 @@ mod tests {
             ("open_for", "0"),
             ("open_for", "1h"),
             ("open_for", "99999s"),
+            ("lease", "0"),
+            ("lease", "61s"),
+            ("ro_max_stale", "long"),
             ("rw_port", "6380"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Gate, Stop};
+use crate::agent::params::Params;
 use crate::instance::{self, Instance};
 use crate::pacemaker::{self, Cib};
 use crate::record::Record;
@@ -55,16 +56,16 @@ pub fn servers(record: &Record, nodes: &[String], settings: &Settings) -> Server
 
 /// What is to be written for the nodes whose servers are given when a majority names `named`, in
 /// that order; and the nodes for which it will not last.
-pub fn changes(cib: &Cib, attribute: &str, named: &str, servers: &Servers) -> (Vec<Change>, Vec<String>) {
+pub fn changes(cib: &Cib, params: &Params, named: &str, servers: &Servers) -> (Vec<Change>, Vec<String>) {
     let (mut changes, mut unsettled) = (Vec::<Change>::new(), Vec::new());
     let is_named = |name: &str| name.eq_ignore_ascii_case(named);
     let (last, first): (Vec<_>, Vec<_>) = servers.iter().partition(|(name, _)| is_named(name));
     for (name, server) in first.into_iter().chain(last) {
         let Some(node) = cib.node(name) else { continue };
-        let plan = roles::plan(node, named, server, cib, attribute);
+        let plan = roles::plan(node, named, server, cib, params);
         let mut add = |node: &pacemaker::cib::Node, to| {
             if !changes.iter().any(|change| change.node == node.name) {
-                let from = node.permanent(attribute).map(str::to_owned);
+                let from = node.permanent(&params.attribute).map(str::to_owned);
                 changes.push(Change { node: node.name.clone(), from, to });
             }
         };
@@ -131,7 +132,7 @@ mod tests {
 
     fn written(cib: &Cib, servers: [(&str, Result<Instance, AskError>); 3]) -> (Vec<String>, Vec<String>) {
         let servers = servers.into_iter().map(|(name, server)| (name.to_owned(), server)).collect();
-        let (changes, unsettled) = changes(cib, "redis_role", "node2", &servers);
+        let (changes, unsettled) = changes(cib, &Params::read(|_| None).unwrap(), "node2", &servers);
         (changes.iter().map(ToString::to_string).collect(), unsettled)
     }
 

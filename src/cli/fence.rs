@@ -222,7 +222,7 @@ fn lift(name: &str, gate: &Gate, settings: &Settings) -> Result<Lifted, Stop> {
             )));
         };
         let servers = assign::servers(record, &[name.to_owned()], settings);
-        let (changes, unsettled) = assign::changes(&cib, &gate.params.attribute, &named, &servers);
+        let (changes, unsettled) = assign::changes(&cib, &gate.params, &named, &servers);
         if !changes.is_empty() && !pacemaker::has_quorum()? {
             return Err(Stop::refused("this partition has lost quorum: nothing more is written"));
         }

@@ -114,7 +114,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     };
     let names: Vec<String> = record.nodes().iter().map(|node| node.name.clone()).collect();
     let servers = assign::servers(record, &names, &settings);
-    let (changes, unsettled) = assign::changes(&cluster.cib, &gate.params.attribute, &named, &servers);
+    let (changes, unsettled) = assign::changes(&cluster.cib, &gate.params, &named, &servers);
     for node in &unsettled {
         say(format!(
             "note: Redis on {node} is a primary too, so it gets fail; run rolegate init again when it is a replica"

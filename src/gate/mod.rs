@@ -513,10 +513,19 @@ impl Gate {
     /// Every one. After [`GateError::PortInUse`] all that was to be closed is closed. Connections that could
     /// not be reset are no error: see [`State::cut`].
     pub fn set(&self, want: Desired) -> Result<State, GateError> {
+        self.set_if(want, || true)?.ok_or_else(|| GateError::Mismatch("nothing was allowed".to_owned()))
+    }
+
+    /// The same, if `allowed` says so once no other caller can change the firewall any more: who takes a permission away and closes
+    /// behind that finds closed what somebody with an older permission was about to open. None where it is not allowed.
+    ///
+    /// # Errors
+    /// As [`Gate::set`].
+    pub fn set_if(&self, want: Desired, allowed: impl FnOnce() -> bool) -> Result<Option<State>, GateError> {
         let until = Instant::now() + self.deadline;
         let carrier = match self.carrier(until) {
             Err(error @ GateError::NoFirewall(_)) if want.closes() && !want.opens() => {
-                return self.close_without_programs(want, error, until);
+                return self.close_without_programs(want, error, until).map(Some);
             }
             carrier => carrier?,
         };
@@ -533,8 +542,11 @@ impl Gate {
         }
         let (possible, refusal) = self.without_listeners(want, until);
         let _lock = self.lock(possible, until)?;
+        if !allowed() {
+            return Ok(None);
+        }
         let state = self.change(carrier, possible, until)?;
-        refusal.map_or(Ok(state), Err)
+        refusal.map_or(Ok(Some(state)), Err)
     }
 
     /// Makes baseline and `want`, and cuts what was closed.

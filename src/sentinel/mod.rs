@@ -204,7 +204,11 @@ pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadlin
         .collect()
 }
 
-fn read_answer(replies: &[Value]) -> Result<Answer, AskError> {
+/// Reads the replies to the three questions of [`ask`].
+///
+/// # Errors
+/// [`AskError::Broken`] where they are none.
+pub fn read_answer(replies: &[Value]) -> Result<Answer, AskError> {
     let [named, master, id] = replies else {
         return Err(AskError::Broken(format!("{} replies to 3 questions", replies.len())));
     };
@@ -227,11 +231,7 @@ fn read_answer(replies: &[Value]) -> Result<Answer, AskError> {
 }
 
 fn not_a(question: &str, reply: &Value) -> AskError {
-    let reply = match reply {
-        Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
-        other => format!("{other:?}").chars().take(100).collect(),
-    };
-    AskError::Broken(format!("not a reply to {question}: {reply}"))
+    AskError::Broken(format!("not a reply to {question}: {}", server::shown(reply)))
 }
 
 fn place(parts: &[Value]) -> Option<Place> {

@@ -16,6 +16,8 @@ const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
 
 /// Units of a cluster node, and of a client host.
 const NODE_UNITS: [&str; 4] = ["corosync", "pacemaker", "redis-server", "redis-sentinel"];
+/// The unit that `scripts/install` installs; enabled there where systemd runs.
+const KEEPER: &str = "rolegate-keeper";
 const CLIENT_UNITS: [&str; 1] = ["haproxy"];
 
 impl Bed {
@@ -82,7 +84,12 @@ impl Bed {
         let sentinel = fs::read_to_string(root.join("etc/redis/sentinel.conf"))?;
         let sentinel = self.sentinel(&sentinel, hook)?;
         write(root, "etc/redis/sentinel.conf", &sentinel)?;
-        enable(root, &NODE_UNITS)
+        enable(root, &NODE_UNITS)?;
+        if hook {
+            let link = format!("etc/systemd/system/multi-user.target.wants/{KEEPER}.service");
+            symlink(format!("../{KEEPER}.service"), root.join(&link)).with_context(|| link)?;
+        }
+        Ok(())
     }
 
     /// Debian's sentinel.conf with what an operator changes in it.

@@ -30,7 +30,7 @@ pub fn isolate() {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("a /run of our own");
 }
 
-/// Runs `case` with a /run/rolegate of its own, and so with a lock that no other case takes.
+/// Runs `case` with a /run/rolegate and a /var/lib of its own, and so with a lock that no other case takes.
 pub fn apart(case: impl FnOnce() + Send) {
     let outcome = thread::scope(|scope| {
         scope
@@ -39,7 +39,10 @@ pub fn apart(case: impl FnOnce() + Send) {
                 std::fs::create_dir_all(directory).expect("a directory");
                 unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
                 let none = None::<&Path>;
-                mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), none).expect("a mount");
+                // What a node keeps: permissions and locks, leases, the CIB.
+                for directory in [directory, Path::new("/var/lib")] {
+                    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), none).expect("a mount");
+                }
                 case();
             })
             .join()

@@ -1,0 +1,157 @@
+//! Sentinels' events: a connection to each Sentinel that only listens. What it says makes a keeper look sooner; it decides nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::broadcast;
+use tokio::time::{sleep, timeout};
+
+use crate::record::canonical;
+use crate::server::{self, Credentials, Value};
+use crate::wire::{self, Replies};
+
+/// How long a step of making the connection may take, and the pause after a failure.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// The events that a keeper wants: whatever may change who is named.
+const CHANNELS: [&str; 12] = [
+    "+switch-master",
+    "+config-update-from",
+    "+sdown",
+    "-sdown",
+    "+odown",
+    "-odown",
+    "+try-failover",
+    "+promoted-slave",
+    "+failover-end",
+    "+failover-state-wait-promotion",
+    "-failover-abort-*",
+    "+reset-master",
+];
+
+/// One event of one Sentinel about one master name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelEvent {
+    /// The master name.
+    pub master: String,
+    /// What happened.
+    pub says: Says,
+}
+
+/// What an event comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Says {
+    /// A Sentinel has told this server to become primary.
+    Promoting(SocketAddr),
+    /// A failover ends without a promotion.
+    Aborted,
+    /// Something else: worth a look.
+    Other,
+}
+
+/// Listens to the Sentinel at `address` for ever, and remakes the connection when it is lost. What was
+/// missed meanwhile the next round finds out.
+pub async fn listen(address: SocketAddr, credentials: Credentials, events: broadcast::Sender<SentinelEvent>) {
+    loop {
+        // What went wrong shows on the lines to the same Sentinel.
+        let _lost = listen_once(address, &credentials, &events).await;
+        sleep(WITHIN).await;
+    }
+}
+
+async fn listen_once(
+    address: SocketAddr,
+    credentials: &Credentials,
+    events: &broadcast::Sender<SentinelEvent>,
+) -> std::io::Result<()> {
+    let mut stream = timeout(WITHIN, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    let login = credentials.login();
+    let subscribe: Vec<String> = ["PSUBSCRIBE"].iter().chain(&CHANNELS).map(|&word| word.to_owned()).collect();
+    let commands: Vec<&[String]> = login.iter().map(Vec::as_slice).chain([&subscribe[..]]).collect();
+    timeout(WITHIN, stream.write_all(&wire::pack(&commands))).await??;
+    let mut replies = Replies::default();
+    let mut buffer = vec![0; 4096];
+    loop {
+        // A Sentinel whose host is gone says nothing; the lines find that out, and this costs nothing.
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        replies.received(&buffer[..read]);
+        while let Some(reply) = replies.next_reply().map_err(std::io::Error::other)? {
+            if let Some(event) = understood(&reply) {
+                // Nobody listens where the cluster has no gate.
+                let _nobody = events.send(event);
+            }
+        }
+    }
+}
+
+/// `pmessage PATTERN CHANNEL TEXT`, the text as Sentinel's documentation has it: `<type> <name> <ip> <port> [@ <master> <ip> <port>]`,
+/// and for +switch-master `<master> <old ip> <old port> <new ip> <new port>`.
+fn understood(reply: &Value) -> Option<SentinelEvent> {
+    let parts = match reply {
+        Value::Array(parts) => parts.iter().filter_map(server::text).collect::<Vec<_>>(),
+        Value::Push { data, .. } => data.iter().filter_map(server::text).collect(),
+        _ => return None,
+    };
+    let (channel, text) = match parts.as_slice() {
+        [kind, _, channel, text] if kind == "pmessage" => (channel.as_str(), text),
+        // RESP3 takes the kind away.
+        [_, channel, text] if matches!(reply, Value::Push { .. }) => (channel.as_str(), text),
+        _ => return None,
+    };
+    let words: Vec<&str> = text.split(' ').collect();
+    let master = match (words.iter().position(|&word| word == "@"), words.as_slice()) {
+        (Some(at), words) => words.get(at + 1)?,
+        (None, ["master", name, ..]) => name,
+        (None, [name, _, _, _, _]) if channel == "+switch-master" => name,
+        _ => return None,
+    };
+    let says = match (channel, words.as_slice()) {
+        ("+failover-state-wait-promotion", [_, _, ip, port, ..]) => {
+            let address = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
+            Says::Promoting(canonical(address))
+        }
+        (channel, _) if channel.starts_with("-failover-abort-") => Says::Aborted,
+        _ => Says::Other,
+    };
+    Some(SentinelEvent { master: (*master).to_owned(), says })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(channel: &str, text: &str) -> Option<SentinelEvent> {
+        let words = ["pmessage", "x", channel, text];
+        understood(&Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect()))
+    }
+
+    #[test]
+    fn events_tell_whose_they_are() {
+        let promoting =
+            event("+failover-state-wait-promotion", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379");
+        assert_eq!(
+            promoting,
+            Some(SentinelEvent {
+                master: "mymaster".to_owned(),
+                says: Says::Promoting("10.0.0.2:6379".parse().unwrap())
+            })
+        );
+        let of = |channel, text| event(channel, text).map(|event| (event.master, event.says));
+        let other = Some(("mymaster".to_owned(), Says::Other));
+        assert_eq!(of("+switch-master", "mymaster 10.0.0.1 6379 10.0.0.2 6379"), other);
+        assert_eq!(of("+sdown", "master mymaster 10.0.0.1 6379"), other);
+        assert_eq!(
+            of("-failover-abort-no-good-slave", "master mymaster 10.0.0.1 6379"),
+            Some(("mymaster".to_owned(), Says::Aborted))
+        );
+        for text in ["", "@", "slave x 10.0.0.2 none @ mymaster"] {
+            assert_eq!(of("+failover-state-wait-promotion", text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,950 @@
+//! The lease of one master name: one state machine, fed by what its connections, the clock and other programs say.
+//!
+//! Every [`EVERY`] a round begins: arm, ask all Sentinels and the local Redis, and swap as soon as the answers suffice. Rounds go
+//! on without permission, too, without an arm: they are the looks by which all others are known to be closed when this node
+//! is promoted. What suffices is decided in [`crate::lease`].
+
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use super::connection::{Answer, Connection, Event};
+use super::events::{Says, SentinelEvent};
+use super::memory::{Lease, Memory};
+use super::socket::Report;
+use super::{restart, roles};
+use crate::agent::params::Params;
+use crate::causes::with_causes;
+use crate::gate::{Armed, Baseline, Desired, Gate, GateError, Held, Leasing, State, Swap, Swapped, Want};
+use crate::instance::{self, Instance, ServerRole};
+use crate::lease::{self, Evidence, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
+use crate::pacemaker::Cib;
+use crate::permission::{Granted, Permission, Store};
+use crate::record::{NodeEntry, Record};
+use crate::sentinel::{self, About, Heard, LocalServer, Verdict};
+use crate::server::{self, AskError, Value};
+use crate::settings::Settings;
+
+/// From one round to the next.
+pub const EVERY: Duration = Duration::from_millis(400);
+
+/// How old a line's first mark must be before a question on it counts (G).
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// From a line's first mark to a round, so that one of those that follow comes just when the line has settled.
+const PHASE: Duration = Duration::from_millis((SETTLE.as_millis() % EVERY.as_millis()) as u64 + 2);
+
+/// A Sentinel that takes longer than this to answer is silent, and its line is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An answer older than this says nothing about now.
+const FRESH: Duration = Duration::from_millis(1500);
+
+/// How long a promotion that a Sentinel has begun keeps this node closed, unless it is heard to end.
+const PROMOTION_LASTS: Duration = Duration::from_secs(3);
+
+/// What may be done to the firewall between two events, without holding up the lease.
+const AT_ONCE: Duration = Duration::from_millis(300);
+
+/// Between two events that each begin a round of their own.
+const NOT_SOONER: Duration = Duration::from_millis(20);
+
+/// What others tell a group.
+#[derive(Debug)]
+pub enum Note {
+    /// The permission may have changed, or a failover is under way: look now.
+    Look,
+    /// A Sentinel's event.
+    Event(SentinelEvent),
+    /// The cluster's configuration, as it is now.
+    Cluster(Arc<Cib>),
+    /// Somebody asks how things stand.
+    Report(oneshot::Sender<Report>),
+}
+
+/// What is the same for all groups of a node.
+#[derive(Clone)]
+pub struct Common {
+    /// This node's name.
+    pub me: String,
+    /// What is local to the node.
+    pub settings: Settings,
+    /// The beginning of the keeper's time.
+    pub epoch: Instant,
+}
+
+/// See the module.
+pub struct Group {
+    common: Common,
+    /// The gate resource's id.
+    gate_id: String,
+    params: Params,
+    record: Record,
+    node: NodeEntry,
+    others: Vec<String>,
+    terms: Terms,
+    store: Store,
+    memory: Memory,
+    /// For what is done at once, and for what has its time.
+    gate: Gate,
+    slow_gate: Gate,
+    inbox: mpsc::Receiver<Note>,
+    tick: Interval,
+    lines: Vec<Line>,
+    redis: Connection<()>,
+    local: Local,
+    cib: Option<Arc<Cib>>,
+    leasing: Option<Leasing>,
+    granted: Option<Granted>,
+    /// What is open by a lease of ours, or was by one of the keeper before this one.
+    lease: Option<Lease>,
+    /// The run under which this node last held a lease, until another node is named.
+    last: Option<Lease>,
+    opened: Option<Instant>,
+    round: Round,
+    about: About,
+    /// Why nothing is opened until then.
+    vetoed: Option<(Instant, String)>,
+    broken: Option<String>,
+    why: String,
+    ro_renewed: Option<Instant>,
+    closing: Option<JoinHandle<Result<State, GateError>>>,
+    mending: Option<JoinHandle<Result<(), GateError>>>,
+    beginning: Option<JoinHandle<Result<Leasing, GateError>>>,
+    restarting: Option<JoinHandle<restart::Outcome>>,
+    restart_after: Option<Instant>,
+    roles: roles::Keeper,
+    ending: Option<Instant>,
+}
+
+/// A line to one Sentinel of the record.
+struct Line {
+    connection: Connection<Asked>,
+    own: OwnLine,
+    marked: bool,
+    watch: Watch<String>,
+    /// What its mark says, once sent.
+    mark: Option<Mark>,
+    heard: Option<(Instant, Heard)>,
+    evidence: Option<Evidence<String>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// A mark alone.
+    Mark,
+    /// The question of a round; with a nonce, behind a mark.
+    Question { round: u64, marked: bool },
+}
+
+/// What the Redis on this node says.
+enum Local {
+    Unknown(AskError),
+    Refused,
+    Says(Instant, Box<Instance>),
+}
+
+#[derive(Default)]
+struct Round {
+    number: u64,
+    began: Option<Instant>,
+    armed: Option<Armed>,
+}
+
+enum Happened {
+    Tick,
+    Note(Option<Note>),
+    Line(usize, Event<Asked>),
+    Redis(Event<()>),
+    Closed(Result<State, GateError>),
+    Mended(Result<(), GateError>),
+    Begun(Result<Leasing, GateError>),
+    Restart(restart::Outcome),
+}
+
+impl Group {
+    /// The group of the gate `gate_id`. None without a record with this node in it.
+    pub fn new(common: Common, gate_id: &str, params: Params, inbox: mpsc::Receiver<Note>) -> Option<Self> {
+        let record = params.record.clone().ok()?;
+        let node = record.node(&common.me)?.clone();
+        let others = record.nodes().iter().filter(|other| **other != node).map(|other| other.name.clone()).collect();
+        let gate = Gate::new(params.ports, common.settings.firewall, AT_ONCE).ok()?;
+        let slow_gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
+        let lines = record.sentinels().iter().map(|sentinel| {
+            let connection = Connection::new(sentinel.address, common.settings.sentinel.clone());
+            Line {
+                connection,
+                own: OwnLine::new(),
+                marked: false,
+                watch: Watch::new(),
+                mark: None,
+                heard: None,
+                evidence: None,
+            }
+        });
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let memory = Memory::new(gate_id);
+        let remembered = memory.read();
+        Some(Group {
+            terms: Terms { length: micros(params.lease), arm: micros(params.lease / 5), settle: micros(SETTLE) },
+            lines: lines.collect(),
+            redis: Connection::new(node.address, common.settings.redis.clone()),
+            store: Store::new(gate_id),
+            gate_id: gate_id.to_owned(),
+            lease: remembered.lease,
+            last: remembered.last,
+            roles: roles::Keeper::new(),
+            params,
+            record,
+            node,
+            others,
+            memory,
+            gate,
+            slow_gate,
+            inbox,
+            tick,
+            local: Local::Unknown(AskError::Silent),
+            cib: None,
+            leasing: None,
+            granted: None,
+            opened: None,
+            round: Round::default(),
+            about: About::Unknown("not asked yet".to_owned()),
+            vetoed: None,
+            broken: None,
+            why: "just started".to_owned(),
+            ro_renewed: None,
+            closing: None,
+            mending: None,
+            beginning: None,
+            restarting: None,
+            restart_after: None,
+            ending: None,
+            common,
+        })
+    }
+
+    /// Keeps the lease until the inbox is closed, and renews it once more then: whoever comes next has all its time to go on.
+    pub async fn run(mut self) {
+        loop {
+            if self.ending.is_some_and(|at| self.round.armed.is_none() || at.elapsed() > self.params.lease / 5) {
+                return;
+            }
+            let happened = poll_fn(|context| self.poll(context)).await;
+            match happened {
+                Happened::Tick => self.begin_round(),
+                Happened::Note(None) => {
+                    self.ending = Some(Instant::now());
+                    self.begin_round();
+                }
+                Happened::Note(Some(note)) => self.note(note),
+                Happened::Line(index, event) => self.line(index, event),
+                Happened::Redis(event) => self.redis(event),
+                Happened::Closed(result) => self.closed(result),
+                Happened::Mended(result) => {
+                    if let Err(error) = result {
+                        self.say_broken(&error);
+                    }
+                }
+                Happened::Begun(result) => self.begun(result),
+                Happened::Restart(outcome) => self.restarted(outcome),
+            }
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Happened> {
+        fn done<T: Send + 'static>(job: &mut Option<JoinHandle<T>>, context: &mut Context<'_>) -> Option<T> {
+            let Poll::Ready(result) = Pin::new(job.as_mut()?).poll(context) else { return None };
+            *job = None;
+            // A job that panicked has said so on stderr, and has done nothing.
+            result.ok()
+        }
+        if let Some(result) = done(&mut self.closing, context) {
+            return Poll::Ready(Happened::Closed(result));
+        }
+        if self.tick.poll_tick(context).is_ready() {
+            return Poll::Ready(Happened::Tick);
+        }
+        if self.ending.is_none() {
+            if let Poll::Ready(note) = self.inbox.poll_recv(context) {
+                return Poll::Ready(Happened::Note(note));
+            }
+        }
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            if let Poll::Ready(event) = line.connection.poll_event(context) {
+                return Poll::Ready(Happened::Line(index, event));
+            }
+        }
+        if let Poll::Ready(event) = self.redis.poll_event(context) {
+            return Poll::Ready(Happened::Redis(event));
+        }
+        if let Some(result) = done(&mut self.mending, context) {
+            return Poll::Ready(Happened::Mended(result));
+        }
+        if let Some(result) = done(&mut self.beginning, context) {
+            return Poll::Ready(Happened::Begun(result));
+        }
+        if let Some(result) = done(&mut self.restarting, context) {
+            return Poll::Ready(Happened::Restart(result));
+        }
+        self.roles.poll(context);
+        Poll::Pending
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Look => self.begin_round_now(),
+            Note::Event(event) => self.event(event),
+            Note::Cluster(cib) => {
+                self.cib = Some(cib);
+                self.keep_roles();
+            }
+            Note::Report(reply) => {
+                // Who asked may have gone.
+                let _gone = reply.send(self.report());
+            }
+        }
+    }
+
+    fn event(&mut self, event: SentinelEvent) {
+        if event.master != self.params.master {
+            return;
+        }
+        match event.says {
+            // What is acknowledged from here on is lost.
+            Says::Promoting(address) if address != self.node.address => {
+                let why = format!("a Sentinel promotes {address}");
+                self.vetoed = Some((Instant::now() + PROMOTION_LASTS, why.clone()));
+                if self.lease.is_some() || self.round.armed.is_some() {
+                    self.close(&why);
+                }
+            }
+            Says::Promoting(_) => {}
+            Says::Aborted => self.vetoed = None,
+            Says::Other => {}
+        }
+        self.begin_round_now();
+    }
+
+    // --- Rounds.
+
+    fn begin_round_now(&mut self) {
+        if self.round.began.is_none_or(|began| began.elapsed() >= NOT_SOONER) {
+            self.tick.reset();
+            self.begin_round();
+        }
+    }
+
+    fn begin_round(&mut self) {
+        let now = Instant::now();
+        // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
+        let held = self.look();
+        self.granted = match self.store.read() {
+            Ok(permission) => permission.filter(|p| p.ports == self.params.ports).map(|p| p.granted),
+            Err(error) => {
+                self.broken = Some(with_causes(&error));
+                None
+            }
+        };
+        self.judge_firewall(held);
+        self.keep_ro(now);
+        for line in &mut self.lines {
+            if line.connection.waiting_for(now).is_some_and(|waited| waited > PATIENCE) {
+                line.connection.give_up();
+            }
+        }
+        self.round.number += 1;
+        self.round.began = Some(now);
+        self.about = self.verdict().about(&self.common.me);
+        // What opened nothing is followed by `closed`: two that ask at once would hold each other up.
+        let in_vain = self.round.armed.take().is_some() && self.lease.is_none();
+        let may = match in_vain {
+            true => Err("the last question came to nothing".to_owned()),
+            false => self.may_ask(now),
+        };
+        if let Err(why) = &may {
+            self.why.clone_from(why);
+        }
+        self.round.armed = match may {
+            Ok(()) => self.arm(),
+            Err(_) => {
+                self.disarm();
+                None
+            }
+        };
+        self.ask();
+        self.keep_roles();
+    }
+
+    /// One reading of open element and arms. Begins the right to arm where there is none.
+    fn look(&mut self) -> Option<Held> {
+        let Some(leasing) = &mut self.leasing else {
+            if self.beginning.is_none() && self.closing.is_none() {
+                let gate = self.slow_gate.clone();
+                self.beginning = Some(spawn_blocking(move || gate.leasing()));
+            }
+            return None;
+        };
+        match leasing.look() {
+            Ok(held) => {
+                if held.withdrawn {
+                    self.leasing = None;
+                }
+                self.broken = None;
+                Some(held)
+            }
+            Err(error) => {
+                self.say_broken(&error);
+                None
+            }
+        }
+    }
+
+    fn begun(&mut self, result: Result<Leasing, GateError>) {
+        match result {
+            Ok(leasing) => {
+                self.leasing = Some(leasing);
+                self.begin_round_now();
+            }
+            Err(error) => self.say_broken(&error),
+        }
+    }
+
+    fn judge_firewall(&mut self, held: Option<Held>) {
+        let Some(held) = held else { return };
+        match (&self.lease, held.open) {
+            (Some(_), None) if held.withdrawn => self.close("it was closed from outside"),
+            (Some(_), None) => self.close("the lease has run out"),
+            (Some(_), Some(_)) if self.granted != Some(Granted::Promoted) => {
+                self.close("Pacemaker takes the promotion away")
+            }
+            (None, Some(_)) => self.close("the port was open without a lease"),
+            _ => {}
+        }
+    }
+
+    /// Whether a lease may be asked for in this round, or why not.
+    fn may_ask(&mut self, now: Instant) -> Result<(), String> {
+        if self.granted != Some(Granted::Promoted) {
+            return Err("Pacemaker has not promoted the gate here".to_owned());
+        }
+        if let Some((until, why)) = &self.vetoed {
+            if now < *until {
+                return Err(why.clone());
+            }
+            self.vetoed = None;
+        }
+        if self.closing.is_some() {
+            return Err(format!("closing ({})", self.why.trim_start_matches("closing (").trim_end_matches(')')));
+        }
+        if self.leasing.is_none() {
+            return Err(self.broken.clone().unwrap_or_else(|| "the firewall is being prepared".to_owned()));
+        }
+        match &self.about {
+            About::Other(node) => return Err(format!("Sentinels name {node}")),
+            About::Refused(why) => return Err(why.clone()),
+            About::Unknown(what) if self.lease.is_none() => return Err(what.clone()),
+            About::Unknown(_) | About::Named => {}
+        }
+        if let Some(why) = self.local_objects() {
+            return Err(why);
+        }
+        if self.lease.is_some() {
+            return Ok(());
+        }
+        match &self.local {
+            Local::Says(at, _) if at.elapsed() < FRESH => {}
+            Local::Says(..) => return Err("Redis on this node does not answer".to_owned()),
+            Local::Unknown(error) => return Err(format!("Redis on this node: {error}")),
+            Local::Refused => {}
+        }
+        // Others must not see a mark that changes as long as nothing can come of it.
+        let evidence: Vec<_> = self.lines.iter().filter_map(|line| line.evidence.clone()).collect();
+        if lease::acquires(&evidence, self.lines.len(), &self.others, &[]) {
+            return Ok(());
+        }
+        Err(self.who_is_waited_for(&evidence))
+    }
+
+    /// What speaks against a lease in what Redis on this node says. Silence does not.
+    fn local_objects(&self) -> Option<String> {
+        match &self.local {
+            Local::Refused => Some("Redis on this node refuses connections".to_owned()),
+            Local::Says(_, instance) => match &instance.role {
+                ServerRole::Replica { of, .. } => Some(format!("Redis on this node is a replica of {of}")),
+                ServerRole::Primary { .. } if instance.loading => {
+                    Some("Redis on this node is loading its data".to_owned())
+                }
+                ServerRole::Primary { .. } => {
+                    let last = self.lease.as_ref().or(self.last.as_ref())?;
+                    (last.run_id != instance.run_id).then(|| "Redis on this node has restarted".to_owned())
+                }
+                ServerRole::Unknown => Some("Redis on this node gives no role".to_owned()),
+            },
+            Local::Unknown(_) => None,
+        }
+    }
+
+    fn who_is_waited_for(&self, evidence: &[Evidence<String>]) -> String {
+        let naming = evidence.iter().filter(|one| one.counts && one.names_me);
+        let mut waited: BTreeSet<&str> = BTreeSet::new();
+        let mut count = 0;
+        for one in naming {
+            count += 1;
+            waited.extend(self.others.iter().filter(|node| !one.free.contains(*node)).map(String::as_str));
+        }
+        let needed = self.record.majority();
+        if count < needed {
+            return format!(
+                "{count} of {} Sentinels name this node on a settled line, {needed} are needed",
+                self.lines.len()
+            );
+        }
+        let nodes = waited.into_iter().collect::<Vec<_>>().join(", ");
+        format!("waiting until a lease of {nodes} must have run out")
+    }
+
+    fn arm(&mut self) -> Option<Armed> {
+        let leasing = self.leasing.as_mut()?;
+        match leasing.arm(Duration::from_micros(self.terms.length), Duration::from_micros(self.terms.arm)) {
+            Ok(armed) => Some(armed),
+            Err(GateError::Withdrawn) => {
+                self.leasing = None;
+                None
+            }
+            Err(error) => {
+                self.say_broken(&error);
+                None
+            }
+        }
+    }
+
+    fn disarm(&mut self) {
+        if let Some(Err(error)) = self.leasing.as_mut().map(Leasing::disarm) {
+            if !matches!(error, GateError::Withdrawn) {
+                self.say_broken(&error);
+            }
+        }
+    }
+
+    /// Sends this round's question to every line that owes no answer.
+    fn ask(&mut self) {
+        let question = [
+            vec!["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.params.master],
+            vec!["SENTINEL", "MASTER", &self.params.master],
+            vec!["SENTINEL", "MYID"],
+            vec!["CLIENT", "LIST", "TYPE", "normal"],
+        ];
+        let nonce = self.round.armed.is_some().then(fresh);
+        let clean = match &nonce {
+            Some(_) => false,
+            // Read again: a mark of `closed` speaks of this moment.
+            None => self.leasing.as_mut().and_then(|leasing| leasing.look().ok()).is_some_and(Held::is_nothing),
+        };
+        for line in &mut self.lines {
+            if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
+                line.evidence = None;
+                continue;
+            }
+            let mark = match nonce {
+                Some(nonce) => Some(Mark::Held { length: self.terms.length, nonce }),
+                None if clean && line.mark != Some(Mark::Closed) => Some(Mark::Closed),
+                None => None,
+            };
+            let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
+            let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
+            let commands: Vec<&[&str]> = set.iter().chain(&question).map(Vec::as_slice).collect();
+            line.connection.ask(Asked::Question { round: self.round.number, marked: mark.is_some() }, &commands);
+            line.mark = mark.or(line.mark);
+        }
+        if self.redis.is_up() && self.redis.waiting_for(Instant::now()).is_none() {
+            self.redis.ask((), &instance::QUESTION);
+        }
+    }
+
+    // --- What comes back.
+
+    fn line(&mut self, index: usize, event: Event<Asked>) {
+        match event {
+            Event::Up => {
+                let clean = self.leasing.as_mut().and_then(|leasing| leasing.look().ok()).is_some_and(Held::is_nothing);
+                let clean = clean && self.round.armed.is_none();
+                let mark = if clean { Mark::Closed } else { Mark::Held { length: self.terms.length, nonce: fresh() } };
+                let name = mark::text(&self.params.master, &self.common.me, &mark);
+                let line = &mut self.lines[index];
+                (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
+                (line.evidence, line.mark) = (None, Some(mark));
+                line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
+            }
+            Event::Down(error) => {
+                let sentinel = self.record.sentinels()[index].clone();
+                let line = &mut self.lines[index];
+                (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
+                (line.evidence, line.mark) = (None, None);
+                line.heard = Some((Instant::now(), Heard { sentinel, answer: Err(error) }));
+            }
+            Event::Answer(answer) => match answer.tag {
+                Asked::Mark => self.marked(index, &answer),
+                Asked::Question { round, marked } => self.answered(index, round, marked, &answer),
+            },
+        }
+    }
+
+    fn marked(&mut self, index: usize, answer: &Answer<Asked>) {
+        let received = self.moment(answer.received);
+        match answer.replies.first() {
+            Some(Value::Okay) => {
+                self.lines[index].own.marked(received);
+                self.lines[index].marked = true;
+                // A round shall come the moment that questions count: a keeper that was restarted has no time to lose.
+                let marked = self.lines.iter().filter(|line| line.marked).count();
+                if self.lease.is_some() && marked == self.record.majority() {
+                    self.tick.reset_at((answer.received + PHASE).into());
+                }
+            }
+            Some(other) => self.refused_mark(index, other),
+            None => {}
+        }
+    }
+
+    fn refused_mark(&mut self, index: usize, reply: &Value) {
+        let at = self.record.sentinels()[index].address;
+        self.broken = Some(format!("Sentinel {at} does not let us set a client name: {}", server::shown(reply)));
+    }
+
+    fn answered(&mut self, index: usize, round: u64, marked: bool, answer: &Answer<Asked>) {
+        let (sent, received) = (self.moment(answer.sent), self.moment(answer.received));
+        let (set, replies) = answer.replies.split_at(usize::from(marked));
+        if let Some(refusal) = set.first().filter(|reply| **reply != Value::Okay) {
+            let refusal = refusal.clone();
+            return self.refused_mark(index, &refusal);
+        }
+        let [replies @ .., list] = replies else { return };
+        let heard = Heard { sentinel: self.record.sentinels()[index].clone(), answer: sentinel::read_answer(replies) };
+        let lines: Option<Vec<Seen<String>>> =
+            server::text(list).map(|text| mark::seen(&mark::listed(&text), &self.params.master, &self.others));
+        if lines.is_none() {
+            let at = self.record.sentinels()[index].address;
+            self.broken = Some(format!("Sentinel {at} does not list its clients: {}", server::shown(list)));
+        }
+        let names_me = {
+            let verdict = Verdict::of(&self.record, std::slice::from_ref(&heard), self.local_server().as_ref());
+            verdict.counting.iter().any(|node| node.eq_ignore_ascii_case(&self.common.me))
+        };
+        let terms = self.terms;
+        let longest = terms.length;
+        let line = &mut self.lines[index];
+        line.own.marked(received);
+        let free = match &lines {
+            Some(lines) => {
+                line.watch.look(sent, received, lines, &terms);
+                self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect()
+            }
+            None => {
+                line.watch = Watch::new();
+                BTreeSet::new()
+            }
+        };
+        line.evidence = Some(Evidence { sentinel: index, counts: line.own.counts(sent, &terms), names_me, free });
+        line.heard = Some((answer.received, heard));
+        self.hear(round, marked);
+    }
+
+    fn redis(&mut self, event: Event<()>) {
+        self.local = match event {
+            Event::Up => {
+                self.redis.ask((), &instance::QUESTION);
+                return;
+            }
+            Event::Down(AskError::Refused) => Local::Refused,
+            // Lost connections are nothing: it is being remade, and what that gives is told next.
+            Event::Down(error) => Local::Unknown(error),
+            Event::Answer(answer) => match instance::read(&answer.replies) {
+                Ok(instance) => Local::Says(answer.received, Box::new(instance)),
+                Err(error) => Local::Unknown(error),
+            },
+        };
+        if let (Some(_), Some(why)) = (&self.lease, self.local_objects()) {
+            self.close(&why);
+        }
+        self.follow_history();
+        self.watch_for_restart();
+        self.conclude();
+    }
+
+    /// The history of writes gets another id when all replicas were gone for long.
+    fn follow_history(&mut self) {
+        let (Local::Says(_, instance), Some(lease)) = (&self.local, &self.lease) else { return };
+        if instance.replication_id != lease.replication_id {
+            let lease = Lease { replication_id: instance.replication_id.clone(), ..lease.clone() };
+            (self.lease, self.last) = (Some(lease.clone()), Some(lease));
+            self.remember();
+        }
+    }
+
+    /// What follows from one more answer.
+    fn hear(&mut self, round: u64, marked: bool) {
+        let about = self.verdict().about(&self.common.me);
+        let before = std::mem::replace(&mut self.about, about);
+        if let About::Other(node) = &self.about {
+            let why = format!("Sentinels name {node}");
+            if self.lease.is_some() || self.round.armed.is_some() {
+                self.close(&why);
+            }
+            if self.last.take().is_some() {
+                self.remember();
+            }
+        }
+        if before != self.about {
+            debug!(gate = %self.gate_id, "{:?}", self.about);
+            self.keep_roles();
+        }
+        if round == self.round.number && marked {
+            self.conclude();
+        } else if self.round.armed.is_none() && self.granted == Some(Granted::Promoted) && self.lease.is_none() {
+            // Waiting: the moment it can be had, it is asked for.
+            if self.may_ask(Instant::now()).is_ok() {
+                self.begin_round_now();
+            }
+        }
+    }
+
+    /// Opens, or opens again, when this round's answers suffice.
+    fn conclude(&mut self) {
+        if self.round.armed.is_none() || self.local_objects().is_some() {
+            return;
+        }
+        let evidence: Vec<_> = self.lines.iter().filter_map(|line| line.evidence.clone()).collect();
+        let kind = if self.lease.is_some() {
+            if !lease::renews(&evidence, self.lines.len()) {
+                return;
+            }
+            Swap::Renew
+        } else {
+            let fresh = matches!(&self.local, Local::Says(at, _) if Some(*at) >= self.round.began);
+            if !fresh || !lease::acquires(&evidence, self.lines.len(), &self.others, &[]) {
+                return;
+            }
+            Swap::Acquire
+        };
+        let (Some(armed), Some(leasing)) = (self.round.armed.take(), &mut self.leasing) else { return };
+        match leasing.swap(armed, kind) {
+            Ok(Swapped::Open) if kind == Swap::Acquire => self.acquired(),
+            Ok(Swapped::Open) => {}
+            Ok(Swapped::Withdrawn) => self.leasing = None,
+            // The next look at the firewall says what is so.
+            Ok(Swapped::Lapsed | Swapped::AlreadyOpen) => {
+                debug!(gate = %self.gate_id, "too late for this round");
+            }
+            Err(error) => self.say_broken(&error),
+        }
+    }
+
+    fn acquired(&mut self) {
+        let Local::Says(_, instance) = &self.local else { return };
+        let lease = Lease { run_id: instance.run_id.clone(), replication_id: instance.replication_id.clone() };
+        self.lease = Some(lease.clone());
+        self.last = Some(lease);
+        self.opened = Some(Instant::now());
+        self.why.clear();
+        self.remember();
+        info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} is open for writing", self.params.master, self.params.ports.rw);
+    }
+
+    /// The configuration epoch that the Sentinels have, the highest.
+    fn epoch(&self) -> u64 {
+        let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_ref().ok());
+        answers.filter_map(|answer| Some(answer.master.as_ref()?.config_epoch)).max().unwrap_or(0)
+    }
+
+    /// What the Sentinels say together.
+    fn verdict(&self) -> Verdict {
+        let heard: Vec<Heard> = self
+            .lines
+            .iter()
+            .zip(self.record.sentinels())
+            .map(|(line, sentinel)| match &line.heard {
+                Some((at, heard)) if at.elapsed() < FRESH => heard.clone(),
+                _ => Heard { sentinel: sentinel.clone(), answer: Err(AskError::Silent) },
+            })
+            .collect();
+        Verdict::of(&self.record, &heard, self.local_server().as_ref())
+    }
+
+    fn local_server(&self) -> Option<LocalServer> {
+        match &self.local {
+            Local::Says(_, instance) => {
+                Some(LocalServer { node: self.common.me.clone(), run_id: instance.run_id.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    // --- Closing.
+
+    /// Closes for writing, and marks it so when it is done.
+    fn close(&mut self, why: &str) {
+        self.round.armed = None;
+        self.why = why.to_owned();
+        if let Some(lease) = self.lease.take() {
+            let for_ms = self.opened.take().map_or(0, |at| at.elapsed().as_millis() as u64);
+            info!(MASTER = %self.params.master, NODE = %self.common.me, REASON = why, run_id = %lease.run_id, for_ms, "{}: {} is closed for writing: {why}", self.params.master, self.params.ports.rw);
+            self.remember();
+        }
+        if self.closing.is_none() {
+            // Its arms go with the closing.
+            self.leasing = None;
+            let gate = self.slow_gate.clone();
+            self.closing = Some(spawn_blocking(move || gate.set(Desired { ro: Want::Keep, rw: Want::Close })));
+        }
+    }
+
+    fn closed(&mut self, result: Result<State, GateError>) {
+        if let Err(error) = result {
+            self.say_broken(&error);
+        }
+        // Its right to arm anew, by which the mark can say `closed`.
+        self.look();
+    }
+
+    fn say_broken(&mut self, error: &GateError) {
+        let what = with_causes(error);
+        if self.broken.as_ref() != Some(&what) {
+            warn!(gate = %self.gate_id, "{what}");
+        }
+        self.broken = Some(what);
+    }
+
+    /// The read-only port's time, and a firewall that somebody flushed.
+    fn keep_ro(&mut self, now: Instant) {
+        if self.granted.is_none_or(|granted| granted < Granted::Started)
+            || self.mending.is_some()
+            || self.closing.is_some()
+        {
+            return;
+        }
+        let due = self.ro_renewed.is_none_or(|at| now - at > self.params.open_for / 4);
+        let flushed = || self.gate.state().is_ok_and(|state| state.baseline != Baseline::Intact || !state.ro.is_open());
+        if due || flushed() {
+            self.ro_renewed = Some(now);
+            let (gate, store) = (self.slow_gate.clone(), self.store.clone());
+            let want = Desired { ro: Want::Open(self.params.open_for), rw: Want::Keep };
+            // The agent may be about to take the permission away.
+            let allowed = move || store.read().is_ok_and(|permission| permission.is_some_and(may_read));
+            self.mending = Some(spawn_blocking(move || gate.set_if(want, allowed).map(drop)));
+        }
+    }
+
+    // --- A Redis that restarted, and roles.
+
+    fn watch_for_restart(&mut self) {
+        let Some(last) = &self.last else { return };
+        let run = match &self.local {
+            Local::Refused => None,
+            Local::Says(_, instance) if instance.run_id != last.run_id => Some((**instance).clone()),
+            _ => return,
+        };
+        if matches!(self.about, About::Other(_)) || self.restarting.is_some() {
+            return;
+        }
+        if self.restart_after.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.restart_after = Some(Instant::now() + restart::PAUSE);
+        let others: Vec<NodeEntry> = self.record.nodes().iter().filter(|node| **node != self.node).cloned().collect();
+        let case = restart::Case {
+            last: last.clone(),
+            run,
+            others,
+            record: self.record.clone(),
+            master: self.params.master.clone(),
+            settings: self.common.settings.clone(),
+        };
+        self.restarting = Some(spawn_blocking(move || restart::answer(&case)));
+    }
+
+    fn restarted(&mut self, outcome: restart::Outcome) {
+        let master = &self.params.master;
+        match outcome {
+            restart::Outcome::Asked(sentinel) => {
+                warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
+            }
+            restart::Outcome::NotAsked(why) => {
+                warn!(MASTER = %master, "{master}: Redis here has restarted or is down; no failover yet: {why}");
+            }
+            restart::Outcome::NobodyElse if matches!(self.local, Local::Says(..)) => {
+                info!(MASTER = %master, "{master}: Redis here has restarted, and no replica holds the data of its last run: let through");
+                self.last = None;
+                self.remember();
+                self.begin_round_now();
+            }
+            restart::Outcome::NobodyElse => {}
+        }
+    }
+
+    fn keep_roles(&mut self) {
+        let Some(cib) = &self.cib else { return };
+        let local = match &self.local {
+            Local::Says(at, instance) if at.elapsed() < FRESH => Ok((**instance).clone()),
+            Local::Says(..) => Err(AskError::Silent),
+            Local::Refused => Err(AskError::Refused),
+            Local::Unknown(error) => Err(error.clone()),
+        };
+        let named = match &self.about {
+            About::Named => Some(self.common.me.clone()),
+            About::Other(node) => Some(node.clone()),
+            About::Refused(_) | About::Unknown(_) => None,
+        };
+        self.roles.keep(&self.common.me, named.as_deref(), &local, cib, &self.params);
+    }
+
+    // --- Telling.
+
+    fn remember(&mut self) {
+        self.memory.write(self.lease.as_ref(), self.last.as_ref());
+    }
+
+    fn report(&mut self) -> Report {
+        let why = if self.lease.is_some() { String::new() } else { self.why.clone() };
+        Report {
+            gate: self.gate_id.clone(),
+            master: self.params.master.clone(),
+            open: self.lease.is_some(),
+            why: match &self.broken {
+                Some(broken) if !why.contains(broken.as_str()) && self.lease.is_none() => format!("{why} ({broken})"),
+                _ => why,
+            },
+            other: match &self.about {
+                About::Other(node) => Some(node.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        micros(at.saturating_duration_since(self.common.epoch))
+    }
+}
+
+fn may_read(permission: Permission) -> bool {
+    permission.granted >= Granted::Started
+}
+
+fn micros(time: Duration) -> Span {
+    time.as_micros().try_into().unwrap_or(Span::MAX)
+}
+
+/// A number for a mark that no other mark had.
+fn fresh() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
+}

@@ -1,0 +1,260 @@
+//! The keeper: one process per node, from boot to halt, that holds the leases of all master names of the node, and keeps what Pacemaker
+//! and Sentinels may have missed.
+//!
+//! One thread does all that a lease needs. What may take its time (closing with thousands of connections, Pacemaker's tools)
+//! runs beside it.
+
+mod connection;
+mod events;
+mod group;
+mod memory;
+mod restart;
+mod roles;
+pub mod socket;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{info, warn};
+
+use crate::agent::params::Params;
+use crate::pacemaker::{self, Cib};
+use crate::permission;
+use crate::settings::Settings;
+use group::{Common, Group, Note};
+use socket::{Asked, Report, Request};
+
+/// Held by the one keeper of a node.
+const LOCK: &str = "/run/rolegate/keeper.lock";
+
+/// Where Pacemaker keeps the CIB on this node's disk, with or without Pacemaker running.
+const CIB_DIRECTORY: &str = "/var/lib/pacemaker/cib";
+
+/// How often the CIB is read though nothing has told of a change.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a group may take to say how it stands.
+const REPORT_WITHIN: Duration = Duration::from_millis(500);
+
+/// Runs until told to end. What is open then stays so for the rest of its lease: a restart costs nothing.
+///
+/// # Errors
+/// Another keeper runs, or the settings are wrong.
+pub fn run() -> Result<()> {
+    let settings = Settings::load()?;
+    fs::create_dir_all(permission::DIRECTORY).with_context(|| permission::DIRECTORY.to_owned())?;
+    let _lock = lock()?;
+    // A lease must not wait for a disk. Without the right to lock memory it works, less well.
+    // Only what is used: a thread's stack is mostly not.
+    let on_fault = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault) {
+        warn!("memory is not locked: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Closing, mending, beginning for each of a few groups at once.
+        .max_blocking_threads(32)
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()?;
+    let result = runtime.block_on(keep(settings));
+    // What is being closed is closed to the end.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}
+
+fn lock() -> Result<Flock<File>> {
+    let file = File::create(LOCK).with_context(|| LOCK.to_owned())?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EAGAIN)) => bail!("another rolegate-keeper runs on this node: it holds {LOCK}"),
+        Err((_, error)) => Err(error).context(LOCK),
+    }
+}
+
+/// A group that runs.
+struct Running {
+    params: Params,
+    notes: mpsc::Sender<Note>,
+    task: JoinHandle<()>,
+}
+
+async fn keep(settings: Settings) -> Result<()> {
+    let (asked_sender, mut asked) = mpsc::channel::<Asked>(16);
+    let listener = socket::listen(Path::new(socket::PATH)).with_context(|| socket::PATH.to_owned())?;
+    tokio::spawn(socket::serve(listener, asked_sender));
+    let (event_sender, mut events) = broadcast::channel::<events::SentinelEvent>(256);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let changed = Arc::new(Notify::new());
+    watch_cib(changed.clone());
+    let mut common: Option<Common> = None;
+    let mut groups: BTreeMap<String, Running> = BTreeMap::new();
+    let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    let mut last: Option<Arc<Cib>> = None;
+    let epoch = Instant::now();
+    info!("started");
+    let mut read_again = tokio::time::interval(READ_AGAIN);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some((request, reply)) = asked.recv() => {
+                answer(&groups, request, reply);
+                continue;
+            }
+            Ok(event) = events.recv() => {
+                for running in groups.values() {
+                    // A group that is that far behind looks by itself.
+                    let _full = running.notes.try_send(Note::Event(event.clone()));
+                }
+                continue;
+            }
+            () = changed.notified() => {}
+            _ = read_again.tick() => {}
+        }
+        // None before the cluster is set up.
+        let Ok(Ok(cib)) = spawn_blocking(pacemaker::read_cib_on_disk).await else { continue };
+        let cib = Arc::new(cib);
+        if common.is_none() {
+            let shown = cib.clone();
+            common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
+                info!(NODE = %me, "this node is {me}");
+                Common { me, settings: settings.clone(), epoch }
+            });
+        }
+        let Some(common) = &common else { continue };
+        if last.as_ref() == Some(&cib) {
+            continue;
+        }
+        follow(common, &cib, &mut groups).await;
+        let wanted: BTreeSet<SocketAddr> = groups
+            .values()
+            .filter_map(|running| running.params.record.as_ref().ok())
+            .flat_map(|record| record.sentinels().iter().map(|sentinel| sentinel.address))
+            .collect();
+        listeners.retain(|address, task| {
+            let keep = wanted.contains(address);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for address in wanted {
+            listeners.entry(address).or_insert_with(|| {
+                tokio::spawn(events::listen(address, settings.sentinel.clone(), event_sender.clone()))
+            });
+        }
+        for running in groups.values() {
+            let _full = running.notes.try_send(Note::Cluster(cib.clone()));
+        }
+        last = Some(cib);
+    }
+    info!("ending; what is open stays so for the rest of its lease");
+    for running in std::mem::take(&mut groups).into_values() {
+        end(running).await;
+    }
+    Ok(())
+}
+
+/// Begins, ends and begins anew the groups, so that there is one for each gate of the CIB with a record that has this node.
+async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Running>) {
+    let mut wanted = BTreeMap::new();
+    for gate in &cib.gates {
+        match Params::read(|name| gate.parameters.get(name).cloned()) {
+            Ok(params) => drop(wanted.insert(gate.id.clone(), params)),
+            Err(error) => warn!(gate = %gate.id, "{error}"),
+        }
+    }
+    let gone: Vec<String> = groups
+        .iter()
+        .filter(|(id, running)| wanted.get(*id) != Some(&running.params))
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in gone {
+        if let Some(running) = groups.remove(&id) {
+            end(running).await;
+        }
+    }
+    for (id, params) in wanted {
+        if groups.contains_key(&id) {
+            continue;
+        }
+        let (notes, inbox) = mpsc::channel(64);
+        let Some(group) = Group::new(common.clone(), &id, params.clone(), inbox) else { continue };
+        info!(MASTER = %params.master, "{}: kept for gate {id}", params.master);
+        groups.insert(id, Running { params, notes, task: tokio::spawn(group.run()) });
+    }
+}
+
+async fn end(running: Running) {
+    drop(running.notes);
+    // Ends by itself when nobody can tell it anything any more.
+    let _ended = running.task.await;
+}
+
+fn answer(groups: &BTreeMap<String, Running>, request: Request, reply: oneshot::Sender<Vec<Report>>) {
+    let mut reports = Vec::new();
+    for (id, running) in groups {
+        let concerned = match &request {
+            Request::Report => true,
+            Request::Permission(gate) => gate == id,
+            Request::Failover(master) => *master == running.params.master,
+        };
+        if concerned {
+            if request != Request::Report {
+                let _full = running.notes.try_send(Note::Look);
+            }
+            let (sender, receiver) = oneshot::channel();
+            let _full = running.notes.try_send(Note::Report(sender));
+            reports.push(receiver);
+        }
+    }
+    tokio::spawn(async move {
+        let mut told = Vec::new();
+        for report in reports {
+            if let Ok(Ok(report)) = tokio::time::timeout(REPORT_WITHIN, report).await {
+                told.push(report);
+            }
+        }
+        let _gone = reply.send(told);
+    });
+}
+
+/// Pacemaker's name for this node. At boot the keeper comes first: then a host name that the CIB knows will do.
+fn node_name(cib: &Cib) -> Option<String> {
+    let asked = pacemaker::local_node().ok();
+    asked.or_else(|| {
+        let host = nix::unistd::gethostname().ok()?;
+        cib.node(&host.to_string_lossy()).map(|node| node.name.clone())
+    })
+}
+
+/// Watches the CIB on this node's disk. Without a directory to watch, it is read now and then.
+fn watch_cib(changed: Arc<Notify>) {
+    let watch = move || -> nix::Result<()> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(CIB_DIRECTORY, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE)?;
+        loop {
+            let events = inotify.read_events()?;
+            if events.iter().any(|event| event.name.as_ref().is_some_and(|name| name == "cib.xml")) {
+                changed.notify_one();
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        if let Err(error) = watch() {
+            warn!("{CIB_DIRECTORY} is not watched, only read every {READ_AGAIN:?}: {error}");
+        }
+    });
+}

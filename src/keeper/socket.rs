@@ -1,0 +1,179 @@
+//! The keeper's socket: the agent and the operator's program ask how leases stand, the hook says that a failover is under way. It gives
+//! nobody a right: whoever may speak to it can make the keeper look, and read what it says.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Where it is. Group haclient may speak to it: Sentinel's hook is in it.
+pub const PATH: &str = "/run/rolegate/keeper.sock";
+
+/// The longest request and the longest reply, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+/// How long one conversation may take.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// How many may speak at once; more wait.
+const AT_ONCE: usize = 16;
+
+/// What can be asked. Whatever it is, the keeper looks at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// How do all leases stand?
+    Report,
+    /// The permission of this gate resource has changed.
+    Permission(String),
+    /// Sentinel says that this master name has another primary. Taken over if the answer has a report of it.
+    Failover(String),
+}
+
+/// How the lease of one master name stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The gate resource.
+    pub gate: String,
+    /// The master name.
+    pub master: String,
+    /// Whether the read-write port is open by a lease.
+    pub open: bool,
+    /// Why it is not.
+    pub why: String,
+    /// The other node that a majority of Sentinels names, where they do.
+    pub other: Option<String>,
+}
+
+/// A request with the way back.
+pub type Asked = (Request, oneshot::Sender<Vec<Report>>);
+
+/// Asks the keeper of this node.
+///
+/// # Errors
+/// The system's: no keeper runs here, or it does not answer.
+pub fn ask(request: &Request) -> io::Result<Vec<Report>> {
+    ask_at(Path::new(PATH), request)
+}
+
+fn ask_at(path: &Path, request: &Request) -> io::Result<Vec<Report>> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(WITHIN))?;
+    stream.set_write_timeout(Some(WITHIN))?;
+    stream.write_all(serde_json::to_string(request)?.as_bytes())?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut text = String::new();
+    stream.take(LONGEST).read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// Why there is no answer from the keeper, in the words of an operator.
+pub fn missing(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "rolegate-keeper does not run here: systemctl start rolegate-keeper".to_owned()
+        }
+        _ => format!("rolegate-keeper: {error}"),
+    }
+}
+
+/// Makes the socket in place of one that a keeper before this one left. Who may use it: root, and group haclient where there is one.
+///
+/// # Errors
+/// The system's.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let group = nix::unistd::Group::from_name("haclient").ok().flatten();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(listener: UnixListener, asked: mpsc::Sender<Asked>) {
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let asked = asked.clone();
+                tokio::spawn(async move {
+                    // A caller that goes away or speaks nonsense gets nothing.
+                    let _over = timeout(WITHIN, converse(stream, &asked)).await;
+                    drop(place);
+                });
+            }
+            // Out of file descriptors: others will be closed.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn converse(mut stream: tokio::net::UnixStream, asked: &mpsc::Sender<Asked>) -> io::Result<()> {
+    let mut text = Vec::new();
+    (&mut stream).take(LONGEST).read_to_end(&mut text).await?;
+    let request: Request = serde_json::from_slice(&text)?;
+    let (sender, receiver) = oneshot::channel();
+    asked.send((request, sender)).await.map_err(io::Error::other)?;
+    let reports = receiver.await.map_err(io::Error::other)?;
+    stream.write_all(serde_json::to_string(&reports)?.as_bytes()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_is_answered_and_nonsense_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keeper.sock");
+        assert!(missing(&ask_at(&path, &Request::Report).unwrap_err()).contains("systemctl"));
+        let report = Report {
+            gate: "RedisGate".into(),
+            master: "mymaster".into(),
+            open: false,
+            why: "no".into(),
+            other: Some("node2".into()),
+        };
+        let (told, at) = (report.clone(), path.clone());
+        let (ready, listening) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let (sender, mut receiver) = mpsc::channel::<Asked>(1);
+                tokio::spawn(serve(listen(&at).unwrap(), sender));
+                ready.send(()).unwrap();
+                while let Some((request, reply)) = receiver.recv().await {
+                    assert_eq!(request, Request::Permission("RedisGate".into()));
+                    reply.send(vec![told.clone()]).unwrap();
+                }
+            });
+        });
+        listening.recv().unwrap();
+        for nonsense in ["", "{", "{\"open\":1}", "\"Report\"", "[1,2]"] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(nonsense.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "", "{nonsense}");
+        }
+        assert_eq!(ask_at(&path, &Request::Permission("RedisGate".into())).unwrap(), [report]);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert!(mode == 0o600 || mode == 0o660, "{mode:o}");
+    }
+}

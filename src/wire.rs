@@ -1,0 +1,214 @@
+//! The protocol of Redis, Valkey and Sentinel on the wire (RESP2 and RESP3): commands packed into bytes, and replies cut out of a
+//! stream that comes from a stranger.
+//!
+//! A reply is handed to the redis crate's parser only when it is there in full and within limits: neither an endless reply nor a
+//! deeply nested one costs more than the limits say.
+
+use redis::Value;
+
+/// The longest reply that is read, in bytes. `CLIENT LIST` of ten thousand clients is about 4 MB.
+pub const LONGEST_REPLY: usize = 16 << 20;
+
+/// The longest line: a status, an error or a number.
+const LONGEST_LINE: usize = 64 << 10;
+
+/// The most elements that one reply has in all its lists. Each costs more memory than it is long.
+const MOST_ELEMENTS: usize = 1 << 17;
+
+/// How deep lists may stand in lists. `SENTINEL REPLICAS` needs 2.
+const DEEPEST: usize = 8;
+
+/// What came is no reply, or too long a one. The connection is useless from here on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("what came is no reply: {0}")]
+pub struct WireError(String);
+
+/// Packs `commands`, each its words, for one write.
+pub fn pack<W: AsRef<str>>(commands: &[&[W]]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for words in commands {
+        let mut command = redis::Cmd::new();
+        for word in *words {
+            command.arg(word.as_ref());
+        }
+        packed.extend(command.get_packed_command());
+    }
+    packed
+}
+
+/// Bytes as they come in, given out as replies.
+#[derive(Debug, Default)]
+pub struct Replies {
+    bytes: Vec<u8>,
+    /// Where the first reply that was not given out yet begins.
+    start: usize,
+    scan: Scan,
+}
+
+impl Replies {
+    /// Adds what was received.
+    pub fn received(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.scan.at -= self.start;
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next reply, if all of it is there. An error reply is a [`Value::ServerError`].
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn next_reply(&mut self) -> Result<Option<Value>, WireError> {
+        let Some(end) = self.scan.end(&self.bytes, self.start)? else {
+            if self.bytes.len() - self.start > LONGEST_REPLY {
+                return Err(WireError(format!("longer than {LONGEST_REPLY} bytes")));
+            }
+            return Ok(None);
+        };
+        let value =
+            redis::parse_redis_value(&self.bytes[self.start..end]).map_err(|error| WireError(error.to_string()))?;
+        self.start = end;
+        self.scan = Scan { at: end, ..Scan::default() };
+        Ok(Some(value))
+    }
+}
+
+/// Finds where a reply ends, going on where it stopped for want of bytes.
+#[derive(Debug, Default)]
+struct Scan {
+    /// Everything before is read.
+    at: usize,
+    /// The lists that are not at their end, with how many elements are to come.
+    open: Vec<usize>,
+    /// How many elements the lists so far have.
+    elements: usize,
+}
+
+impl Scan {
+    fn end(&mut self, bytes: &[u8], start: usize) -> Result<Option<usize>, WireError> {
+        self.at = self.at.max(start);
+        loop {
+            let rest = &bytes[self.at..];
+            let line = match rest.windows(2).take(LONGEST_LINE).position(|two| two == b"\r\n") {
+                Some(line) => line,
+                None if rest.len() <= LONGEST_LINE => return Ok(None),
+                None => return Err(WireError(format!("a line longer than {LONGEST_LINE} bytes"))),
+            };
+            let (kind, count) = (rest.first().copied().unwrap_or_default(), &rest[1.min(line)..line]);
+            let mut length = line + 2;
+            let mut elements = 0;
+            match kind {
+                b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => {}
+                b'$' | b'=' | b'!' => {
+                    if let Some(size) = size(count)? {
+                        length += size + 2;
+                    }
+                }
+                b'*' | b'~' | b'>' => elements = size(count)?.unwrap_or(0),
+                b'%' => elements = size(count)?.unwrap_or(0) * 2,
+                other => return Err(WireError(format!("it begins with {:?}", char::from(other)))),
+            }
+            if rest.len() < length {
+                return Ok(None);
+            }
+            self.at += length;
+            if elements > 0 {
+                self.elements += elements;
+                if self.elements > MOST_ELEMENTS {
+                    return Err(WireError(format!("more than {MOST_ELEMENTS} elements")));
+                }
+                self.open.push(elements);
+                if self.open.len() > DEEPEST {
+                    return Err(WireError(format!("more than {DEEPEST} lists in one another")));
+                }
+                continue;
+            }
+            loop {
+                match self.open.last_mut() {
+                    None => return Ok(Some(self.at)),
+                    Some(left) if *left > 1 => {
+                        *left -= 1;
+                        break;
+                    }
+                    Some(_) => drop(self.open.pop()),
+                }
+            }
+        }
+    }
+}
+
+/// A length or a number of elements; None for the nil of RESP2, -1.
+fn size(digits: &[u8]) -> Result<Option<usize>, WireError> {
+    let text = std::str::from_utf8(digits).unwrap_or_default();
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(None),
+        Ok(size) if (0..=LONGEST_REPLY as i64).contains(&size) => Ok(Some(size as usize)),
+        _ => Err(WireError(format!("a length of {:?}", text.chars().take(20).collect::<String>()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STREAM: &[u8] = b"+OK\r\n*2\r\n$8\r\n10.0.0.1\r\n$4\r\n6379\r\n$-1\r\n*-1\r\n*0\r\n:7\r\n-ERR no\r\n\
+        *2\r\n*1\r\n+a\r\n*2\r\n:1\r\n:2\r\n%1\r\n+k\r\n$2\r\n\r\n\r\n>2\r\n+x\r\n_\r\n#t\r\n";
+
+    fn read(parts: &[&[u8]]) -> Result<Vec<Value>, WireError> {
+        let mut replies = Replies::default();
+        let mut all = Vec::new();
+        for part in parts {
+            replies.received(part);
+            while let Some(value) = replies.next_reply()? {
+                all.push(value);
+            }
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn replies_come_out_whole_however_they_came_in() {
+        let whole = read(&[STREAM]).unwrap();
+        assert_eq!(whole.len(), 11, "{whole:?}");
+        assert_eq!(whole[0], Value::Okay);
+        assert_eq!(
+            whole[1],
+            Value::Array(vec![Value::BulkString(b"10.0.0.1".to_vec()), Value::BulkString(b"6379".to_vec())])
+        );
+        assert!(matches!(&whole[6], Value::ServerError(_)));
+        for size in [1, 2, 3, 7] {
+            let parts: Vec<&[u8]> = STREAM.chunks(size).collect();
+            assert_eq!(read(&parts).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_or_has_no_end_is_refused() {
+        let deep = "*1\r\n".repeat(DEEPEST + 1);
+        let long = format!("${}\r\n", LONGEST_REPLY + 1);
+        for bad in ["HTTP/1.1 200 OK\r\n", "$x\r\n", "$-2\r\n", "*99999999999\r\n", &deep, &long, "\r\n"] {
+            assert!(read(&[bad.as_bytes()]).is_err(), "{bad:?}");
+        }
+        let endless = [&[b'+'; LONGEST_LINE + 2][..]; 1];
+        assert!(read(&endless).is_err());
+        let many = format!("*{}\r\n", MOST_ELEMENTS / 2 + 1);
+        assert!(read(&[format!("*2\r\n{many}{}{many}", ":1\r\n".repeat(MOST_ELEMENTS / 2 + 1)).as_bytes()]).is_err());
+    }
+
+    #[test]
+    fn commands_are_words_with_their_lengths() {
+        assert_eq!(pack(&[&["PING"], &["GET", "a b"]]), b"*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$3\r\na b\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(
+            prop_oneof![Just(b'*'), Just(b'$'), Just(b'%'), Just(b':'), Just(b'-'), Just(b'1'), Just(b'2'), Just(b'\r'), Just(b'\n'), any::<u8>()], 0..200
+        )) {
+            let _either = read(&[&bytes]);
+        }
+    }
+}
