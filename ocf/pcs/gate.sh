@@ -14,16 +14,16 @@
 set -eu
 
 # Why these values:
-#   Promoted monitor 5s     the port stays open for open_for (20s) unless a monitor renews it: three
-#                           may be lost.
+#   Promoted monitor 5s     tells Pacemaker what the keeper and the firewall do. It opens nothing
+#                           for writing: the keeper's lease of 2 s does.
 #   Unpromoted monitor 6s   Pacemaker tells recurring monitors apart by their interval.
-#   monitor timeout 20s     no longer than open_for: a monitor that hangs that long has closed the
-#                           port, and the rest is recovery.
+#   monitor timeout 20s     for a node under load: a monitor that fails stops writes.
 #   start, stop, demote     a firewall transaction and the cutting of connections: milliseconds,
 #                           a second or two with ten thousand clients. The rest is for a node under
 #                           load, because a stop or demote that fails costs most of all.
-#   promote 30s             waits for Sentinels and Redis, who agree within 2 s of a failover as a
-#                           rule. Longer would hold up the cluster's other work.
+#   promote 30s             waits until the keeper has the lease: 2 s after a failover as a rule,
+#                           3 s more where a lease of a lost node must run out. Longer would hold
+#                           up the cluster's other work.
 #   on-fail=demote          of promote and the Promoted monitor: writes stop, and readers keep
 #                           their port, where a restart would cut them too.
 #   stop, without on-fail   Pacemaker's default is right: STONITH where it is enabled, and else

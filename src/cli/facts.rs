@@ -12,13 +12,14 @@ use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, ServerRole};
+use crate::lease::{self, Mark, mark};
 use crate::pacemaker::cib::Rule;
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
 use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError};
 use crate::record::{Record, unusable};
 use crate::role::Role;
 use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
-use crate::server::AskError;
+use crate::server::{self, AskError};
 use crate::settings::Settings;
 use crate::together::together;
 
@@ -100,10 +101,24 @@ pub struct NodeFacts {
     pub failures: Vec<Failed>,
     /// Its Redis, asked at its data address.
     pub redis: Option<Server>,
+    /// What its keeper's lines to the Sentinels say; `None` where too few Sentinels showed theirs.
+    pub keeper: Option<Keeper>,
     /// What a client gets on the read-only port.
     pub ro: Option<Port>,
     /// What a client gets on the read-write port.
     pub rw: Option<Port>,
+}
+
+/// A node's keeper, by its lines to the Sentinels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeper {
+    /// It holds a lease, or is about to take one.
+    Lease,
+    /// It says that the read-write port is closed.
+    Closed,
+    /// It has no line to any Sentinel.
+    Missing,
 }
 
 /// A node's membership.
@@ -383,6 +398,7 @@ enum Asked {
     Ro(usize, Port),
     Rw(usize, Port),
     Firewall(Firewall),
+    Marks(Option<Vec<lease::Seen<String>>>),
 }
 
 /// Asks the Sentinels, servers and ports of one gate, all at once, until `until`.
@@ -436,6 +452,10 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
         let credentials = settings.redis.clone();
         jobs.push(Box::new(move || Asked::Rw(index, probe::port(rw, &credentials, within))));
     }
+    if let Some(record) = record {
+        let (record, master, settings) = (record.clone(), params.master.clone(), settings.clone());
+        jobs.push(Box::new(move || Asked::Marks(marks(&record, &master, &settings, within))));
+    }
     if nix::unistd::geteuid().is_root() {
         let (ports, settings) = (params.ports, settings.clone());
         jobs.push(Box::new(move || Asked::Firewall(firewall(ports, &settings, within))));
@@ -458,6 +478,21 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
             Asked::Ro(index, port) => group.nodes[index].ro = Some(port),
             Asked::Rw(index, port) => group.nodes[index].rw = Some(port),
             Asked::Firewall(state) => group.firewall = Some(state),
+            Asked::Marks(None) => {}
+            Asked::Marks(Some(seen)) => {
+                for node in group.nodes.iter_mut().filter(|node| node.address.is_some()) {
+                    let marks: Vec<_> = seen
+                        .iter()
+                        .filter(|seen| seen.node.eq_ignore_ascii_case(&node.name))
+                        .map(|seen| seen.mark)
+                        .collect();
+                    node.keeper = Some(match marks.as_slice() {
+                        [] => Keeper::Missing,
+                        all if all.iter().all(|mark| *mark == Some(Mark::Closed)) => Keeper::Closed,
+                        _ => Keeper::Lease,
+                    });
+                }
+            }
         }
     }
     if let Some(record) = record {
@@ -639,6 +674,19 @@ pub fn nobody(place: &Place, record: Option<&Record>, managed: &[(String, std::n
         }
         _ => None,
     }
+}
+
+/// The marks that the record's Sentinels show; None where fewer than a majority do.
+fn marks(record: &Record, master: &str, settings: &Settings, within: Duration) -> Option<Vec<lease::Seen<String>>> {
+    let nodes: Vec<String> = record.nodes().iter().map(|node| node.name.clone()).collect();
+    let jobs = record.sentinels().iter().map(|sentinel| {
+        let (address, credentials) = (sentinel.address, settings.sentinel.clone());
+        move || server::ask(address, &credentials, within, &[&["CLIENT", "LIST", "TYPE", "normal"]])
+    });
+    let answers = together(within, jobs).into_iter().flatten();
+    let lists: Vec<String> = answers.filter_map(|answer| server::text(answer.ok()?.first()?)).collect();
+    (lists.len() >= record.majority())
+        .then(|| lists.iter().flat_map(|list| mark::seen(&mark::listed(list), master, &nodes)).collect())
 }
 
 fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::by_hand;
-use super::facts::{ClusterFacts, Failed, Firewall, Group, Member, NodeFacts, SentinelFacts, Server};
+use super::facts::{ClusterFacts, Failed, Firewall, Group, Keeper, Member, NodeFacts, SentinelFacts, Server};
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
 use crate::role::Role;
@@ -125,7 +125,7 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
     if cluster.maintenance_mode {
         problems.add_with(
             Severity::Warning,
-            "the cluster is in maintenance mode: Pacemaker moves nothing and renews no open port",
+            "the cluster is in maintenance mode: Pacemaker moves nothing",
             "crm_attribute -n maintenance-mode -v false",
         );
     }
@@ -154,6 +154,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
             redis(group, node, &mut problems);
         }
         ports(cluster, group, node, &mut problems);
+        keeper(node, &mut problems);
     }
     failures(group, &mut problems);
     firewall(group, &mut problems);
@@ -565,6 +566,14 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
     }
 }
 
+fn keeper(node: &NodeFacts, problems: &mut Problems) {
+    let runs = node.member.is_some_and(|member| member.online && !member.unclean);
+    if runs && node.keeper == Some(Keeper::Missing) {
+        let what = format!("{}: the Sentinels see no keeper of this node: it can take no writes", node.name);
+        problems.add_with(Severity::Warning, what, format!("on {}: systemctl start rolegate-keeper", node.name));
+    }
+}
+
 fn failures(group: &Group, problems: &mut Problems) {
     let resource = &group.resource;
     let cleanup = |node: &NodeFacts| format!("crm_resource --cleanup -r {resource} -N {}", node.name);
@@ -624,7 +633,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
     match &group.firewall {
         Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add(
             Severity::Warning,
-            format!("this node's firewall: rolegate's own rules are {what}; the gate's next monitor puts them right"),
+            format!("this node's firewall: rolegate's own rules are {what}; the keeper puts them right"),
         ),
         Some(Firewall::Unseen { why }) => {
             problems.add(Severity::Warning, format!("this node's firewall cannot be seen: {why}"));
@@ -674,6 +683,7 @@ pub(super) mod tests {
             })),
             ro: open(n, primary),
             rw: if primary { open(n, true) } else { Some(Port::Refused) },
+            keeper: Some(if primary { Keeper::Lease } else { Keeper::Closed }),
             ..NodeFacts::default()
         }
     }
@@ -776,6 +786,12 @@ pub(super) mod tests {
             |g| dead(g, 3),
             CliCode::Warning,
             &["node3 is offline", "node3 is silent, its Redis and its ports"],
+        ),
+        (
+            "a node without its keeper",
+            |g| g.nodes[2].keeper = Some(Keeper::Missing),
+            CliCode::Warning,
+            &["node3: the Sentinels see no keeper", "systemctl start rolegate-keeper"],
         ),
         (
             "two hosts are dead",

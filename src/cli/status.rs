@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::facts::{self, ClusterFacts, Firewall, Group, NodeFacts, Server};
+use super::facts::{self, ClusterFacts, Firewall, Group, Keeper, NodeFacts, Server};
 use super::judge::{self, Judgement, Problem, Severity};
 use super::probe::Port;
 use super::{Stop, gates, say};
@@ -174,7 +174,7 @@ fn print_problems(out: &mut String, problems: &[Problem]) {
 fn table(cluster: &ClusterFacts, group: &Group) -> String {
     let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at_node.as_deref());
     let (ro, rw) = (group.ro_port.to_string(), group.rw_port.to_string());
-    let mut rows = vec![["NODE", "CLUSTER", "ROLE", "GATE", "REDIS", &ro, &rw].map(str::to_owned)];
+    let mut rows = vec![["NODE", "CLUSTER", "ROLE", "GATE", "LEASE", "REDIS", &ro, &rw].map(str::to_owned)];
     for node in &group.nodes {
         let port = |port: &Option<Port>| port.as_ref().map_or("-", Port::word).to_owned();
         let here = if cluster.seen_from.as_deref() == Some(&node.name) { "*" } else { "" };
@@ -187,6 +187,13 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
                 (None, None) => "-".to_owned(),
             },
             gate(node),
+            match node.keeper {
+                Some(Keeper::Lease) => "held",
+                Some(Keeper::Closed) => "-",
+                Some(Keeper::Missing) => "no keeper",
+                None => "?",
+            }
+            .to_owned(),
             redis(node, group, named),
             port(&node.ro),
             port(&node.rw),
@@ -222,7 +229,10 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
             "\nfirewall here: {backend}, rules {}, {}, {}\n",
             baseline.as_deref().unwrap_or("intact"),
             state(group.ro_port, ro_open_seconds),
-            state(group.rw_port, rw_open_seconds)
+            match rw_open_seconds {
+                Some(_) => format!("{} held open by the lease", group.rw_port),
+                None => state(group.rw_port, rw_open_seconds),
+            }
         ));
     }
     out
@@ -320,10 +330,10 @@ mod tests {
             "\
 mymaster: HEALTHY: node1 takes writes at 10.0.0.1:6381
 
-NODE    CLUSTER  ROLE     GATE        REDIS                                      6380  6381
-node1*  online   primary  Promoted    primary, 2 replicas online                 open  open
-node2   online   replica  Unpromoted  replica, link up, 1 bytes behind, lag 0 s  open  refused
-node3   online   replica  Unpromoted  replica, link up, 2 bytes behind, lag 1 s  open  refused
+NODE    CLUSTER  ROLE     GATE        LEASE  REDIS                                      6380  6381
+node1*  online   primary  Promoted    held   primary, 2 replicas online                 open  open
+node2   online   replica  Unpromoted  -      replica, link up, 1 bytes behind, lag 0 s  open  refused
+node3   online   replica  Unpromoted  -      replica, link up, 2 bytes behind, lag 1 s  open  refused
 
 SENTINEL        NAMES  EPOCH  SAYS
 10.0.0.1:26379  node1  4      well

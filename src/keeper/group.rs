@@ -423,7 +423,14 @@ impl Group {
         let Some(held) = held else { return };
         match (&self.lease, held.open) {
             (Some(_), None) if held.withdrawn => self.close("it was closed from outside"),
-            (Some(_), None) => self.close("the lease has run out"),
+            (Some(_), None) => {
+                let last = match &self.about {
+                    About::Named => "answers came too late".to_owned(),
+                    About::Other(node) => format!("Sentinels name {node}"),
+                    About::Refused(why) | About::Unknown(why) => why.clone(),
+                };
+                self.close(&format!("the lease has run out: {last}"));
+            }
             (Some(_), Some(_)) if self.granted != Some(Granted::Promoted) => {
                 self.close("Pacemaker takes the promotion away")
             }

@@ -211,9 +211,23 @@ fn flushed(bed: &Bed) -> Result<()> {
     let client = bed.host(CLIENTS[0])?;
     node.sh("nft flush ruleset")?;
     ensure!(role_behind(&client, &node.address(), 6381)?.is_none(), "open without a rule");
-    settled(bed)?;
+    // The keeper is there before a monitor sees it: nothing is restarted for it.
+    wait_for("the port to open again", Duration::from_secs(30), || {
+        let behind = role_behind(&client, &node.address(), 6381)?;
+        ensure!(behind.as_deref() == Some("master"), "{behind:?}");
+        Ok(())
+    })?;
     let said = node.ask("crm_mon", &["-1", "-f"])?;
-    ensure!(said.contains("firewall rules are gone"), "crm_mon does not say what happened: {said}");
+    ensure!(!said.contains("RedisGate_monitor"), "a monitor has failed: {said}");
+    // Without a keeper the monitor says what happened, and Pacemaker repairs it.
+    node.sh("systemctl stop rolegate-keeper; nft flush ruleset")?;
+    wait_for("crm_mon to say what happened", Duration::from_secs(60), || {
+        let said = node.ask("crm_mon", &["-1", "-f"])?;
+        ensure!(said.contains("firewall rules are gone"), "{said}");
+        Ok(())
+    })?;
+    node.sh("systemctl start rolegate-keeper")?;
+    settled(bed)?;
     node.ask("crm_resource", &["--cleanup", "-r", "RedisGate"])?;
     Ok(())
 }
@@ -239,17 +253,36 @@ fn hint(bed: &Bed) -> Result<()> {
         ensure!(hook(&node, &["mymaster", "observer", "start", &p, "6379", &o, "6379"])? == 0, "{}", node.name());
     }
     ensure!(settled(bed)?.name() == primary.name(), "the arguments were believed");
+    // The keeper does so, and without a keeper the hook itself does.
+    other.ask("crm_attribute", &["-l", "forever", "-N", other.name(), "-n", "redis_role", "-v", "primary"])?;
+    wait_for("the keeper to clear a wrong role", Duration::from_secs(30), || {
+        ensure!(role(&other)? == "replica", "{}", role(&other)?);
+        Ok(())
+    })?;
+    for node in bed.nodes() {
+        node.sh("systemctl stop rolegate-keeper")?;
+    }
+    let tried = hint_without_keepers(&primary, &other);
+    for node in bed.nodes() {
+        node.sh("systemctl start rolegate-keeper")?;
+    }
+    tried?;
+    settled(bed).map(drop)
+}
+
+fn hint_without_keepers(primary: &Host, other: &Host) -> Result<()> {
+    let (p, o) = (primary.address(), other.address());
     // A role that is wrong is put right, and clears what is wrong elsewhere.
     other.ask("crm_attribute", &["-l", "forever", "-N", other.name(), "-n", "redis_role", "-v", "primary"])?;
-    ensure!(hook(&primary, &["mymaster", "leader", "start", &o, "6379", &p, "6379"])? == 0, "the hook failed");
-    ensure!(role(&other)? == "replica", "the new primary did not clear the old one: {}", role(&other)?);
+    ensure!(hook(primary, &["mymaster", "leader", "start", &o, "6379", &p, "6379"])? == 0, "the hook failed");
+    ensure!(role(other)? == "replica", "the new primary did not clear the old one: {}", role(other)?);
     for (args, code) in
         [(vec!["mymaster"], 2), (vec!["unknown", "leader", "start", &o, "6379", &p, "6379"], 2), (vec![], 2)]
     {
-        let got = hook(&primary, &args)?;
+        let got = hook(primary, &args)?;
         ensure!(got == code, "{args:?}: exit code {got} instead of {code}");
     }
-    settled(bed).map(drop)
+    Ok(())
 }
 
 fn no_quorum(bed: &Bed) -> Result<()> {
@@ -263,7 +296,12 @@ fn no_quorum(bed: &Bed) -> Result<()> {
     })?;
     let (p, a) = (primary.address(), alone.address());
     let before = alone.ask("cibadmin", &["-Q", "-l", "-o", "nodes"])?;
-    let code = hook(&alone, &["mymaster", "observer", "start", &p, "6379", &a, "6379"])?;
+    let call = ["mymaster", "observer", "start", &p, "6379", &a, "6379"];
+    let code = hook(&alone, &call)?;
+    ensure!(code == 0, "exit code {code}: the keeper goes on with it");
+    alone.sh("systemctl stop rolegate-keeper")?;
+    let code = hook(&alone, &call)?;
+    alone.sh("systemctl start rolegate-keeper")?;
     ensure!(code == 1, "exit code {code}: only a retry helps here");
     let after = alone.ask("cibadmin", &["-Q", "-l", "-o", "nodes"])?;
     ensure!(before == after, "a partition without quorum was written to: {before} {after}");

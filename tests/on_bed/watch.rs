@@ -14,16 +14,19 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_node_that_loses_power_is_closed_and_is_watched_again_when_it_boots", power_cut),
 ];
 
-/// As long as no Pacemaker closes what is opened by hand.
+/// As long as neither Pacemaker nor a keeper closes what is opened by hand.
 fn without_a_gate(bed: &Bed, trial: impl FnOnce() -> Result<()>) -> Result<()> {
     let node = bed.host(NODES[0])?;
     let has_gate = node.ask("cibadmin", &["-Q", "-o", "resources"])?.contains("type=\"gate\"");
     if has_gate {
         node.sh_within(Duration::from_secs(60), "pcs resource disable RedisGate --wait=50")?;
     }
+    for node in bed.nodes() {
+        node.sh("systemctl stop rolegate-keeper")?;
+    }
     let tried = trial();
     for node in bed.nodes() {
-        node.sh("rolegate-port close all")?;
+        node.sh("rolegate-port close all; systemctl start rolegate-keeper")?;
     }
     if has_gate {
         node.sh_within(Duration::from_secs(60), "pcs resource enable RedisGate")?;
@@ -71,7 +74,7 @@ fn power_cut(bed: &Bed) -> Result<()> {
         thread::sleep(Duration::from_secs(1));
         node2.boot()?;
         let booted = Instant::now();
-        node2.sh("rolegate-port open rw --for 300ms")?;
+        node2.sh("systemctl stop rolegate-keeper; rolegate-port open rw --for 300ms")?;
         thread::sleep(Duration::from_millis(500));
         let seen = watch.stop()?;
         let two = seen.two_open();
