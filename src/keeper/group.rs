@@ -23,7 +23,7 @@ use super::socket::Report;
 use super::{restart, roles};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
-use crate::gate::{Armed, Baseline, Desired, Gate, GateError, Held, Leasing, State, Swap, Swapped, Want};
+use crate::gate::{self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, State, Swap, Swapped, Want};
 use crate::instance::{self, Instance, ServerRole};
 use crate::lease::{self, Evidence, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
 use crate::pacemaker::Cib;
@@ -134,7 +134,10 @@ struct Line {
     /// What its mark says, once sent.
     mark: Option<Mark>,
     heard: Option<(Instant, Heard)>,
+    /// What the last answer proves.
     evidence: Option<Evidence<String>>,
+    /// The round whose marked question that was an answer to.
+    proves: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +191,7 @@ impl Group {
                 mark: None,
                 heard: None,
                 evidence: None,
+                proves: None,
             }
         });
         let mut tick = interval(EVERY);
@@ -543,6 +547,12 @@ impl Group {
         }
     }
 
+    /// What this round's marked question has been answered so far. Answers to questions of before prove nothing for its arm.
+    fn proofs(&self) -> Vec<Evidence<String>> {
+        let round = Some(self.round.number);
+        self.lines.iter().filter(|line| line.proves == round).filter_map(|line| line.evidence.clone()).collect()
+    }
+
     /// Sends this round's question to every line that owes no answer.
     fn ask(&mut self) {
         let question = [
@@ -583,20 +593,18 @@ impl Group {
     fn line(&mut self, index: usize, event: Event<Asked>) {
         match event {
             Event::Up => {
-                let clean = self.leasing.as_mut().and_then(|leasing| leasing.look().ok()).is_some_and(Held::is_nothing);
-                let clean = clean && self.round.armed.is_none();
-                let mark = if clean { Mark::Closed } else { Mark::Held { length: self.terms.length, nonce: fresh() } };
+                let mark = self.mark_now();
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
-                (line.evidence, line.mark) = (None, Some(mark));
+                (line.evidence, line.proves, line.mark) = (None, None, Some(mark));
                 line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
             }
             Event::Down(error) => {
                 let sentinel = self.record.sentinels()[index].clone();
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
-                (line.evidence, line.mark) = (None, None);
+                (line.evidence, line.proves, line.mark) = (None, None, None);
                 line.heard = Some((Instant::now(), Heard { sentinel, answer: Err(error) }));
             }
             Event::Answer(answer) => match answer.tag {
@@ -604,6 +612,17 @@ impl Group {
                 Asked::Question { round, marked } => self.answered(index, round, marked, &answer),
             },
         }
+    }
+
+    /// What is true of the firewall at this moment.
+    fn mark_now(&mut self) -> Mark {
+        let held = self.leasing.as_mut().and_then(|leasing| leasing.look().ok());
+        if held.is_some_and(Held::is_nothing) && self.round.armed.is_none() {
+            return Mark::Closed;
+        }
+        // What somebody opened by hand lasts as long as it lasts.
+        let open = held.and_then(|held| held.open).map_or(0, micros);
+        Mark::Held { length: self.terms.length.max(open.min(micros(gate::LONGEST))), nonce: fresh() }
     }
 
     fn marked(&mut self, index: usize, answer: &Answer<Asked>) {
@@ -662,6 +681,7 @@ impl Group {
             }
         };
         line.evidence = Some(Evidence { sentinel: index, counts: line.own.counts(sent, &terms), names_me, free });
+        line.proves = marked.then_some(round);
         line.heard = Some((answer.received, heard));
         self.hear(round, marked);
     }
@@ -730,7 +750,7 @@ impl Group {
         if self.round.armed.is_none() || self.local_objects().is_some() {
             return;
         }
-        let evidence: Vec<_> = self.lines.iter().filter_map(|line| line.evidence.clone()).collect();
+        let evidence = self.proofs();
         let kind = if self.lease.is_some() {
             if !lease::renews(&evidence, self.lines.len()) {
                 return;
