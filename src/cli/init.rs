@@ -11,7 +11,7 @@ use super::probe;
 use super::status::columns;
 use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
 use crate::exit::CliCode;
-use crate::pacemaker::{self, FENCE_ATTRIBUTE};
+use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::record::{NodeEntry, Record, RecordError};
 use crate::sentinel::Place;
 use crate::settings::Settings;
@@ -142,6 +142,10 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if args.dry_run {
         return Ok(code);
     }
+    let replaces = plan.record.is_some() && gate.params.record.is_ok();
+    if replaces {
+        may_replace(&pacemaker::read_crm_mon()?, &gate)?;
+    }
     // Last: the tools override quorum, and a minority's edits can win the merge.
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
@@ -156,7 +160,28 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
     }
     assign::write(&cluster.cib, &gate, &changes)?;
+    if replaces {
+        say(format!("\nWritten. Enable the gate again: pcs resource enable {}", gate.resource.outer_id));
+        return Ok(code);
+    }
     Ok(code.max(opened(&gate, record, &named, &settings)))
+}
+
+/// A record changes only with all gates closed: of two nodes that stand on two records, each could be named by a majority of its own.
+fn may_replace(mon: &CrmMon, gate: &Gate) -> Result<(), Stop> {
+    let lost =
+        mon.nodes.iter().filter(|node| !node.online || node.unclean).map(|node| format!("{} is not online", node.name));
+    let runs = mon.nodes.iter().filter(|node| facts::gate_on(mon, &gate.resource.id, &node.name).role != "Stopped");
+    let wrong: Vec<String> = runs.map(|node| format!("the gate runs on {}", node.name)).chain(lost).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let id = &gate.resource.outer_id;
+    Err(Stop::refused(format!(
+        "a record is replaced only where every gate is known to be closed: {}. With all nodes online:\n  \
+         pcs resource disable {id} --wait\n  rolegate init --replace\n  pcs resource enable {id}",
+        wrong.join(", ")
+    )))
 }
 
 /// The gate that is meant.
@@ -386,6 +411,35 @@ mod tests {
             "<cib><configuration><crm_config><cluster_property_set id=\"o\">{properties}</cluster_property_set></crm_config><constraints>{constraints}</constraints></configuration></cib>"
         ))
         .unwrap()
+    }
+
+    #[test]
+    fn a_record_is_replaced_only_where_every_gate_is_closed() {
+        let seen = |online: bool, role: &str| {
+            let gate = if role == "Stopped" {
+                String::new()
+            } else {
+                format!(
+                    "<clone id=\"RedisGate-clone\" multi_state=\"true\"><resource id=\"RedisGate\" role=\"{role}\" active=\"true\" \
+                     orphaned=\"false\" blocked=\"false\" managed=\"true\" failed=\"false\"><node name=\"node1\" id=\"1\" cached=\"true\"/>\
+                     </resource></clone>"
+                )
+            };
+            let text = format!(
+                "<pacemaker-result api-version=\"2.25\"><nodes><node name=\"node1\" id=\"1\" online=\"{online}\" standby=\"false\" \
+                 maintenance=\"false\" pending=\"false\" unclean=\"false\"/></nodes><resources>{gate}</resources><status code=\"0\" message=\"OK\"/></pacemaker-result>"
+            );
+            pacemaker::crm_mon::parse(&text).unwrap()
+        };
+        assert!(may_replace(&seen(true, "Stopped"), &gate(None)).is_ok());
+        for (online, role, part) in [
+            (true, "Unpromoted", "runs on node1"),
+            (true, "Promoted", "runs on node1"),
+            (false, "Stopped", "not online"),
+        ] {
+            let refused = may_replace(&seen(online, role), &gate(None)).unwrap_err().message;
+            assert!(refused.contains(part) && refused.contains("pcs resource disable RedisGate-clone"), "{refused}");
+        }
     }
 
     #[test]

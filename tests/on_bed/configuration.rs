@@ -265,14 +265,19 @@ fn comes_back(bed: &Bed) -> Result<()> {
         let others: Vec<Host<'_>> = bed.nodes().filter(|node| node.name() != primary.name()).collect();
         // As shipped, but for a promote that has less time to wait in: no majority is there to ask.
         primary.sh("cibadmin -M --xpath \"//op[@id='RedisGate-promote-interval-0s']\" --xml-text '<op id=\"RedisGate-promote-interval-0s\" timeout=\"4s\"/>'")?;
+        // Without a majority the keepers leave the roles as they are, too.
+        for node in &others {
+            node.sh("systemctl stop redis-sentinel")?;
+        }
+        wait_for("the lease to run out", Duration::from_secs(20), || {
+            ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
+            Ok(())
+        })?;
         set_role(&primary, primary.name(), "replica")?;
         wait_for("the demotion", Duration::from_secs(20), || {
             ensure!(in_role(&look(&primary)?, &ResourceRole::Promoted).is_empty());
             Ok(())
         })?;
-        for node in &others {
-            node.sh("systemctl stop redis-sentinel")?;
-        }
         set_role(&primary, primary.name(), "primary")?;
         // Each try is a transition of its own, made by something that happens: here an attribute.
         let mut event = 0;
