@@ -80,6 +80,12 @@ pub fn changes(cib: &Cib, params: &Params, named: &str, servers: &Servers) -> (V
     (changes, unsettled)
 }
 
+/// Whether somebody else has written it meanwhile: the node's keeper sees what we see.
+fn is_so(change: &Change, attribute: &str) -> Result<bool, Stop> {
+    let cib = pacemaker::read_cib()?;
+    Ok(cib.node(&change.node).and_then(|node| node.permanent(attribute)) == Some(change.to.as_str()))
+}
+
 /// Writes `changes`. The caller has made sure of quorum.
 pub fn write(cib: &Cib, gate: &Gate, changes: &[Change]) -> Result<(), Stop> {
     let attribute = &gate.params.attribute;
@@ -88,7 +94,7 @@ pub fn write(cib: &Cib, gate: &Gate, changes: &[Change]) -> Result<(), Stop> {
         match (cib.node(&change.node), from) {
             // Somebody may have written in between, who saw something newer.
             (Some(node), Some(from)) => {
-                if !pacemaker::replace_role(node, attribute, from, change.to)? {
+                if !pacemaker::replace_role(node, attribute, from, change.to)? && !is_so(change, attribute)? {
                     return Err(Stop::refused(format!(
                         "{attribute} of {} changed while this ran; look at rolegate status and run it again",
                         change.node
