@@ -451,6 +451,48 @@ pub const FAULTS: &[Fault] = &[
         end: |scene| on_all(scene, |node| node.boot()),
         ..FAULT
     },
+    // The keeper.
+    Fault {
+        name: "keeper-kill",
+        says: "the keeper on {primary} is killed; systemd restarts it",
+        expects: Expects::Untouched,
+        needs: Needs::Gate,
+        begin: |scene| scene.primary.signal(KEEPER, Signal::SIGKILL).map(drop),
+        ..FAULT
+    },
+    Fault {
+        name: "keeper-freeze",
+        says: "the keeper on {primary} stands still for 20 s",
+        lasts: seconds(20),
+        expects: Expects::Stays,
+        needs: Needs::Gate,
+        begin: |scene| scene.primary.signal(KEEPER, Signal::SIGSTOP).map(drop),
+        // Its watchdog may have replaced it.
+        end: |scene| scene.primary.signal(KEEPER, Signal::SIGCONT).map(drop),
+        ..FAULT
+    },
+    Fault {
+        name: "keeper-stop",
+        says: "the keeper on {primary} is stopped for 10 s",
+        lasts: seconds(10),
+        expects: Expects::Stays,
+        needs: Needs::Gate,
+        begin: |scene| scene.primary.sh("systemctl stop rolegate-keeper").map(drop),
+        end: |scene| scene.primary.sh("systemctl start rolegate-keeper").map(drop),
+        ..FAULT
+    },
+    Fault {
+        name: "keepers-kill-failover",
+        says: "SENTINEL FAILOVER by hand, and all keepers are killed 0.2 s later",
+        expects: Expects::Moves,
+        needs: Needs::Gate,
+        begin: |scene| {
+            scene.primary.redis(26379, FAILOVER)?;
+            thread::sleep(Duration::from_millis(200));
+            on_all(scene, |node| node.signal(KEEPER, Signal::SIGKILL).map(drop))
+        },
+        ..FAULT
+    },
     // The cluster.
     Fault {
         name: "pacemaker-kill",
@@ -587,6 +629,8 @@ pub const FAULTS: &[Fault] = &[
 
 /// Debian's `save`.
 const SNAPSHOTS: &str = "3600 1 300 100 60 10000";
+
+const KEEPER: &str = "rolegate-keeper";
 
 const FAILOVER: &[&str] = &["SENTINEL", "FAILOVER", "mymaster"];
 
