@@ -59,6 +59,10 @@ impl Terms {
 ///
 /// As long as a node is not known to have the new record, it may look at this node with the old one's window, and
 /// hold a lease of the old one's length.
+///
+/// A node shows that it has a record when it holds no lease that was asked for under another one. A question is judged
+/// by the lengths known at its arming: if the other node's showing comes between two of its looks, the shorter window
+/// of the second one reaches back to longer leases. (`tests/model.rs` finds two open gates without either.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lengths {
     /// How long a lease this node takes: the shorter one. A longer one would outlast the window of a node that does not

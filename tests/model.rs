@@ -1,0 +1,1244 @@
+//! The lease, model-checked: two gates are never open at once, whatever Sentinels answer.
+//!
+//! The model's keepers decide by the functions of [`rolegate::lease`]; the model is what surrounds them: the kernels of
+//! the nodes (arms and open elements that run out), Sentinels with their clients' names, lines between them that break
+//! at either end, processes that stop between any two steps, time.
+//!
+//! # What is explored
+//! Time is in ticks, and everything that is remembered of it is an age, which counts no further than the longest
+//! window. So there are finitely many states, and a search ends by itself, without a bound on time or depth. What is
+//! bounded is said by [`Model`]'s fields: how often a living line breaks, how many connections arrive late, and that one
+//! node has at most two connections at one Sentinel; with three nodes, the number of steps, too. [`main`] lists the
+//! scenarios; each prints how many states it has. Each fault that is seeded is found in a scenario that holds without it.
+//! (stateright tells states apart by 64 bits of hash: some 10^7 states miss one with a chance of one in 10^5.)
+//!
+//! Steps happen in any order, at any moment, or never: a keeper that is stopped, a message that is lost or late and
+//! a partition all are steps that do not happen in time.
+//!
+//! # What is left out, and why nothing is lost by it
+//! Two gates open at once begin with one node, here the *acquirer*, that opens by an acquisition while another, a
+//! *holder*, is open. (Which is which is only a name: where a holder opens while the acquirer is open, change them.)
+//!
+//! - **The acquirer asks two Sentinels**, the majority of that acquisition. Whatever it does at others can only keep
+//!   nodes from opening. So those have no state: they give every holder whatever evidence it likes. (Two holders may so
+//!   be open at once. That is no finding: one of them and the acquirer is what is looked for.)
+//! - **Sentinels name whoever asks.** Evidence that does not name a node is worth less than evidence that does
+//!   ([`lease::renews`] and [`lease::acquires`] count the latter), and nothing else that a Sentinel answers is used.
+//! - **A question is sent, processed and answered at one moment**, and armed for at the first. An earlier sending or
+//!   arming makes lines younger, windows and leases shorter; a later reply makes gaps longer. A reply that never comes
+//!   is a line that is given up. A question that is processed after its line was given up changes a mark, which makes
+//!   nobody free.
+//! - **Keepers look in each tick, once at a moment of their own**, as long as they have a line. A look that is left
+//!   out only restarts windows; a further one only shows more changes.
+//! - **A Sentinel that restarts** is all its lines breaking, one after the other; **a keeper that restarts** gives up its
+//!   lines and its question, and keeps the open element.
+//! - **Clocks are perfect**, so the numbers are the sharp ones that perfect clocks allow: looks less than G apart, and
+//!   W just above L + A. Expiry is as late as it can be: an arm still works, and a gate still is open, at the very moment
+//!   of its deadline.
+//! - **Thrifty scenarios** leave out what others make superfluous: a question that comes to nothing (without it, marks are
+//!   older and more often closed); an answer that its question does not need; what the acquirer does before its one
+//!   question (its lines are old, marked closed, and it has seen the others' for long); what comes after its lease.
+//!   The scenario "every step" does without this, and without breaking lines.
+//!
+//! Not modelled: the keeper's lock, confirmed-off nodes, addresses that move, `ipset`'s whole seconds, clocks that run
+//! apart (the tenths in [`Terms`] are for them).
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rolegate::lease::{self, Evidence, Mark, OwnLine, Seen, Span, Terms, Watch};
+use stateright::{Checker, HasDiscoveries, Model as _, Property};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::time::Instant;
+
+/// A node. The acquirer is 0.
+type NodeId = u8;
+/// One of the two Sentinels that have a state.
+type SentinelId = usize;
+type Ticks = u8;
+
+const ACQUIRER: NodeId = 0;
+/// How long an arm lives.
+const ARM: Ticks = 1;
+/// G.
+const SETTLE: Ticks = 2;
+/// Now, where ages become moments.
+const NOW: u64 = 100;
+/// Connections of one node at one Sentinel: the one it uses, and one that it has given up.
+const CONNECTIONS: usize = 2;
+
+/// A seeded fault: a rule that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    NoWindow,
+    WindowWithoutArm,
+    NoArm,
+    MajorityOfOne,
+    RenewsTheDead,
+    MarkedBeforeClosing,
+    ClosedOfAnEarlierLook,
+    NewestLineOnly,
+    VanishedIgnored,
+    LooksApart,
+    AgeIgnored,
+    LookBeforeMark,
+    /// A node takes a longer lease as soon as its own record says so.
+    LongerAtOnce,
+    /// A node shows that it has a record while it has a lease that was asked for under the one before.
+    ShownTooSoon,
+    /// A question is judged by the lengths that are known when an answer comes, not by those of its arming.
+    LengthsOfNow,
+    /// The record changes by two steps at once (it is the records that say so).
+    InOneStep,
+}
+
+/// What is explored.
+#[derive(Debug, Clone)]
+struct Model<const N: usize> {
+    fault: Option<Fault>,
+    /// How often a line that its keeper uses breaks, at either end.
+    breaks: u8,
+    /// Whether lines are given up, still listed then, and made anew; else those that break vanish for good.
+    remade: bool,
+    /// How many steps at most; 0 is as many as there are.
+    depth: usize,
+    /// How many connections arrive after they were given up.
+    late: u8,
+    /// Whether `closed` takes time to arrive.
+    delays: bool,
+    begin: Begin,
+    /// Whether looks have a connection of their own, which does not break: what a node has seen outlives its line.
+    own_looks: bool,
+    /// Without steps that others make superfluous: see the module.
+    thrifty: bool,
+    /// The records that follow each other.
+    records: &'static [Record],
+}
+
+/// How it begins. Everybody is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// Every line is old, marked closed, and has been looked at for long.
+    Marked,
+    /// The same, but holders have no line at the second Sentinel.
+    OneLacks,
+    /// Nobody has a line.
+    Bare,
+}
+
+/// Which Sentinels count, and how long a lease is.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    /// Whether each of the two Sentinels that have a state is one.
+    counts: [bool; 2],
+    /// How many others are.
+    others: usize,
+    length: Ticks,
+}
+
+/// Three Sentinels, the shortest lease.
+const THREE: Record = Record { counts: [true, true], others: 1, length: 2 };
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct State<const N: usize> {
+    nodes: [Node; N],
+    sentinels: [Sentinel<N>; 2],
+    /// The record in the CIB.
+    record: u8,
+    breaks: u8,
+    late: u8,
+}
+
+/// A node: its kernel and its keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Node {
+    /// What is left of the arm.
+    arm: Option<Ticks>,
+    /// What is left of the open element.
+    open: Option<Ticks>,
+    /// Under which record that was asked for.
+    asked_by: u8,
+    /// The question that is being asked.
+    question: Option<Question>,
+    /// The record that the keeper has.
+    record: u8,
+    /// The record that it shows to have.
+    shown: u8,
+    /// It has opened, and the thrifty acquirer does so once.
+    done: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Question {
+    /// Of the lease asked for.
+    length: Ticks,
+    /// The longest lease that others can have, as of the arming.
+    longest: Ticks,
+    asked: [Asked; 2],
+}
+
+/// What a question has brought from one Sentinel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Asked {
+    answered: bool,
+    /// The nodes that are free, one bit each.
+    free: u8,
+    /// With [`Fault::LookBeforeMark`]: it has looked.
+    looked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Sentinel<const N: usize> {
+    /// By client id; those not accepted yet at the end.
+    connections: List<Connection, 6>,
+    /// What each node's line has seen of each other node: [watcher][watched].
+    watches: [[Option<Past>; N]; N],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Connection {
+    node: NodeId,
+    /// 0: the server has not accepted it yet.
+    id: u8,
+    mark: Sign,
+    /// Whose end is there: for how long the mark has been acknowledged, if the keeper uses it.
+    used: Option<Ticks>,
+    /// `closed` has been sent and not arrived.
+    closing: bool,
+}
+
+/// A mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+enum Sign {
+    #[default]
+    Closed,
+    /// Nonces only differ or not: see [`State::canonical`].
+    Held { length: Ticks, nonce: u8 },
+}
+
+/// What looks have shown of one node's lines, as far as a later look can depend on it: [`Past::watch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Past {
+    /// The age of the last look.
+    last: Ticks,
+    /// The age of the first look since which there have been these lines.
+    first: Ticks,
+    lines: List<Line, 3>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Line {
+    id: u8,
+    mark: Sign,
+    /// The age of the first look since which it has borne this mark, if it is one of an open node.
+    since: Ticks,
+}
+
+/// A few things, in order. The items beyond `len` are defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct List<T, const C: usize> {
+    len: u8,
+    items: [T; C],
+}
+
+impl<T: Hash, const C: usize> Hash for List<T, C> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self[..].hash(state);
+    }
+}
+
+impl<T: Copy + Default, const C: usize> Default for List<T, C> {
+    fn default() -> Self {
+        List { len: 0, items: [T::default(); C] }
+    }
+}
+
+impl<T: Copy + Default, const C: usize> List<T, C> {
+    fn push(&mut self, item: T) {
+        self.items[usize::from(self.len)] = item;
+        self.len += 1;
+    }
+
+    fn remove(&mut self, at: usize) -> T {
+        let len = usize::from(self.len);
+        let item = self[at];
+        self.items.copy_within(at + 1..len, at);
+        self.items[len - 1] = T::default();
+        self.len -= 1;
+        item
+    }
+}
+
+impl<T, const C: usize> std::ops::Deref for List<T, C> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.items[..usize::from(self.len)]
+    }
+}
+
+impl<T, const C: usize> std::ops::DerefMut for List<T, C> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.items[..usize::from(self.len)]
+    }
+}
+
+/// One step of anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Step {
+    what: What,
+    /// The nodes that look, at the Sentinel where something changes, just before it does: one bit each.
+    looking: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A tick passes. At its end everybody looks who has not, except those: one bit for each node and Sentinel.
+    Tick {
+        without: u8,
+    },
+    /// A keeper arms, for a new question.
+    Arm(NodeId),
+    /// A keeper asks a Sentinel: its mark, and its look.
+    Ask(NodeId, SentinelId),
+    /// The look of [`Fault::LookBeforeMark`].
+    LookToAsk(NodeId, SentinelId),
+    /// Arm for a new question, and its first step.
+    ArmAndAsk(NodeId, SentinelId),
+    ArmAndLook(NodeId, SentinelId),
+    /// The arm becomes an open element.
+    Swap(NodeId),
+    /// Element and arm are deleted.
+    Close(NodeId),
+    /// A keeper says that it is closed.
+    SayClosed(NodeId, SentinelId),
+    /// That arrives.
+    Arrive(SentinelId, usize),
+    /// A keeper gives up its line; the Sentinel still lists it.
+    GiveUp(NodeId, SentinelId),
+    /// A connection ends at the Sentinel.
+    Vanish(SentinelId, usize),
+    /// A new line with its first mark.
+    Connect(NodeId, SentinelId),
+    /// A new line with its first mark, given up before the Sentinel accepts it.
+    ConnectLate(NodeId, SentinelId),
+    /// The Sentinel accepts that.
+    Accept(SentinelId, usize),
+    /// The next record is written.
+    Write,
+    /// A keeper takes the record of the CIB for its own.
+    Take(NodeId),
+    /// A keeper shows that it has that record.
+    Show(NodeId),
+}
+
+/// What was seen before, what is seen now, the longest lease, the terms.
+type Judged = (Option<Past>, List<Line, 3>, Span, Terms);
+
+thread_local! {
+    /// Who is free has been judged before, most times.
+    static JUDGED: RefCell<HashMap<Judged, bool>> = RefCell::default();
+}
+
+impl<const N: usize> Model<N> {
+    fn is(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    fn terms(&self, length: Ticks) -> Terms {
+        Terms { length: length.into(), arm: ARM.into(), settle: SETTLE.into() }
+    }
+
+    /// The terms of watches: with these, looks must be less than G apart.
+    fn watching(&self, length: Ticks) -> Terms {
+        let settle = if self.is(Fault::LooksApart) { SETTLE + 2 } else { SETTLE + 1 };
+        let arm = if self.is(Fault::WindowWithoutArm) { 0 } else { ARM };
+        Terms { length: length.into(), arm: arm.into(), settle: settle.into() }
+    }
+
+    fn lengths(&self, state: &State<N>, node: NodeId) -> lease::Lengths {
+        let have = state.nodes[usize::from(node)].record;
+        let length = |record: u8| Span::from(self.records[usize::from(record)].length);
+        let all_have = state.nodes.iter().all(|node| node.shown >= have);
+        let last = (!all_have && have > 0).then(|| length(have - 1));
+        let lengths = lease::Lengths::of(length(have), last);
+        if self.is(Fault::LongerAtOnce) {
+            return lease::Lengths { own: length(have), ..lengths };
+        }
+        lengths
+    }
+
+    fn record(&self, node: &Node) -> Record {
+        self.records[usize::from(node.record)]
+    }
+
+    /// The nodes that are free for `node` at `at`, by its looks until now and one that it takes now.
+    fn free(&self, state: &State<N>, node: NodeId, at: SentinelId) -> u8 {
+        let question = state.nodes[usize::from(node)].question.filter(|_| !self.is(Fault::LengthsOfNow));
+        let lengths = question.map_or_else(
+            || self.lengths(state, node),
+            |question| lease::Lengths { own: question.length.into(), longest: question.longest.into() },
+        );
+        let terms = self.watching(lengths.own as Ticks);
+        let sentinel = &state.sentinels[at];
+        let is_free = |other: NodeId| {
+            let past = sentinel.watches[usize::from(node)][usize::from(other)];
+            let mut now = self.shown(sentinel, node, other);
+            if self.is(Fault::NoWindow) {
+                return true;
+            }
+            if self.is(Fault::NewestLineOnly) && now.last().is_some_and(|line| line.mark == Sign::Closed) {
+                return true;
+            }
+            if let Some(past) = past.filter(|_| self.is(Fault::ClosedOfAnEarlierLook)) {
+                for line in now.iter_mut() {
+                    if past.lines.iter().any(|before| before.id == line.id && before.mark == Sign::Closed) {
+                        line.mark = Sign::Closed;
+                    }
+                }
+            }
+            let judge = || {
+                let mut watch = past.map(|past| past.watch(other, &terms)).unwrap_or_default();
+                let now: Vec<_> = now.iter().map(|line| seen(other, line.id, line.mark)).collect();
+                watch.look(NOW, NOW, &now, &terms);
+                watch.free(&other, lengths.longest, &terms)
+            };
+            JUDGED.with_borrow_mut(|judged| *judged.entry((past, now, lengths.longest, terms)).or_insert_with(judge))
+        };
+        (0..N as NodeId).filter(|&other| other != node && is_free(other)).fold(0, |free, other| free | 1 << other)
+    }
+
+    /// The lines of `other` that a look of `node` shows.
+    fn shown(&self, sentinel: &Sentinel<N>, node: NodeId, other: NodeId) -> List<Line, 3> {
+        let mut lines = List::default();
+        if self.is(Fault::VanishedIgnored) {
+            let past = sentinel.watches[usize::from(node)][usize::from(other)].unwrap_or_default();
+            for line in past.lines.iter().filter(|line| sentinel.connections.iter().all(|c| c.id != line.id)) {
+                lines.push(Line { since: 0, ..*line });
+            }
+        }
+        for connection in sentinel.connections.iter().filter(|c| c.node == other && c.id != 0) {
+            if usize::from(lines.len) < 3 {
+                lines.push(Line { id: connection.id, mark: connection.mark, since: 0 });
+            }
+        }
+        lines
+    }
+
+    /// A look of `node` at `at`.
+    fn look(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
+        let gap = self.watching(0).look_gap();
+        for other in (0..N as NodeId).filter(|&other| other != node) {
+            let now = self.shown(&state.sentinels[at], node, other);
+            let past = &mut state.sentinels[at].watches[usize::from(node)][usize::from(other)];
+            *past = Some(match past.filter(|past| Span::from(past.last) < gap) {
+                Some(past) => past.and(now),
+                None => Past { lines: now, ..Past::default() },
+            });
+        }
+    }
+
+    /// The evidence that a question has brought.
+    fn evidence(&self, node: NodeId, state: &State<N>) -> (Vec<Evidence<NodeId>>, usize) {
+        let record = self.record(&state.nodes[usize::from(node)]);
+        let mut evidence = Vec::new();
+        let mut index = 0;
+        let asked = state.nodes[usize::from(node)].question.map(|question| question.asked).unwrap_or_default();
+        for (asked, _) in asked.iter().zip(record.counts).filter(|(_, counts)| *counts) {
+            if asked.answered {
+                let free = (0..N as NodeId).filter(|other| asked.free & 1 << other != 0).collect();
+                evidence.push(Evidence { sentinel: index, counts: true, names_me: true, free });
+            }
+            index += 1;
+        }
+        for _ in 0..record.others {
+            if node != ACQUIRER {
+                evidence.push(Evidence {
+                    sentinel: index,
+                    counts: true,
+                    names_me: true,
+                    free: (0..N as NodeId).collect(),
+                });
+            }
+            index += 1;
+        }
+        (evidence, index)
+    }
+
+    /// Whether the swap of `node` succeeds now.
+    fn may_swap(&self, state: &State<N>, node: NodeId) -> bool {
+        let me = &state.nodes[usize::from(node)];
+        if me.question.is_none() || me.arm.is_none() && !self.is(Fault::NoArm) {
+            return false;
+        }
+        let (evidence, sentinels) = self.evidence(node, state);
+        let others: Vec<NodeId> = (0..N as NodeId).filter(|&other| other != node).collect();
+        let judge = |evidence: &[Evidence<NodeId>], sentinels| {
+            (me.open.is_some() || self.is(Fault::RenewsTheDead)) && lease::renews(evidence, sentinels)
+                || lease::acquires(evidence, sentinels, &others, &[])
+        };
+        if self.is(Fault::MajorityOfOne) {
+            return evidence.into_iter().any(|evidence| judge(&[Evidence { sentinel: 0, ..evidence }], 1));
+        }
+        judge(&evidence, sentinels)
+    }
+
+    /// Whether a question of `node` at `at` counts that is sent now.
+    fn counts(&self, state: &State<N>, node: NodeId, at: SentinelId) -> bool {
+        let Some(connection) = state.sentinels[at].line(node) else { return false };
+        let age = state.sentinels[at].connections[connection].used.unwrap_or_default();
+        let mut line = OwnLine::new();
+        line.marked(NOW - u64::from(age));
+        let settle = if self.is(Fault::AgeIgnored) { 0 } else { SETTLE.into() };
+        line.counts(NOW, &Terms { settle, ..self.terms(0) })
+    }
+}
+
+fn seen(node: NodeId, id: u8, mark: Sign) -> Seen<NodeId> {
+    let mark = match mark {
+        Sign::Closed => Mark::Closed,
+        Sign::Held { length, nonce } => Mark::Held { length: length.into(), nonce: nonce.into() },
+    };
+    Seen { line: id.into(), node, mark: Some(mark) }
+}
+
+impl Past {
+    /// A watch that has seen this.
+    fn watch(&self, node: NodeId, terms: &Terms) -> Watch<NodeId> {
+        let mut watch = Watch::new();
+        // A look in each tick: what matters is the first one and the last.
+        for age in (self.last..=self.first).rev() {
+            let lines: Vec<_> = self
+                .lines
+                .iter()
+                .map(|line| match line.mark {
+                    Sign::Held { .. } if line.since < age => seen(node, line.id, Sign::Closed),
+                    mark => seen(node, line.id, mark),
+                })
+                .collect();
+            let at = NOW - u64::from(age);
+            watch.look(at, at, &lines, terms);
+        }
+        watch
+    }
+
+    /// With one more look, now, that shows these lines.
+    fn and(self, mut now: List<Line, 3>) -> Past {
+        let same = self.lines.iter().map(|line| line.id).eq(now.iter().map(|line| line.id));
+        for line in now.iter_mut() {
+            let before = self.lines.iter().find(|before| before.id == line.id && before.mark == line.mark);
+            line.since = match line.mark {
+                Sign::Closed => 0,
+                Sign::Held { .. } => before.map_or(0, |before| before.since),
+            };
+        }
+        Past { last: 0, first: if same { self.first } else { 0 }, lines: now }
+    }
+}
+
+impl<const N: usize> Sentinel<N> {
+    /// The connection that `node` uses.
+    fn line(&self, node: NodeId) -> Option<usize> {
+        self.connections.iter().position(|connection| connection.node == node && connection.used.is_some())
+    }
+
+    /// Gives a connection the highest id, and its place by that.
+    fn accept(&mut self, connection: Connection) {
+        let ids = self.connections.iter().map(|c| c.id);
+        let known = self.watches.iter().flatten().flatten().flat_map(|past| past.lines.iter().map(|line| line.id));
+        let id = ids.chain(known).filter(|&id| id != GONE).max().unwrap_or(0) + 1;
+        let waiting = self.connections.iter().position(|c| c.id == 0).unwrap_or(self.connections.len());
+        self.connections.push(Connection::default());
+        let len = self.connections.len();
+        self.connections[waiting..len].rotate_right(1);
+        self.connections[waiting] = Connection { id, ..connection };
+    }
+
+    /// What `node` has seen is of no use without its line.
+    fn forget(&mut self, node: NodeId) {
+        self.watches[usize::from(node)] = [None; N];
+    }
+}
+
+impl Node {
+    fn is_closed(&self) -> bool {
+        self.arm.is_none() && self.open.is_none()
+    }
+}
+
+/// A nonce that nobody has seen.
+const FRESH: u8 = 2;
+/// A line that is no more.
+const GONE: u8 = 255;
+
+impl<const N: usize> State<N> {
+    /// The mark of a line that `node` begins now.
+    fn first_mark(&self, node: NodeId, length: Ticks) -> Sign {
+        if self.nodes[usize::from(node)].is_closed() { Sign::Closed } else { Sign::Held { length, nonce: FRESH } }
+    }
+
+    /// The same state, without differences that make none.
+    fn canonical(mut self, symmetric: bool, keep_gone: bool) -> Self {
+        for sentinel in &mut self.sentinels {
+            sentinel.canonical(keep_gone);
+        }
+        if symmetric && self.sentinels[0] >= self.sentinels[1] {
+            let mut other = self;
+            other.sentinels.swap(0, 1);
+            for question in other.nodes.iter_mut().filter_map(|node| node.question.as_mut()) {
+                question.asked.swap(0, 1);
+            }
+            return self.min(other);
+        }
+        self
+    }
+}
+
+impl<const N: usize> Sentinel<N> {
+    fn canonical(&mut self, keep_gone: bool) {
+        let Sentinel { connections, watches } = self;
+        for past in watches.iter_mut().flatten().flatten() {
+            let listed = |id| connections.iter().find(|connection| connection.id == id);
+            // A line that has gone does not come back: the next look will show others, and start anew.
+            if !keep_gone && past.lines.iter().any(|line| listed(line.id).is_none()) {
+                *past = Past { first: 0, lines: List::default(), ..*past };
+                past.lines.push(Line { id: GONE, ..Line::default() });
+                continue;
+            }
+            for line in past.lines.iter_mut() {
+                // Neither does a mark: nonces are fresh.
+                if let Sign::Held { length, .. } = line.mark {
+                    match listed(line.id) {
+                        Some(connection) if connection.mark == line.mark => {
+                            line.mark = Sign::Held { length, nonce: 0 };
+                        }
+                        Some(_) => *line = Line { mark: Sign::Held { length, nonce: 1 }, since: 0, ..*line },
+                        None => line.mark = Sign::Held { length, nonce: 1 },
+                    }
+                }
+            }
+        }
+        for connection in connections.iter_mut() {
+            if let Sign::Held { nonce, .. } = &mut connection.mark {
+                *nonce = 0;
+            }
+        }
+        let known = watches.iter().flatten().flatten().flat_map(|past| past.lines.iter().map(|line| line.id));
+        let ids = connections.iter().map(|c| c.id).chain(known).filter(|&id| id != GONE);
+        let ids = ids.fold(0u32, |ids, id| ids | 1 << id) & !1;
+        let rank = |id: &mut u8| {
+            if *id != 0 && *id != GONE {
+                *id = (ids & ((2 << *id) - 1)).count_ones() as u8;
+            }
+        };
+        connections.iter_mut().for_each(|connection| rank(&mut connection.id));
+        watches
+            .iter_mut()
+            .flatten()
+            .flatten()
+            .for_each(|past| past.lines.iter_mut().for_each(|line| rank(&mut line.id)));
+    }
+}
+
+impl<const N: usize> Model<N> {
+    /// As far as ages count: from there on a window is over.
+    fn old(&self) -> Ticks {
+        let longest = self.records.iter().map(|record| record.length).max().unwrap_or_default();
+        self.terms(longest).window(longest.into()) as Ticks
+    }
+
+    /// The nodes that have a line at `at` and have not looked in this tick.
+    fn to_look(&self, state: &State<N>, at: SentinelId) -> impl Iterator<Item = (NodeId, Option<Past>)> {
+        let sentinel = state.sentinels[at];
+        let own = self.own_looks;
+        (0..N as NodeId)
+            .filter(move |&node| own || sentinel.line(node).is_some())
+            .map(move |node| (node, sentinel.watches[usize::from(node)].iter().copied().flatten().next()))
+            .filter(|(_, past)| past.is_none_or(|past| past.last != 0))
+    }
+
+    fn others_look(&self, state: &State<N>, node: NodeId, at: SentinelId) -> Vec<u8> {
+        let mut masks = vec![0];
+        for (watcher, _) in self.to_look(state, at).filter(|(watcher, _)| *watcher != node) {
+            for i in 0..masks.len() {
+                masks.push(masks[i] | 1 << watcher);
+            }
+        }
+        masks
+    }
+
+    fn steps(&self, state: &State<N>, steps: &mut Vec<Step>) {
+        let mut quiet = Vec::new();
+        // A tick, without looks where the rules let one wait.
+        let gap = self.watching(0).look_gap();
+        let mut masks = vec![0];
+        for at in 0..2 {
+            for (watcher, past) in self.to_look(state, at) {
+                if past.is_some_and(|past| Span::from(past.last) + 1 < gap) {
+                    for i in 0..masks.len() {
+                        masks.push(masks[i] | 1 << (usize::from(watcher) * 2 + at));
+                    }
+                }
+            }
+        }
+        if !self.thrifty || state.nodes.iter().all(|node| node.arm != Some(0)) || self.is(Fault::NoArm) {
+            quiet.extend(masks.into_iter().map(|without| What::Tick { without }));
+        }
+        if usize::from(state.record) + 1 < self.records.len() && state.nodes.iter().all(|n| n.shown == state.record) {
+            quiet.push(What::Write);
+        }
+        for node in 0..N as NodeId {
+            let me = &state.nodes[usize::from(node)];
+            let record = self.record(me);
+            if node != ACQUIRER && record.others > 1 && self.wants_to_ask(state, node, true) {
+                quiet.push(What::Arm(node));
+            }
+            if self.may_swap(state, node) {
+                quiet.push(What::Swap(node));
+            }
+            let something = if self.thrifty {
+                node != ACQUIRER && me.question.is_none() && me.open.is_some()
+            } else {
+                !me.is_closed() || me.question.is_some()
+            };
+            if something {
+                quiet.push(What::Close(node));
+            }
+            if me.record < state.record {
+                quiet.push(What::Take(node));
+            }
+            if me.shown < me.record && (me.open.is_none() || me.asked_by == me.record) {
+                quiet.push(What::Show(node));
+            }
+        }
+        for at in 0..2 {
+            let sentinel = &state.sentinels[at];
+            let mut loud = |node, what| {
+                steps.extend(self.others_look(state, node, at).into_iter().map(|looking| Step { what, looking }));
+            };
+            for node in (0..N as NodeId).filter(|&node| self.record(&state.nodes[usize::from(node)]).counts[at]) {
+                let me = &state.nodes[usize::from(node)];
+                let Some(line) = sentinel.line(node) else {
+                    if self.remade && sentinel.connections.iter().filter(|c| c.node == node).count() < CONNECTIONS {
+                        loud(node, What::Connect(node, at));
+                        if state.late > 0 {
+                            quiet.push(What::ConnectLate(node, at));
+                        }
+                    }
+                    continue;
+                };
+                let line = &sentinel.connections[line];
+                if self.remade && state.breaks > 0 && !self.stays(node) {
+                    quiet.push(What::GiveUp(node, at));
+                }
+                if line.mark != Sign::Closed && !line.closing && (me.is_closed() || self.is(Fault::MarkedBeforeClosing))
+                {
+                    loud(node, What::SayClosed(node, at));
+                }
+                if !self.counts(state, node, at) || !self.useful(state, node, at) {
+                    continue;
+                }
+                let asked = me.question.map(|question| question.asked[at]);
+                let anew = self.wants_to_ask(state, node, true);
+                if self.is(Fault::LookBeforeMark) {
+                    if anew {
+                        loud(node, What::ArmAndLook(node, at));
+                    }
+                    if asked.is_some_and(|asked| !asked.looked) {
+                        loud(node, What::LookToAsk(node, at));
+                    }
+                } else if anew {
+                    loud(node, What::ArmAndAsk(node, at));
+                }
+                if self.wants_to_ask(state, node, false)
+                    && asked.is_some_and(|asked| !asked.answered && (asked.looked || !self.is(Fault::LookBeforeMark)))
+                {
+                    loud(node, What::Ask(node, at));
+                }
+            }
+            for (i, connection) in sentinel.connections.iter().enumerate() {
+                if connection.closing {
+                    loud(connection.node, What::Arrive(at, i));
+                }
+                if connection.id == 0 {
+                    loud(connection.node, What::Accept(at, i));
+                } else if connection.used.is_none() || state.breaks > 0 && !self.stays(connection.node) {
+                    loud(connection.node, What::Vanish(at, i));
+                }
+            }
+        }
+        steps.extend(quiet.into_iter().map(|what| Step { what, looking: 0 }));
+    }
+
+    /// Whether another question, or more of this one, can be of use to `node`.
+    fn wants_to_ask(&self, state: &State<N>, node: NodeId, anew: bool) -> bool {
+        let me = &state.nodes[usize::from(node)];
+        !self.thrifty || !me.done && if anew { me.question.is_none() } else { !self.may_swap(state, node) }
+    }
+
+    /// Whether an answer of `at` can be of use to `node`.
+    fn useful(&self, state: &State<N>, node: NodeId, at: SentinelId) -> bool {
+        let me = &state.nodes[usize::from(node)];
+        let looked = me.question.is_some_and(|question| question.asked[at].looked);
+        !self.thrifty
+            || looked
+            || node != ACQUIRER && (me.open.is_some() || self.is(Fault::RenewsTheDead))
+            || self.free(state, node, at).count_ones() as usize == N - 1
+    }
+
+    /// Whether the lines of `node` never break.
+    fn stays(&self, node: NodeId) -> bool {
+        self.thrifty && node == ACQUIRER
+    }
+
+    fn tick(&self, state: &mut State<N>, without: u8) {
+        let before = *state;
+        for at in 0..2 {
+            for (watcher, _) in self.to_look(&before, at) {
+                if without & 1 << (usize::from(watcher) * 2 + at) == 0 {
+                    self.look(state, watcher, at);
+                }
+            }
+        }
+        let old = self.old();
+        let gap = self.watching(0).look_gap();
+        let older = |age: &mut Ticks| *age = old.min(*age + 1);
+        for sentinel in &mut state.sentinels {
+            for past in sentinel.watches.iter_mut().flatten() {
+                if let Some(seen) = past {
+                    older(&mut seen.last);
+                    older(&mut seen.first);
+                    for line in seen.lines.iter_mut().filter(|line| line.mark != Sign::Closed) {
+                        older(&mut line.since);
+                    }
+                    // Any later look comes too late.
+                    if Span::from(seen.last) >= gap {
+                        *past = None;
+                    }
+                }
+            }
+            for age in sentinel.connections.iter_mut().filter_map(|connection| connection.used.as_mut()) {
+                *age = SETTLE.min(*age + 1);
+            }
+        }
+        for node in &mut state.nodes {
+            node.arm = node.arm.and_then(|left| left.checked_sub(1));
+            node.open = node.open.and_then(|left| left.checked_sub(1));
+            if node.arm.is_none() && !self.is(Fault::NoArm) {
+                node.question = None;
+            }
+            if node.open.is_none() {
+                node.asked_by = 0;
+            }
+        }
+    }
+
+    fn step(&self, state: &mut State<N>, step: Step) {
+        let here = match step.what {
+            What::Ask(_, at) | What::ArmAndAsk(_, at) | What::LookToAsk(_, at) | What::ArmAndLook(_, at) => at,
+            What::SayClosed(_, at) | What::GiveUp(_, at) | What::Connect(_, at) | What::ConnectLate(_, at) => at,
+            What::Arrive(at, _) | What::Vanish(at, _) | What::Accept(at, _) => at,
+            _ => 0,
+        };
+        for watcher in (0..N as NodeId).filter(|watcher| step.looking & 1 << watcher != 0) {
+            self.look(state, watcher, here);
+        }
+        let arm = |state: &mut State<N>, node: NodeId| {
+            let lengths = self.lengths(state, node);
+            let me = &mut state.nodes[usize::from(node)];
+            me.arm = Some(ARM);
+            let (length, longest) = (lengths.own as Ticks, lengths.longest as Ticks);
+            me.question = Some(Question { length, longest, asked: Default::default() });
+        };
+        match step.what {
+            What::Tick { without } => self.tick(state, without),
+            What::Arm(node) => arm(state, node),
+            What::ArmAndAsk(node, at) => {
+                arm(state, node);
+                self.ask(state, node, at);
+            }
+            What::Ask(node, at) => self.ask(state, node, at),
+            What::ArmAndLook(node, at) => {
+                arm(state, node);
+                self.look_to_ask(state, node, at);
+            }
+            What::LookToAsk(node, at) => self.look_to_ask(state, node, at),
+            What::Swap(node) => {
+                let me = &mut state.nodes[usize::from(node)];
+                if let Some(question) = me.question.take() {
+                    let open = self.terms(question.length).open() as Ticks;
+                    me.asked_by = me.record;
+                    me.open = Some(if self.is(Fault::NoArm) { question.length } else { open });
+                    me.done = self.thrifty && node == ACQUIRER;
+                    me.arm = None;
+                }
+            }
+            What::Close(node) => {
+                let me = &mut state.nodes[usize::from(node)];
+                (me.arm, me.open, me.question, me.asked_by) = (None, None, None, 0);
+            }
+            What::SayClosed(node, at) => {
+                let line = state.sentinels[at].line(node).expect("a line");
+                let line = &mut state.sentinels[at].connections[line];
+                if self.delays {
+                    line.closing = true;
+                } else {
+                    line.mark = Sign::Closed;
+                }
+            }
+            What::Arrive(at, i) => {
+                let line = &mut state.sentinels[at].connections[i];
+                (line.mark, line.closing) = (Sign::Closed, false);
+            }
+            What::GiveUp(node, at) => {
+                state.breaks -= 1;
+                self.give_up(state, node, at);
+            }
+            What::Vanish(at, i) => {
+                let line = state.sentinels[at].connections.remove(i);
+                if line.used.is_some() {
+                    state.breaks -= 1;
+                    if !self.own_looks {
+                        state.sentinels[at].forget(line.node);
+                    }
+                }
+            }
+            What::Connect(node, at) => {
+                let mark = state.first_mark(node, self.lengths(state, node).own as Ticks);
+                state.sentinels[at].accept(Connection { node, mark, used: Some(0), ..Connection::default() });
+            }
+            What::ConnectLate(node, at) => {
+                state.late -= 1;
+                let mark = state.first_mark(node, self.lengths(state, node).own as Ticks);
+                state.sentinels[at].connections.push(Connection { node, mark, ..Connection::default() });
+            }
+            What::Accept(at, i) => {
+                let connection = state.sentinels[at].connections.remove(i);
+                state.sentinels[at].accept(connection);
+            }
+            What::Write => state.record += 1,
+            What::Take(node) => {
+                let me = &mut state.nodes[usize::from(node)];
+                me.record = state.record;
+                (me.arm, me.question) = (None, None);
+                if self.is(Fault::ShownTooSoon) {
+                    me.shown = me.record;
+                }
+                let counts = self.record(me).counts;
+                for at in (0..2).filter(|&at| !counts[at]) {
+                    self.give_up(state, node, at);
+                }
+            }
+            What::Show(node) => {
+                let me = &mut state.nodes[usize::from(node)];
+                me.shown = me.record;
+            }
+        }
+    }
+
+    fn give_up(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
+        let sentinel = &mut state.sentinels[at];
+        if let Some(line) = sentinel.line(node) {
+            sentinel.connections[line].used = None;
+            if !self.own_looks {
+                sentinel.forget(node);
+            }
+        }
+    }
+
+    fn ask(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
+        let free = self.free(state, node, at);
+        self.look(state, node, at);
+        let line = state.sentinels[at].line(node).expect("a line");
+        let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
+        let asked = &mut question.asked[at];
+        if !asked.looked {
+            asked.free = free;
+        }
+        asked.answered = true;
+        let line = &mut state.sentinels[at].connections[line];
+        (line.mark, line.closing) = (Sign::Held { length: question.length, nonce: FRESH }, false);
+    }
+
+    fn look_to_ask(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
+        let free = self.free(state, node, at);
+        self.look(state, node, at);
+        let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
+        question.asked[at] = Asked { looked: true, free, answered: false };
+    }
+}
+
+impl<const N: usize> stateright::Model for Model<N> {
+    type State = State<N>;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State<N>> {
+        let mut state = State {
+            nodes: [Node::default(); N],
+            sentinels: [Sentinel { connections: List::default(), watches: [[None; N]; N] }; 2],
+            record: 0,
+            breaks: self.breaks,
+            late: self.late,
+        };
+        let old = self.old();
+        for (at, sentinel) in state.sentinels.iter_mut().enumerate() {
+            if self.begin == Begin::Bare || !self.records[0].counts[at] {
+                continue;
+            }
+            let lacks = self.begin == Begin::OneLacks && at == 1;
+            for node in (0..N as NodeId).filter(|&node| node == ACQUIRER || !lacks) {
+                sentinel.accept(Connection { node, used: Some(SETTLE), ..Connection::default() });
+            }
+            for (node, watches) in sentinel.watches.iter_mut().enumerate() {
+                for (other, watch) in watches.iter_mut().enumerate().filter(|(other, _)| *other != node) {
+                    let mut past = Past { last: 0, first: old, ..Past::default() };
+                    if other as NodeId == ACQUIRER || !lacks {
+                        past.lines.push(Line { id: other as u8 + 1, ..Line::default() });
+                    }
+                    *watch = Some(past);
+                }
+            }
+        }
+        vec![state]
+    }
+
+    fn actions(&self, state: &State<N>, steps: &mut Vec<Step>) {
+        self.steps(state, steps);
+    }
+
+    fn next_state(&self, last: &State<N>, step: Step) -> Option<State<N>> {
+        let mut state = *last;
+        self.step(&mut state, step);
+        let symmetric = self.records.iter().all(|record| record.counts == [true, true]);
+        Some(state.canonical(symmetric, self.is(Fault::VanishedIgnored)))
+    }
+
+    fn within_boundary(&self, state: &State<N>) -> bool {
+        let acquirer = &state.nodes[usize::from(ACQUIRER)];
+        !(acquirer.done && acquirer.open.is_none())
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn open<const N: usize>(state: &State<N>, node: usize) -> bool {
+            state.nodes[node].open.is_some()
+        }
+        vec![
+            Property::always("one gate", |_, state: &State<N>| {
+                !(open(state, 0) && (1..N).any(|node| open(state, node)))
+            }),
+            Property::sometimes("the acquirer opens", |_, state| open(state, 0)),
+            Property::sometimes("a holder opens", |_, state| open(state, 1)),
+        ]
+    }
+}
+
+/// What happens to the lines of a node, for [`what_is_remembered_is_enough`].
+#[derive(Debug, Clone, Copy)]
+enum Happens {
+    Tick,
+    Look,
+    Comes,
+    Goes(usize),
+    Asks(usize),
+    Closes(usize),
+}
+
+/// A watch made from what the model keeps of past looks judges as one that has really seen them.
+fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
+    let happens = prop_oneof![
+        4 => Just(Happens::Tick),
+        6 => Just(Happens::Look),
+        1 => Just(Happens::Comes),
+        1 => (0..2usize).prop_map(Happens::Goes),
+        1 => (0..2usize).prop_map(Happens::Asks),
+        1 => (0..2usize).prop_map(Happens::Closes),
+    ];
+    let mut runner = TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
+    let freed = Cell::new(0);
+    let tried = runner.run(&proptest::collection::vec(happens, 0..40), |story| {
+        let mut state = WHOLE.init_states()[0];
+        let terms = WHOLE.watching(2);
+        let (mut watch, mut now, mut fresh) = (Watch::new(), 0u64, 1u64);
+        let mut real = vec![(fresh, Mark::Closed)];
+        state.sentinels[0].watches = [[None; 2]; 2];
+        for happens in story {
+            fresh += 1;
+            let of = |state: &State<2>, n: usize| {
+                let mut lines = state.sentinels[0].connections.iter().enumerate().filter(|(_, c)| c.node == 1);
+                lines.nth(n).map(|(i, _)| i)
+            };
+            let lines = |real: &[(u64, Mark)]| -> Vec<Seen<NodeId>> {
+                real.iter().map(|&(line, mark)| Seen { line, node: 1, mark: Some(mark) }).collect()
+            };
+            match happens {
+                Happens::Tick => {
+                    WHOLE.tick(&mut state, !0);
+                    now += 1;
+                }
+                Happens::Look => {
+                    let judged = WHOLE.free(&state, 0, 0) != 0;
+                    WHOLE.look(&mut state, 0, 0);
+                    watch.look(now, now, &lines(&real), &terms);
+                    proptest::prop_assert_eq!(judged, watch.free(&1, 2, &terms));
+                    freed.set(freed.get() + usize::from(judged && now > 0));
+                }
+                Happens::Comes if real.len() < CONNECTIONS => {
+                    real.push((fresh, Mark::Closed));
+                    state.sentinels[0].accept(Connection { node: 1, ..Connection::default() });
+                }
+                Happens::Goes(n) if n < real.len() => {
+                    real.remove(n);
+                    let at = of(&state, n).expect("the same lines");
+                    state.sentinels[0].connections.remove(at);
+                }
+                Happens::Asks(n) if n < real.len() => {
+                    real[n].1 = Mark::Held { length: 2, nonce: fresh };
+                    let at = of(&state, n).expect("the same lines");
+                    state.sentinels[0].connections[at].mark = Sign::Held { length: 2, nonce: FRESH };
+                }
+                Happens::Closes(n) if n < real.len() => {
+                    real[n].1 = Mark::Closed;
+                    let at = of(&state, n).expect("the same lines");
+                    state.sentinels[0].connections[at].mark = Sign::Closed;
+                }
+                _ => {}
+            }
+            state.sentinels[0].canonical(false);
+        }
+        Ok(())
+    });
+    tried.map_err(|error| error.to_string())?;
+    if freed.get() < 100 { Err(format!("only {} looks found somebody free", freed.get()).into()) } else { Ok(()) }
+}
+
+const WHOLE: Model<2> = Model {
+    fault: None,
+    breaks: 0,
+    remade: true,
+    depth: 0,
+    late: 0,
+    delays: false,
+    begin: Begin::Marked,
+    own_looks: false,
+    thrifty: true,
+    records: &[THREE],
+};
+
+/// A longer lease: more fits between two questions.
+const LONG: &[Record] = &[Record { length: 3, ..THREE }];
+/// Sentinels 1, 2, 3; then 1, 2; then 1, 2, 4. The acquirer opens by 2 and 4.
+const REPLACED: [Record; 3] = [
+    Record { counts: [true, false], others: 2, length: 2 },
+    Record { counts: [true, false], others: 1, length: 2 },
+    Record { counts: [true, true], others: 1, length: 2 },
+];
+/// The same, for one that opens by 2 and 3.
+const TAKEN_AWAY: [Record; 3] = [
+    Record { counts: [true, true], others: 1, length: 2 },
+    Record { counts: [true, false], others: 1, length: 2 },
+    Record { counts: [true, false], others: 2, length: 2 },
+];
+const LONGER: &[Record] = &[THREE, Record { length: 4, ..THREE }];
+const SHORTER: &[Record] = &[Record { length: 4, ..THREE }, THREE];
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let scenario = |name: &str, model: Model<2>| (name.to_owned(), model);
+    let lines = Model { breaks: 2, ..WHOLE };
+    let scenarios = [
+        scenario("lines break", lines.clone()),
+        scenario("a connection arrives late", Model { breaks: 1, late: 1, ..WHOLE }),
+        scenario("closed arrives late", Model { breaks: 1, delays: true, ..WHOLE }),
+        scenario("a longer lease", Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE }),
+        scenario("from nothing", Model { begin: Begin::Bare, ..WHOLE }),
+        scenario("looks of their own", Model { breaks: 1, own_looks: true, ..WHOLE }),
+        scenario("every step", Model { thrifty: false, ..WHOLE }),
+        scenario("a Sentinel replaced", Model { records: &REPLACED, ..WHOLE }),
+        scenario("a Sentinel taken away", Model { records: &TAKEN_AWAY, ..WHOLE }),
+        scenario("the lease becomes longer", Model { records: LONGER, breaks: 1, remade: false, ..WHOLE }),
+        scenario("the lease becomes shorter", Model { records: SHORTER, breaks: 1, remade: false, ..WHOLE }),
+    ];
+    let mut trials: Vec<libtest_mimic::Trial> = Vec::new();
+    for (name, model) in scenarios {
+        trials.push(libtest_mimic::Trial::test(format!("holds: {name}"), move || explore(&name, model, false)));
+    }
+    let three = Model::<3> {
+        fault: None,
+        breaks: 0,
+        remade: true,
+        depth: 13,
+        late: 0,
+        delays: false,
+        begin: Begin::Marked,
+        own_looks: false,
+        thrifty: true,
+        records: &[THREE],
+    };
+    trials.push(libtest_mimic::Trial::test("holds: three nodes", move || explore("three nodes", three, false)));
+    trials.push(libtest_mimic::Trial::test("what is remembered is enough", what_is_remembered_is_enough));
+    let seeded = [
+        ("no window", Fault::NoWindow, WHOLE),
+        ("a window of L without A", Fault::WindowWithoutArm, WHOLE),
+        ("no arm", Fault::NoArm, WHOLE),
+        ("a majority of one", Fault::MajorityOfOne, WHOLE),
+        ("a renewal without a live element", Fault::RenewsTheDead, WHOLE),
+        ("closed marked before closing", Fault::MarkedBeforeClosing, WHOLE),
+        ("closed of an earlier look", Fault::ClosedOfAnEarlierLook, WHOLE),
+        ("the newest line only", Fault::NewestLineOnly, Model { breaks: 1, late: 1, ..WHOLE }),
+        ("lines that vanish are ignored", Fault::VanishedIgnored, Model { breaks: 1, ..WHOLE }),
+        ("looks G apart", Fault::LooksApart, Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE }),
+        (
+            "the age of a line ignored",
+            Fault::AgeIgnored,
+            Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE },
+        ),
+        ("a look before the own mark", Fault::LookBeforeMark, WHOLE),
+        ("a Sentinel replaced in one step", Fault::InOneStep, Model { records: &[REPLACED[0], REPLACED[2]], ..WHOLE }),
+        (
+            "a Sentinel taken away in one step",
+            Fault::InOneStep,
+            Model { records: &[TAKEN_AWAY[0], TAKEN_AWAY[2]], ..WHOLE },
+        ),
+        ("a longer lease at once", Fault::LongerAtOnce, Model { records: LONGER, breaks: 1, remade: false, ..WHOLE }),
+        (
+            "lengths of the answer's moment",
+            Fault::LengthsOfNow,
+            Model { records: SHORTER, breaks: 1, remade: false, ..WHOLE },
+        ),
+        ("a record shown too soon", Fault::ShownTooSoon, Model { records: SHORTER, breaks: 1, remade: false, ..WHOLE }),
+    ];
+    for (name, fault, model) in seeded {
+        let model = Model { fault: Some(fault), ..model };
+        trials.push(libtest_mimic::Trial::test(format!("finds: {name}"), move || explore(name, model, true)));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn explore<const N: usize>(name: &str, model: Model<N>, faulty: bool) -> Result<(), libtest_mimic::Failed> {
+    let start = Instant::now();
+    let mut checker = model.clone().checker().finish_when(HasDiscoveries::AnyFailures);
+    if model.depth > 0 {
+        checker = checker.target_max_depth(model.depth);
+    }
+    let checker = checker.spawn_bfs().join();
+    let found = checker.discovery("one gate");
+    println!(
+        "{name}: {} states, {} steps between them, {:.1} s{}",
+        checker.unique_state_count(),
+        checker.state_count(),
+        start.elapsed().as_secs_f64(),
+        found
+            .as_ref()
+            .map_or(String::new(), |path| format!("; two gates after {} steps", path.clone().into_actions().len())),
+    );
+    match found {
+        Some(_) if faulty => Ok(()),
+        None if faulty => Err("the seeded fault was not found".into()),
+        Some(path) => Err(format!("two gates are open after {:#?}", path.into_actions()).into()),
+        // An empty space holds every property.
+        None if checker.discovery("the acquirer opens").is_none() || checker.discovery("a holder opens").is_none() => {
+            Err("nobody ever opens".into())
+        }
+        None => Ok(()),
+    }
+}
