@@ -154,16 +154,18 @@ pub fn run(args: &[String]) -> HookCode {
 
 /// Looks once more and writes what is to be written for `master`, as a hook would: for the keeper, which has seen that something is.
 ///
+/// Says whether anything was.
+///
 /// # Errors
 /// Why nothing was written.
-pub fn keep(master: &str) -> Result<(), String> {
+pub fn keep(master: &str) -> Result<bool, String> {
     let started = Instant::now();
     let mut account = Account::default();
     let result = keep_once(master, started, &mut account).map_err(|problem| problem.to_string());
     if !account.did.is_empty() {
         info!(MASTER = %master, ms = started.elapsed().as_millis() as u64, "{master}: {account}");
     }
-    result
+    result.map(|()| !account.did.is_empty())
 }
 
 fn keep_once(master: &str, started: Instant, account: &mut Account) -> Result<(), Problem> {

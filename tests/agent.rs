@@ -28,7 +28,8 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 4] = [
+    let trials: [(&str, fn()); 5] = [
+        ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
         (
             "a_lease_outlasts_its_keeper_by_its_length_and_no_more",
             a_lease_outlasts_its_keeper_by_its_length_and_no_more,
@@ -544,6 +545,32 @@ fn the_keeper_closes_what_is_not_named_and_opens_what_is() {
         let after = world.agree("a monitor after the loss");
         assert!(after.ro.is_open() && !after.rw.is_open(), "{after:?}");
     }
+}
+
+/// What is open must not stand on two records.
+fn another_record_waits_until_nothing_is_permitted() {
+    let mut world = World::new();
+    world.reset();
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    // A Sentinel's name more, that nobody has: with it two of four are no majority.
+    let sentinels = world.record[0].1.clone();
+    world.record[0].1 = format!("{sentinels} {}@{NODE}:1", "f".repeat(40));
+    world.write_cib();
+    // The keeper has read it by then; the lease goes on as it was.
+    std::thread::sleep(Duration::from_secs(6));
+    world.stop_sentinels(1);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(world.state().rw.is_open(), "two of three still are a majority");
+    assert_eq!(world.agent("stop", false, &[]), 0);
+    assert_eq!(world.agent("start", false, &[]), 0);
+    assert_eq!(world.agent("promote", false, &[]), OcfCode::Generic as i32, "two of four");
+    assert!(!world.state().rw.is_open());
+    world.continue_sentinels();
+    eventually("three of four to name this node", || {
+        world.agent("promote", false, &[]) == 0 && world.state().rw.is_open()
+    });
 }
 
 /// The kernel ends what nobody renews, and a keeper that comes back goes on with what still lives.

@@ -35,6 +35,13 @@ pub struct Failed {
     pub reason: String,
 }
 
+/// The keeper said nothing of this gate.
+struct NoReport {
+    why: String,
+    /// It is there: slow, or about to hear of the gate.
+    keeper_runs: bool,
+}
+
 /// How an action ended.
 pub type Outcome = Result<OcfCode, Failed>;
 
@@ -122,7 +129,12 @@ impl Action {
         let mut asked: Option<Instant> = None;
         let mut waiting = String::new();
         loop {
-            if gate.state()?.rw.is_open() {
+            // Only the time for it all may fail a promote.
+            let open = gate.state().map(|state| state.rw.is_open());
+            if let Err(error) = &open {
+                waiting = with_causes(error);
+            }
+            if open.unwrap_or(false) {
                 info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }
@@ -136,7 +148,7 @@ impl Action {
                         return Ok(OcfCode::Success);
                     }
                     Ok(report) => waiting = report.why,
-                    Err(why) => waiting = why,
+                    Err(NoReport { why, .. }) => waiting = why,
                 }
             }
             // No monitor runs meanwhile: readers keep their port.
@@ -166,6 +178,7 @@ impl Action {
         if permission.is_none() {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
+        self.tell_keeper();
         info!(gate = %self.environment.instance, "demoted, read-write port closed");
         Ok(OcfCode::Success)
     }
@@ -183,6 +196,7 @@ impl Action {
         }
         // Only now: a stop that failed is tried again, and must then know the ports.
         self.store.remove().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
+        self.tell_keeper();
         info!(gate = %self.environment.instance, "stopped, both ports closed");
         Ok(OcfCode::Success)
     }
@@ -222,7 +236,11 @@ impl Action {
             state = gate.state()?;
         }
         let closed = (watched && granted == Some(Granted::Promoted) && !state.rw.is_open()).then(|| self.lease());
-        let lease = closed.map(|lease| lease.map(|report| report.why));
+        let lease = closed.map(|lease| match lease {
+            Ok(report) => Ok(report.why),
+            Err(NoReport { why, keeper_runs: true }) => Ok(why),
+            Err(NoReport { why, keeper_runs: false }) => Err(why),
+        });
         let seen = Seen { granted, state, record, lease, recurring, open_for: params.open_for };
         let judgement = judge(&seen);
         if judgement.change != Desired::KEEP {
@@ -249,10 +267,19 @@ impl Action {
     }
 
     /// How the lease stands, from the keeper; or why that cannot be told. The keeper looks at once for being asked.
-    fn lease(&self) -> Result<Report, String> {
+    fn lease(&self) -> Result<Report, NoReport> {
         let request = Request::Permission(self.environment.instance.clone());
-        let reports = socket::ask(&request).map_err(|error| socket::missing(&error))?;
-        reports.into_iter().next().ok_or_else(|| "rolegate-keeper has not heard of this gate yet".to_owned())
+        let reports = socket::ask(&request)
+            .map_err(|error| NoReport { why: socket::missing(&error), keeper_runs: !socket::is_missing(&error) })?;
+        reports.into_iter().next().ok_or_else(|| NoReport {
+            why: "rolegate-keeper has not heard of this gate yet".to_owned(),
+            keeper_runs: true,
+        })
+    }
+
+    /// Lets the keeper see that a permission is gone, as it would by itself a moment later.
+    fn tell_keeper(&self) {
+        let _told = self.lease();
     }
 
     fn left(&self) -> Duration {

@@ -112,6 +112,13 @@ impl Leasing {
         Ok(Leasing { holder: Holder::Iptables(holder), deadline })
     }
 
+    /// The same right, whose calls take no longer than `deadline` each: for a caller that must not wait.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// Prepares a lease of length `lease` (L), which counts from now, whose question may take `ask` (A).
     ///
     /// On iptables a lease has whole seconds, rounded down, an arm replaces the one before it, and the rules are not looked at:

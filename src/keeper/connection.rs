@@ -70,6 +70,8 @@ struct Established<Tag> {
     open: VecDeque<Open<Tag>>,
     /// The login's reply is still to come.
     login: bool,
+    /// It has answered something.
+    answered: bool,
 }
 
 struct Open<Tag> {
@@ -130,8 +132,13 @@ impl<Tag> Connection<Tag> {
                 },
                 State::Connecting(connecting) => match connecting.as_mut().poll(context) {
                     Poll::Ready(Ok(stream)) => {
-                        let mut up =
-                            Established { stream, incoming: Replies::default(), open: VecDeque::new(), login: false };
+                        let mut up = Established {
+                            stream,
+                            incoming: Replies::default(),
+                            open: VecDeque::new(),
+                            login: false,
+                            answered: false,
+                        };
                         match up.log_in(&self.credentials) {
                             Ok(()) => {
                                 self.state = State::Up(Box::new(up));
@@ -156,9 +163,9 @@ impl<Tag> Connection<Tag> {
         }
     }
 
-    /// A connection that worked is remade at once; one that could not be made waits a moment.
+    /// A connection that worked is remade at once; one that did not waits a moment.
     fn lost(&mut self, error: AskError) -> Event<Tag> {
-        let worked = matches!(&self.state, State::Up(_));
+        let worked = matches!(&self.state, State::Up(up) if up.answered);
         self.state = match worked && error != AskError::Silent && !matches!(error, AskError::Denied(_)) {
             true => connecting(self.address),
             false => State::Pause(Box::pin(sleep(RETRY_AFTER))),
@@ -211,6 +218,7 @@ impl<Tag> Established<Tag> {
                     continue;
                 }
                 let Some(Open { tag, sent, replies, .. }) = self.open.pop_front() else { continue };
+                self.answered = true;
                 return Poll::Ready(Ok(Answer { tag, sent, received: Instant::now(), replies }));
             }
             let mut space = [0; 16 << 10];

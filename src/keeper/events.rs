@@ -15,6 +15,9 @@ use crate::wire::{self, Replies};
 /// How long a step of making the connection may take, and the pause after a failure.
 const WITHIN: Duration = Duration::from_secs(1);
 
+/// After so long without an event the Sentinel is asked for a sign of life.
+const QUIET: Duration = Duration::from_secs(4);
+
 /// The events that a keeper wants: whatever may change who is named.
 const CHANNELS: [&str; 12] = [
     "+switch-master",
@@ -75,8 +78,14 @@ async fn listen_once(
     let mut replies = Replies::default();
     let mut buffer = vec![0; 4096];
     loop {
-        // A Sentinel whose host is gone says nothing; the lines find that out, and this costs nothing.
-        let read = stream.read(&mut buffer).await?;
+        // A Sentinel whose host is gone says nothing for ever. One that lives answers this.
+        let read = match timeout(QUIET, stream.read(&mut buffer)).await {
+            Ok(read) => read?,
+            Err(_) => {
+                timeout(WITHIN, stream.write_all(&wire::pack(&[&["PING"]]))).await??;
+                timeout(WITHIN, stream.read(&mut buffer)).await??
+            }
+        };
         if read == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }

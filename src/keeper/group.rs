@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -18,18 +19,20 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
-use super::memory::{Lease, Memory};
+use super::memory::{Memory, Run};
 use super::socket::Report;
 use super::{restart, roles};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
-use crate::gate::{self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, State, Swap, Swapped, Want};
+use crate::gate::{
+    self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
+};
 use crate::instance::{self, Instance, ServerRole};
-use crate::lease::{self, Evidence, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
+use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
 use crate::pacemaker::Cib;
 use crate::permission::{Granted, Permission, Store};
-use crate::record::{NodeEntry, Record};
-use crate::sentinel::{self, About, Heard, LocalServer, Verdict};
+use crate::record::{NodeEntry, Record, canonical};
+use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
 
@@ -44,6 +47,15 @@ const PHASE: Duration = Duration::from_millis((SETTLE.as_millis() % EVERY.as_mil
 
 /// A Sentinel that takes longer than this to answer is silent, and its line is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A Redis may be busy with a script for longer.
+const REDIS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is written down that the lease is still held.
+const REMEMBER_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the whole of this gate's rules is looked at.
+const TEND_EVERY: Duration = Duration::from_millis(800);
 
 /// An answer older than this says nothing about now.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -68,6 +80,10 @@ pub enum Note {
     Cluster(Arc<Cib>),
     /// Somebody asks how things stand.
     Report(oneshot::Sender<Report>),
+    /// Other parameters that no proof stands on.
+    Params(Box<Params>),
+    /// The record has changed. This group ends as soon as it has no permission: what is open must not stand on two records.
+    Outdated,
 }
 
 /// What is the same for all groups of a node.
@@ -91,11 +107,11 @@ pub struct Group {
     node: NodeEntry,
     others: Vec<String>,
     terms: Terms,
+    /// The longest lease that another node may have.
+    longest: Span,
     store: Store,
     memory: Memory,
-    /// For what is done at once, and for what has its time.
     gate: Gate,
-    slow_gate: Gate,
     inbox: mpsc::Receiver<Note>,
     tick: Interval,
     lines: Vec<Line>,
@@ -105,24 +121,33 @@ pub struct Group {
     leasing: Option<Leasing>,
     granted: Option<Granted>,
     /// What is open by a lease of ours, or was by one of the keeper before this one.
-    lease: Option<Lease>,
+    lease: Option<Run>,
     /// The run under which this node last held a lease, until another node is named.
-    last: Option<Lease>,
+    last: Option<Run>,
     opened: Option<Instant>,
     round: Round,
     about: About,
     /// Why nothing is opened until then.
     vetoed: Option<(Instant, String)>,
-    broken: Option<String>,
+    broken: Broken,
     why: String,
-    ro_renewed: Option<Instant>,
+    tended: Option<Instant>,
     closing: Option<JoinHandle<Result<State, GateError>>>,
     mending: Option<JoinHandle<Result<(), GateError>>>,
     beginning: Option<JoinHandle<Result<Leasing, GateError>>>,
     restarting: Option<JoinHandle<restart::Outcome>>,
-    restart_after: Option<Instant>,
+    /// Since when a Redis that is not that of `last` keeps this node closed, and when the next attempt is due.
+    restarted: Option<(Instant, Instant)>,
+    /// `last` is of this boot: a Redis that is down is not one that has not started yet.
+    last_of_this_boot: bool,
+    /// Nothing was read from the firewall yet.
+    first_look: bool,
+    remembered: Option<Instant>,
     roles: roles::Keeper,
     ending: Option<Instant>,
+    outdated: bool,
+    /// Another round is wanted when this one is over.
+    again: bool,
 }
 
 /// A line to one Sentinel of the record.
@@ -146,6 +171,14 @@ enum Asked {
     Mark,
     /// The question of a round; with a nonce, behind a mark.
     Question { round: u64, marked: bool },
+}
+
+/// What stands in the way, by where it stands.
+#[derive(Default)]
+struct Broken {
+    firewall: Option<String>,
+    read_only: Option<String>,
+    sentinel: Option<String>,
 }
 
 /// What the Redis on this node says.
@@ -175,12 +208,19 @@ enum Happened {
 
 impl Group {
     /// The group of the gate `gate_id`. None without a record with this node in it.
-    pub fn new(common: Common, gate_id: &str, params: Params, inbox: mpsc::Receiver<Note>) -> Option<Self> {
+    ///
+    /// `last_length` is the lease of the record before, if there was one in this keeper's life: others may still go by it.
+    pub fn new(
+        common: Common,
+        gate_id: &str,
+        params: Params,
+        last_length: Option<Duration>,
+        inbox: mpsc::Receiver<Note>,
+    ) -> Option<Self> {
         let record = params.record.clone().ok()?;
         let node = record.node(&common.me)?.clone();
         let others = record.nodes().iter().filter(|other| **other != node).map(|other| other.name.clone()).collect();
-        let gate = Gate::new(params.ports, common.settings.firewall, AT_ONCE).ok()?;
-        let slow_gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
+        let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
         let lines = record.sentinels().iter().map(|sentinel| {
             let connection = Connection::new(sentinel.address, common.settings.sentinel.clone());
             Line {
@@ -194,17 +234,19 @@ impl Group {
                 proves: None,
             }
         });
+        let lengths = Lengths::of(micros(params.lease), last_length.map(micros));
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let memory = Memory::new(gate_id);
         let remembered = memory.read();
         Some(Group {
-            terms: Terms { length: micros(params.lease), arm: micros(params.lease / 5), settle: micros(SETTLE) },
+            terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
+            longest: lengths.longest,
             lines: lines.collect(),
             redis: Connection::new(node.address, common.settings.redis.clone()),
             store: Store::new(gate_id),
             gate_id: gate_id.to_owned(),
-            lease: remembered.lease,
+            lease: remembered.last.clone().filter(|_| remembered.held),
             last: remembered.last,
             roles: roles::Keeper::new(),
             params,
@@ -213,7 +255,6 @@ impl Group {
             others,
             memory,
             gate,
-            slow_gate,
             inbox,
             tick,
             local: Local::Unknown(AskError::Silent),
@@ -224,15 +265,20 @@ impl Group {
             round: Round::default(),
             about: About::Unknown("not asked yet".to_owned()),
             vetoed: None,
-            broken: None,
+            broken: Broken::default(),
             why: "just started".to_owned(),
-            ro_renewed: None,
+            tended: None,
             closing: None,
             mending: None,
             beginning: None,
             restarting: None,
-            restart_after: None,
+            restarted: None,
+            last_of_this_boot: remembered.this_boot,
+            first_look: true,
+            remembered: None,
             ending: None,
+            outdated: false,
+            again: false,
             common,
         })
     }
@@ -240,7 +286,11 @@ impl Group {
     /// Keeps the lease until the inbox is closed, and renews it once more then: whoever comes next has all its time to go on.
     pub async fn run(mut self) {
         loop {
-            if self.ending.is_some_and(|at| self.round.armed.is_none() || at.elapsed() > self.params.lease / 5) {
+            if self.ending.is_some_and(|at| self.round.armed.is_none() || at.elapsed() > self.arm_lasts()) {
+                return;
+            }
+            let closed = self.lease.is_none() && self.closing.is_none();
+            if self.outdated && closed && self.granted.is_none_or(|granted| granted < Granted::Promoted) {
                 return;
             }
             let happened = poll_fn(|context| self.poll(context)).await;
@@ -248,19 +298,23 @@ impl Group {
                 Happened::Tick => self.begin_round(),
                 Happened::Note(None) => {
                     self.ending = Some(Instant::now());
-                    self.begin_round();
+                    if self.round.armed.is_none() {
+                        self.begin_round();
+                    }
                 }
                 Happened::Note(Some(note)) => self.note(note),
                 Happened::Line(index, event) => self.line(index, event),
                 Happened::Redis(event) => self.redis(event),
                 Happened::Closed(result) => self.closed(result),
                 Happened::Mended(result) => {
-                    if let Err(error) = result {
-                        self.say_broken(&error);
+                    let what = result.err().map(|error| with_causes(&error));
+                    if let Some(what) = what.as_ref().filter(|what| self.broken.read_only.as_ref() != Some(*what)) {
+                        warn!(gate = %self.gate_id, "{what}");
                     }
+                    self.broken.read_only = what;
                 }
                 Happened::Begun(result) => self.begun(result),
-                Happened::Restart(outcome) => self.restarted(outcome),
+                Happened::Restart(outcome) => self.restart_answered(outcome),
             }
         }
     }
@@ -312,6 +366,11 @@ impl Group {
                 self.cib = Some(cib);
                 self.keep_roles();
             }
+            Note::Params(params) => self.params = *params,
+            Note::Outdated => {
+                self.outdated = true;
+                self.begin_round_now();
+            }
             Note::Report(reply) => {
                 // Who asked may have gone.
                 let _gone = reply.send(self.report());
@@ -325,7 +384,7 @@ impl Group {
         }
         match event.says {
             // What is acknowledged from here on is lost.
-            Says::Promoting(address) if address != self.node.address => {
+            Says::Promoting(address) if address != canonical(self.node.address) => {
                 let why = format!("a Sentinel promotes {address}");
                 self.vetoed = Some((Instant::now() + PROMOTION_LASTS, why.clone()));
                 if self.lease.is_some() || self.round.armed.is_some() {
@@ -341,11 +400,23 @@ impl Group {
 
     // --- Rounds.
 
+    /// A round now, or as soon as it may be: one that runs would lose its answers.
     fn begin_round_now(&mut self) {
-        if self.round.began.is_none_or(|began| began.elapsed() >= NOT_SOONER) {
+        let Some(began) = self.round.began else { return };
+        let wait = if self.round.armed.is_some() { self.arm_lasts() } else { NOT_SOONER };
+        if began.elapsed() >= wait {
             self.tick.reset();
             self.begin_round();
+        } else if self.round.armed.is_some() {
+            self.again = true;
+        } else {
+            self.tick.reset_at((began + NOT_SOONER).into());
         }
+    }
+
+    /// A: for how long answers to a round's question can come in time.
+    fn arm_lasts(&self) -> Duration {
+        Duration::from_micros(self.terms.arm)
     }
 
     fn begin_round(&mut self) {
@@ -355,7 +426,7 @@ impl Group {
         self.granted = match self.store.read() {
             Ok(permission) => permission.filter(|p| p.ports == self.params.ports).map(|p| p.granted),
             Err(error) => {
-                self.broken = Some(with_causes(&error));
+                self.broken.firewall = Some(with_causes(&error));
                 None
             }
         };
@@ -366,6 +437,11 @@ impl Group {
                 line.connection.give_up();
             }
         }
+        // A Redis that never answers, on a connection that was lost without a word. That is not a no.
+        if self.redis.waiting_for(now).is_some_and(|waited| waited > REDIS_PATIENCE) {
+            self.redis.give_up();
+        }
+        self.again = false;
         self.round.number += 1;
         self.round.began = Some(now);
         self.about = self.verdict().about(&self.common.me);
@@ -393,7 +469,7 @@ impl Group {
     fn look(&mut self) -> Option<Held> {
         let Some(leasing) = &mut self.leasing else {
             if self.beginning.is_none() && self.closing.is_none() {
-                let gate = self.slow_gate.clone();
+                let gate = self.gate.clone();
                 self.beginning = Some(spawn_blocking(move || gate.leasing()));
             }
             return None;
@@ -403,7 +479,7 @@ impl Group {
                 if held.withdrawn {
                     self.leasing = None;
                 }
-                self.broken = None;
+                self.broken.firewall = None;
                 Some(held)
             }
             Err(error) => {
@@ -416,7 +492,7 @@ impl Group {
     fn begun(&mut self, result: Result<Leasing, GateError>) {
         match result {
             Ok(leasing) => {
-                self.leasing = Some(leasing);
+                self.leasing = Some(leasing.within(AT_ONCE));
                 self.begin_round_now();
             }
             Err(error) => self.say_broken(&error),
@@ -425,6 +501,10 @@ impl Group {
 
     fn judge_firewall(&mut self, held: Option<Held>) {
         let Some(held) = held else { return };
+        if std::mem::take(&mut self.first_look) && held.open.is_some_and(|open| micros(open) > self.terms.length) {
+            // Longer than a lease of ours can be: somebody opened it by hand when ours was over.
+            self.lease = None;
+        }
         match (&self.lease, held.open) {
             (Some(_), None) if held.withdrawn => self.close("it was closed from outside"),
             (Some(_), None) => {
@@ -458,7 +538,7 @@ impl Group {
             return Err(format!("closing ({})", self.why.trim_start_matches("closing (").trim_end_matches(')')));
         }
         if self.leasing.is_none() {
-            return Err(self.broken.clone().unwrap_or_else(|| "the firewall is being prepared".to_owned()));
+            return Err(self.broken.firewall.clone().unwrap_or_else(|| "the firewall is being prepared".to_owned()));
         }
         match &self.about {
             About::Other(node) => return Err(format!("Sentinels name {node}")),
@@ -550,32 +630,44 @@ impl Group {
     /// What this round's marked question has been answered so far. Answers to questions of before prove nothing for its arm.
     fn proofs(&self) -> Vec<Evidence<String>> {
         let round = Some(self.round.number);
-        self.lines.iter().filter(|line| line.proves == round).filter_map(|line| line.evidence.clone()).collect()
+        let proving = self.lines.iter().filter(|line| line.proves == round);
+        proving
+            .filter_map(|line| {
+                let (evidence, (_, heard)) = (line.evidence.clone()?, line.heard.as_ref()?);
+                // Redis may have said since which run it is.
+                let names_me = evidence.names_me && self.names_me(heard);
+                Some(Evidence { names_me, ..evidence })
+            })
+            .collect()
+    }
+
+    /// Whether this answer counts for this node.
+    fn names_me(&self, heard: &Heard) -> bool {
+        let verdict = Verdict::of(&self.record, std::slice::from_ref(heard), self.local_server().as_ref());
+        verdict.counting.iter().any(|node| node.eq_ignore_ascii_case(&self.common.me))
     }
 
     /// Sends this round's question to every line that owes no answer.
     fn ask(&mut self) {
+        let nonce = self.round.armed.is_some().then(fresh);
+        // Read again: a mark of `closed` speaks of this moment.
+        let now = if nonce.is_none() { Some(self.mark_now()) } else { None };
         let question = [
             vec!["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.params.master],
             vec!["SENTINEL", "MASTER", &self.params.master],
             vec!["SENTINEL", "MYID"],
             vec!["CLIENT", "LIST", "TYPE", "normal"],
         ];
-        let nonce = self.round.armed.is_some().then(fresh);
-        let clean = match &nonce {
-            Some(_) => false,
-            // Read again: a mark of `closed` speaks of this moment.
-            None => self.leasing.as_mut().and_then(|leasing| leasing.look().ok()).is_some_and(Held::is_nothing),
-        };
         for line in &mut self.lines {
             if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
                 line.evidence = None;
                 continue;
             }
+            let was_closed = line.mark == Some(Mark::Closed);
             let mark = match nonce {
                 Some(nonce) => Some(Mark::Held { length: self.terms.length, nonce }),
-                None if clean && line.mark != Some(Mark::Closed) => Some(Mark::Closed),
-                None => None,
+                // A mark that stands says no less than a new one; and one that changes makes others wait.
+                None => now.filter(|now| was_closed != (*now == Mark::Closed)),
             };
             let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
             let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
@@ -644,7 +736,13 @@ impl Group {
 
     fn refused_mark(&mut self, index: usize, reply: &Value) {
         let at = self.record.sentinels()[index].address;
-        self.broken = Some(format!("Sentinel {at} does not let us set a client name: {}", server::shown(reply)));
+        let why = format!("Sentinel {at} does not let us set a client name: {}", server::shown(reply));
+        if self.broken.sentinel.as_ref() != Some(&why) {
+            warn!(gate = %self.gate_id, "{why}");
+        }
+        self.broken.sentinel = Some(why);
+        // Its mark is not what was sent.
+        self.lines[index].connection.give_up();
     }
 
     fn answered(&mut self, index: usize, round: u64, marked: bool, answer: &Answer<Asked>) {
@@ -660,16 +758,15 @@ impl Group {
             server::text(list).map(|text| mark::seen(&mark::listed(&text), &self.params.master, &self.others));
         if lines.is_none() {
             let at = self.record.sentinels()[index].address;
-            self.broken = Some(format!("Sentinel {at} does not list its clients: {}", server::shown(list)));
+            self.broken.sentinel = Some(format!("Sentinel {at} does not list its clients: {}", server::shown(list)));
         }
-        let names_me = {
-            let verdict = Verdict::of(&self.record, std::slice::from_ref(&heard), self.local_server().as_ref());
-            verdict.counting.iter().any(|node| node.eq_ignore_ascii_case(&self.common.me))
-        };
+        let names_me = self.names_me(&heard);
         let terms = self.terms;
-        let longest = terms.length;
+        let longest = self.longest;
         let line = &mut self.lines[index];
-        line.own.marked(received);
+        if marked {
+            line.own.marked(received);
+        }
         let free = match &lines {
             Some(lines) => {
                 line.watch.look(sent, received, lines, &terms);
@@ -712,7 +809,7 @@ impl Group {
     fn follow_history(&mut self) {
         let (Local::Says(_, instance), Some(lease)) = (&self.local, &self.lease) else { return };
         if instance.replication_id != lease.replication_id {
-            let lease = Lease { replication_id: instance.replication_id.clone(), ..lease.clone() };
+            let lease = Run { replication_id: instance.replication_id.clone(), ..lease.clone() };
             (self.lease, self.last) = (Some(lease.clone()), Some(lease));
             self.remember();
         }
@@ -766,7 +863,11 @@ impl Group {
         let (Some(armed), Some(leasing)) = (self.round.armed.take(), &mut self.leasing) else { return };
         match leasing.swap(armed, kind) {
             Ok(Swapped::Open) if kind == Swap::Acquire => self.acquired(),
-            Ok(Swapped::Open) => {}
+            Ok(Swapped::Open) => {
+                if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
+                    self.remember();
+                }
+            }
             Ok(Swapped::Withdrawn) => self.leasing = None,
             // The next look at the firewall says what is so.
             Ok(Swapped::Lapsed | Swapped::AlreadyOpen) => {
@@ -774,13 +875,18 @@ impl Group {
             }
             Err(error) => self.say_broken(&error),
         }
+        if self.again {
+            self.begin_round_now();
+        }
     }
 
     fn acquired(&mut self) {
         let Local::Says(_, instance) = &self.local else { return };
-        let lease = Lease { run_id: instance.run_id.clone(), replication_id: instance.replication_id.clone() };
+        let lease =
+            Run { run_id: instance.run_id.clone(), replication_id: instance.replication_id.clone(), held_at: 0 };
         self.lease = Some(lease.clone());
         self.last = Some(lease);
+        (self.last_of_this_boot, self.restarted) = (true, None);
         self.opened = Some(Instant::now());
         self.why.clear();
         self.remember();
@@ -820,18 +926,18 @@ impl Group {
 
     /// Closes for writing, and marks it so when it is done.
     fn close(&mut self, why: &str) {
+        if self.closing.is_none() {
+            // Its arms go with the closing.
+            self.leasing = None;
+            let gate = self.gate.clone();
+            self.closing = Some(spawn_blocking(move || gate.set(Desired { ro: Want::Keep, rw: Want::Close })));
+        }
         self.round.armed = None;
         self.why = why.to_owned();
         if let Some(lease) = self.lease.take() {
             let for_ms = self.opened.take().map_or(0, |at| at.elapsed().as_millis() as u64);
             info!(MASTER = %self.params.master, NODE = %self.common.me, REASON = why, run_id = %lease.run_id, for_ms, "{}: {} is closed for writing: {why}", self.params.master, self.params.ports.rw);
             self.remember();
-        }
-        if self.closing.is_none() {
-            // Its arms go with the closing.
-            self.leasing = None;
-            let gate = self.slow_gate.clone();
-            self.closing = Some(spawn_blocking(move || gate.set(Desired { ro: Want::Keep, rw: Want::Close })));
         }
     }
 
@@ -845,76 +951,118 @@ impl Group {
 
     fn say_broken(&mut self, error: &GateError) {
         let what = with_causes(error);
-        if self.broken.as_ref() != Some(&what) {
+        if self.broken.firewall.as_ref() != Some(&what) {
             warn!(gate = %self.gate_id, "{what}");
         }
-        self.broken = Some(what);
+        self.broken.firewall = Some(what);
     }
 
     /// The read-only port's time, and a firewall that somebody flushed.
     fn keep_ro(&mut self, now: Instant) {
-        if self.granted.is_none_or(|granted| granted < Granted::Started)
-            || self.mending.is_some()
-            || self.closing.is_some()
-        {
+        let may = self.granted.is_some_and(|granted| granted >= Granted::Started);
+        if !may || self.mending.is_some() || self.closing.is_some() {
             return;
         }
-        let due = self.ro_renewed.is_none_or(|at| now - at > self.params.open_for / 4);
-        let flushed = || self.gate.state().is_ok_and(|state| state.baseline != Baseline::Intact || !state.ro.is_open());
-        if due || flushed() {
-            self.ro_renewed = Some(now);
-            let (gate, store) = (self.slow_gate.clone(), self.store.clone());
-            let want = Desired { ro: Want::Open(self.params.open_for), rw: Want::Keep };
+        if self.tended.is_some_and(|at| now - at < TEND_EVERY) {
+            return;
+        }
+        self.tended = Some(now);
+        let (gate, store, open_for) = (self.gate.clone(), self.store.clone(), self.params.open_for);
+        self.mending = Some(spawn_blocking(move || {
+            let state = gate.state()?;
+            let lasts = match state.ro {
+                PortState::Open { remaining } => remaining,
+                PortState::Closed => Duration::ZERO,
+            };
+            if state.baseline == Baseline::Intact && lasts > open_for * 3 / 4 {
+                return Ok(());
+            }
             // The agent may be about to take the permission away.
             let allowed = move || store.read().is_ok_and(|permission| permission.is_some_and(may_read));
-            self.mending = Some(spawn_blocking(move || gate.set_if(want, allowed).map(drop)));
-        }
+            gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed).map(drop)
+        }));
     }
 
     // --- A Redis that restarted, and roles.
 
+    /// Where the Redis behind the last lease is gone, though a majority still names this node.
     fn watch_for_restart(&mut self) {
         let Some(last) = &self.last else { return };
-        let run = match &self.local {
-            Local::Refused => None,
-            Local::Says(_, instance) if instance.run_id != last.run_id => Some((**instance).clone()),
-            _ => return,
+        let gone = match &self.local {
+            // One that has not started since the machine did says what it has when it has started.
+            Local::Refused => self.last_of_this_boot,
+            Local::Says(_, instance) => instance.run_id != last.run_id && !instance.loading,
+            Local::Unknown(_) => return,
         };
-        if matches!(self.about, About::Other(_)) || self.restarting.is_some() {
+        if !gone {
+            self.restarted = None;
             return;
         }
-        if self.restart_after.is_some_and(|at| Instant::now() < at) {
+        let now = Instant::now();
+        let (_, due) = *self.restarted.get_or_insert((now, now));
+        let verdict = self.verdict();
+        let named = verdict.points_at_node.as_deref().is_some_and(|node| node.eq_ignore_ascii_case(&self.common.me));
+        if !named || now < due || self.restarting.is_some() {
             return;
         }
-        self.restart_after = Some(Instant::now() + restart::PAUSE);
-        let others: Vec<NodeEntry> = self.record.nodes().iter().filter(|node| **node != self.node).cloned().collect();
+        let Some(sentinel) = self.who_can_fail_over() else { return };
+        if let Some((_, due)) = &mut self.restarted {
+            *due = now + restart::PAUSE;
+        }
+        let others = self.record.nodes().iter().filter(|node| **node != self.node).cloned().collect();
         let case = restart::Case {
             last: last.clone(),
-            run,
             others,
-            record: self.record.clone(),
+            sentinel,
             master: self.params.master.clone(),
             settings: self.common.settings.clone(),
         };
         self.restarting = Some(spawn_blocking(move || restart::answer(&case)));
     }
 
-    fn restarted(&mut self, outcome: restart::Outcome) {
+    /// A Sentinel that names this node, where none is in a failover.
+    fn who_can_fail_over(&self) -> Option<SocketAddr> {
+        let fresh = self.lines.iter().filter_map(|line| line.heard.as_ref().filter(|(at, _)| at.elapsed() < FRESH));
+        let mut found = None;
+        for (_, heard) in fresh {
+            let Ok(answer) = &heard.answer else { continue };
+            let flags = answer.master.iter().flat_map(|master| &master.flags);
+            if flags.into_iter().any(|flag| flag == "failover_in_progress") {
+                return None;
+            }
+            let address = answer.named.as_ref().and_then(Place::address);
+            if address.is_some_and(|address| canonical(address) == canonical(self.node.address)) {
+                found = found.or(Some(heard.sentinel.address));
+            }
+        }
+        found
+    }
+
+    fn restart_answered(&mut self, outcome: restart::Outcome) {
         let master = &self.params.master;
-        match outcome {
+        let Some((since, due)) = &mut self.restarted else { return };
+        let late = since.elapsed() > restart::AT_MOST;
+        let why = match outcome {
             restart::Outcome::Asked(sentinel) => {
                 warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
+                *due = Instant::now() + restart::FAILOVER_TAKES;
+                return;
             }
+            restart::Outcome::NobodyElse => "no replica holds the data of its last run".to_owned(),
+            restart::Outcome::CouldNotTell if late => "whether a replica holds its data could not be told".to_owned(),
+            restart::Outcome::NotAsked(why) if late => format!("no Sentinel began a failover ({why})"),
+            restart::Outcome::CouldNotTell => return,
             restart::Outcome::NotAsked(why) => {
-                warn!(MASTER = %master, "{master}: Redis here has restarted or is down; no failover yet: {why}");
+                info!(MASTER = %master, "{master}: Redis here has restarted or is down; no failover yet: {why}");
+                return;
             }
-            restart::Outcome::NobodyElse if matches!(self.local, Local::Says(..)) => {
-                info!(MASTER = %master, "{master}: Redis here has restarted, and no replica holds the data of its last run: let through");
-                self.last = None;
-                self.remember();
-                self.begin_round_now();
-            }
-            restart::Outcome::NobodyElse => {}
+        };
+        if matches!(self.local, Local::Says(..)) {
+            warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted, and is let through: {why}");
+            self.last = None;
+            self.restarted = None;
+            self.remember();
+            self.begin_round_now();
         }
     }
 
@@ -937,24 +1085,28 @@ impl Group {
     // --- Telling.
 
     fn remember(&mut self) {
-        self.memory.write(self.lease.as_ref(), self.last.as_ref());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.lease.is_some() {
+            if let Some(last) = &mut self.last {
+                last.held_at = now;
+            }
+        }
+        self.remembered = Some(Instant::now());
+        self.memory.write(self.last.as_ref(), self.lease.is_some());
     }
 
     fn report(&mut self) -> Report {
-        let why = if self.lease.is_some() { String::new() } else { self.why.clone() };
-        Report {
-            gate: self.gate_id.clone(),
-            master: self.params.master.clone(),
-            open: self.lease.is_some(),
-            why: match &self.broken {
-                Some(broken) if !why.contains(broken.as_str()) && self.lease.is_none() => format!("{why} ({broken})"),
-                _ => why,
-            },
-            other: match &self.about {
-                About::Other(node) => Some(node.clone()),
-                _ => None,
-            },
+        let open = self.lease.is_some();
+        let broken = [&self.broken.firewall, &self.broken.sentinel].into_iter().flatten();
+        let mut why = if open { String::new() } else { self.why.clone() };
+        for broken in broken.filter(|broken| !open && !self.why.contains(broken.as_str())) {
+            why.push_str(&format!(" ({broken})"));
         }
+        let other = match &self.about {
+            About::Other(node) => Some(node.clone()),
+            _ => None,
+        };
+        Report { gate: self.gate_id.clone(), master: self.params.master.clone(), open, why, other }
     }
 
     fn moment(&self, at: Instant) -> Moment {

@@ -85,6 +85,8 @@ fn lock() -> Result<Flock<File>> {
 /// A group that runs.
 struct Running {
     params: Params,
+    /// The longest lease of records before, in this keeper's life.
+    last_length: Option<Duration>,
     notes: mpsc::Sender<Note>,
     task: JoinHandle<()>,
 }
@@ -111,7 +113,10 @@ async fn keep(settings: Settings) -> Result<()> {
             _ = interrupt.recv() => break,
             Some((request, reply)) = asked.recv() => {
                 answer(&groups, request, reply);
-                continue;
+                // A group that waited for its permission to be withdrawn ends when it is told of that.
+                if !groups.values().any(|running| running.task.is_finished()) {
+                    continue;
+                }
             }
             Ok(event) = events.recv() => {
                 for running in groups.values() {
@@ -134,8 +139,14 @@ async fn keep(settings: Settings) -> Result<()> {
             });
         }
         let Some(common) = &common else { continue };
-        if last.as_ref() == Some(&cib) {
+        let outdated = groups.values().any(|running| running.task.is_finished());
+        if last.as_ref() == Some(&cib) && !outdated {
             continue;
+        }
+        for (id, running) in &mut groups {
+            if running.task.is_finished() && (&mut running.task).await.is_err() {
+                bail!("what keeps gate {id} has a defect: see above");
+            }
         }
         follow(common, &cib, &mut groups).await;
         let wanted: BTreeSet<SocketAddr> = groups
@@ -167,39 +178,60 @@ async fn keep(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// Begins, ends and begins anew the groups, so that there is one for each gate of the CIB with a record that has this node.
+/// Begins, changes and ends the groups, so that there is one for each gate of the CIB with a record that has this node.
 async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Running>) {
     let mut wanted = BTreeMap::new();
     for gate in &cib.gates {
         match Params::read(|name| gate.parameters.get(name).cloned()) {
             Ok(params) => drop(wanted.insert(gate.id.clone(), params)),
+            // What is kept stays as it is: a slip of the pen must not close a port.
             Err(error) => warn!(gate = %gate.id, "{error}"),
         }
     }
-    let gone: Vec<String> = groups
-        .iter()
-        .filter(|(id, running)| wanted.get(*id) != Some(&running.params))
-        .map(|(id, _)| id.clone())
-        .collect();
+    let gone: Vec<String> = groups.keys().filter(|id| !cib.gates.iter().any(|gate| gate.id == **id)).cloned().collect();
     for id in gone {
         if let Some(running) = groups.remove(&id) {
+            info!("gate {id} is gone from the cluster");
             end(running).await;
         }
     }
     for (id, params) in wanted {
-        if groups.contains_key(&id) {
-            continue;
+        let mut last_length = None;
+        if let Some(running) = groups.get_mut(&id) {
+            let ended = running.task.is_finished();
+            if running.params == params && !ended {
+                continue;
+            }
+            if same_proof(&running.params, &params) && !ended {
+                let _full = running.notes.try_send(Note::Params(Box::new(params.clone())));
+                running.params = params;
+                continue;
+            }
+            // What is open must not stand on two records: the old one holds until this node has no permission.
+            if !ended {
+                let _full = running.notes.try_send(Note::Outdated);
+                continue;
+            }
+            last_length = Some(running.params.lease.max(running.last_length.unwrap_or_default()));
         }
         let (notes, inbox) = mpsc::channel(64);
-        let Some(group) = Group::new(common.clone(), &id, params.clone(), inbox) else { continue };
+        let Some(group) = Group::new(common.clone(), &id, params.clone(), last_length, inbox) else {
+            groups.remove(&id);
+            continue;
+        };
         info!(MASTER = %params.master, "{}: kept for gate {id}", params.master);
-        groups.insert(id, Running { params, notes, task: tokio::spawn(group.run()) });
+        groups.insert(id, Running { params, last_length, notes, task: tokio::spawn(group.run()) });
     }
+}
+
+/// Whether all that a proof stands on is the same.
+fn same_proof(a: &Params, b: &Params) -> bool {
+    (&a.master, a.ports, &a.record, a.lease) == (&b.master, b.ports, &b.record, b.lease)
 }
 
 async fn end(running: Running) {
     drop(running.notes);
-    // Ends by itself when nobody can tell it anything any more.
+    // Ends by itself when nobody can tell it anything any more. One that panicked has said so.
     let _ended = running.task.await;
 }
 

@@ -1,12 +1,12 @@
-//! What is done when the Redis behind the last lease is gone while Sentinels still name this node: a failover is asked for at once,
-//! before the replicas take over what may be an empty server, if a replica still holds the data.
+//! What is done when the Redis behind the last lease is gone while a majority of Sentinels still names this node: a failover is asked
+//! for at once, before the replicas take over what may be an empty server, if a replica still holds the data.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::memory::Lease;
+use super::memory::Run;
 use crate::instance::{self, Instance, ServerRole};
-use crate::record::{NodeEntry, Record};
+use crate::record::NodeEntry;
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
 use crate::together::together;
@@ -14,22 +14,24 @@ use crate::together::together;
 /// Between two attempts.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the others may take to answer: in a second the replicas begin to take over.
-const ANSWER_WITHIN: Duration = Duration::from_millis(300);
+/// How long a failover that was asked for may take until it is asked for again.
+pub const FAILOVER_TAKES: Duration = Duration::from_secs(10);
 
-/// A replica that has been up for less than this longer than the new primary restarted with it.
-const TOGETHER: Duration = Duration::from_secs(5);
+/// For so long a restarted Redis is not let through for want of knowledge, or of a Sentinel that begins a failover. Writes
+/// resume in every case.
+pub const AT_MOST: Duration = Duration::from_secs(15);
+
+/// How long the others may take to answer: in a second the replicas begin to take over.
+const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
 /// What is known when it happens.
 pub struct Case {
     /// The run that held the last lease.
-    pub last: Lease,
-    /// What runs here now; None where nothing does.
-    pub run: Option<Instance>,
+    pub last: Run,
     /// The other nodes.
     pub others: Vec<NodeEntry>,
-    /// Where the Sentinels are.
-    pub record: Record,
+    /// A Sentinel that names this node now and is in no failover. One: a second would begin a second failover.
+    pub sentinel: SocketAddr,
     /// The master name.
     pub master: String,
     /// Credentials.
@@ -39,52 +41,78 @@ pub struct Case {
 /// What became of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// This Sentinel has begun a failover.
+    /// This Sentinel was asked for a failover, and has begun one or not answered.
     Asked(SocketAddr),
-    /// A replica holds the data, and no Sentinel begins a failover now.
+    /// A replica holds the data, and the Sentinel begins no failover now.
     NotAsked(String),
+    /// Whether a replica holds the data cannot be told now.
+    CouldNotTell,
     /// No replica holds the data of the last run.
     NobodyElse,
 }
 
-/// Asks the other nodes' Redis, and a Sentinel for the failover if it is wanted.
+/// What the other nodes come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Hold,
+    CouldNotTell,
+    DoNotHold,
+}
+
+/// Asks the other nodes' Redis, and the Sentinel for the failover if it is wanted.
 pub fn answer(case: &Case) -> Outcome {
     let jobs = case.others.iter().map(|node| {
         let (address, redis) = (node.address, case.settings.redis.clone());
         move || instance::ask(address, &redis, ANSWER_WITHIN)
     });
-    let replicas: Vec<_> = together(ANSWER_WITHIN, jobs).into_iter().flatten().collect();
-    if !replicas.iter().any(|replica| holds(replica, &case.last, case.run.as_ref())) {
-        return Outcome::NobodyElse;
+    let replicas: Vec<_> =
+        together(ANSWER_WITHIN, jobs).into_iter().map(|answer| answer.unwrap_or(Err(AskError::Silent))).collect();
+    match judge(&replicas, &case.last, SystemTime::now()) {
+        Others::DoNotHold => return Outcome::NobodyElse,
+        Others::CouldNotTell => return Outcome::CouldNotTell,
+        Others::Hold => {}
     }
-    let mut refusals = Vec::new();
-    for sentinel in case.record.sentinels() {
-        let command: &[&[&str]] = &[&["SENTINEL", "FAILOVER", &case.master]];
-        match server::ask(sentinel.address, &case.settings.sentinel, ANSWER_WITHIN, command).as_deref() {
-            Ok([Value::Okay]) => return Outcome::Asked(sentinel.address),
-            // One is enough; a second would begin another one.
-            Ok([Value::ServerError(error)]) if error.code() == "INPROG" => return Outcome::Asked(sentinel.address),
-            Ok(replies) => {
-                let shown: Vec<_> = replies.iter().map(server::shown).collect();
-                refusals.push(format!("{}: {}", sentinel.address, shown.join(" ")));
-            }
-            Err(error) => refusals.push(format!("{}: {error}", sentinel.address)),
+    let command: &[&[&str]] = &[&["SENTINEL", "FAILOVER", &case.master]];
+    match server::ask(case.sentinel, &case.settings.sentinel, ANSWER_WITHIN, command).as_deref() {
+        // Silence may come behind a failover that has begun.
+        Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => Outcome::Asked(case.sentinel),
+        Ok([Value::ServerError(error)]) if error.code() == "INPROG" => Outcome::Asked(case.sentinel),
+        Ok(replies) => {
+            let shown: Vec<_> = replies.iter().map(server::shown).collect();
+            Outcome::NotAsked(format!("{}: {}", case.sentinel, shown.join(" ")))
         }
+        Err(error) => Outcome::NotAsked(format!("{}: {error}", case.sentinel)),
     }
-    Outcome::NotAsked(refusals.join("; "))
 }
 
-/// Whether `replica` holds what the last run had, and has not itself restarted with this node.
-fn holds(replica: &Result<Instance, AskError>, last: &Lease, run: Option<&Instance>) -> bool {
-    let Ok(replica) = replica else { return false };
-    let is_replica = matches!(replica.role, ServerRole::Replica { .. });
-    let restarted_too = run.is_some_and(|run| replica.uptime < run.uptime + TOGETHER);
-    is_replica && replica.replication_id == last.replication_id && !restarted_too && !replica.loading
+/// Whether a replica holds what the last run had, and has run since it had it: one that restarted, too, may have loaded something
+/// older from its disk.
+fn judge(replicas: &[Result<Instance, AskError>], last: &Run, now: SystemTime) -> Others {
+    let holds = |replica: &Instance| {
+        let began = now.checked_sub(replica.uptime).unwrap_or(SystemTime::UNIX_EPOCH);
+        matches!(replica.role, ServerRole::Replica { .. })
+            && replica.replication_id == last.replication_id
+            && began < SystemTime::UNIX_EPOCH + Duration::from_secs(last.held_at)
+            && !replica.loading
+    };
+    if replicas.iter().flatten().any(holds) {
+        return Others::Hold;
+    }
+    let unclear = |answer: &Result<Instance, AskError>| match answer {
+        // Somebody was promoted: Sentinels will say so.
+        Ok(instance) => instance.is_primary(),
+        // Nothing runs there, so it holds nothing that a failover could use.
+        Err(AskError::Refused) => false,
+        Err(_) => true,
+    };
+    if replicas.iter().any(unclear) { Others::CouldNotTell } else { Others::DoNotHold }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: u64 = 1_000_000;
 
     fn replica(id: &str, uptime: u64) -> Result<Instance, AskError> {
         let role = ServerRole::Replica { of: "10.0.0.1:6379".into(), link_up: false, link_down_for: None };
@@ -92,19 +120,28 @@ mod tests {
         Ok(Instance { run_id: "r".into(), replication_id: id.into(), uptime, role, ..Instance::default() })
     }
 
+    fn primary() -> Result<Instance, AskError> {
+        Ok(Instance { role: ServerRole::Primary { replicas: vec![] }, ..replica("old", 100).unwrap() })
+    }
+
     #[test]
     fn a_replica_holds_the_data_unless_it_took_over_or_restarted() {
-        let last = Lease { run_id: "1".into(), replication_id: "old".into() };
-        let run = Instance { run_id: "2".into(), uptime: Duration::from_secs(1), ..Instance::default() };
-        for (one, run, held) in [
-            (replica("old", 100), None, true),
-            (replica("old", 100), Some(&run), true),
-            (replica("old", 2), Some(&run), false),
-            (replica("new", 100), Some(&run), false),
-            (Ok(Instance { replication_id: "old".into(), ..Instance::default() }), None, false),
-            (Err(AskError::Silent), None, false),
+        let last = Run { run_id: "1".into(), replication_id: "old".into(), held_at: NOW - 20 };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+        let silent = || Err(AskError::Silent);
+        let refused = || Err(AskError::Refused);
+        for (others, says) in [
+            ([replica("old", 100), silent()], Others::Hold),
+            ([silent(), replica("old", 100)], Others::Hold),
+            // Restarted since: with the old id from its disk, and data of when that was written.
+            ([replica("old", 10), refused()], Others::DoNotHold),
+            ([replica("new", 100), replica("new", 100)], Others::DoNotHold),
+            ([refused(), refused()], Others::DoNotHold),
+            // Could not tell is not no.
+            ([replica("new", 100), silent()], Others::CouldNotTell),
+            ([primary(), replica("new", 100)], Others::CouldNotTell),
         ] {
-            assert_eq!(holds(&one, &last, run), held, "{one:?}");
+            assert_eq!(judge(&others, &last, now), says, "{others:?}");
         }
     }
 }

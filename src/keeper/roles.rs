@@ -29,7 +29,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub struct Keeper {
     /// What is to be written, and since when.
     wanted: Option<(Instant, Role)>,
-    job: Option<JoinHandle<Result<(), String>>>,
+    job: Option<JoinHandle<Result<bool, String>>>,
     not_before: Option<Instant>,
     said: String,
 }
@@ -76,7 +76,13 @@ impl Keeper {
         let std::task::Poll::Ready(result) = Pin::new(job).poll(context) else { return };
         self.job = None;
         match result {
-            Ok(Ok(())) => self.said.clear(),
+            Ok(Ok(wrote)) => {
+                self.said.clear();
+                if !wrote {
+                    // What this node's disk shows is behind.
+                    self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+                }
+            }
             Ok(Err(why)) => {
                 self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE);
                 // Once, not every few seconds for hours.

@@ -76,12 +76,16 @@ fn ask_at(path: &Path, request: &Request) -> io::Result<Vec<Report>> {
 
 /// Why there is no answer from the keeper, in the words of an operator.
 pub fn missing(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "rolegate-keeper does not run here: systemctl start rolegate-keeper".to_owned()
-        }
-        _ => format!("rolegate-keeper: {error}"),
+    if is_missing(error) {
+        "rolegate-keeper does not run here: systemctl start rolegate-keeper".to_owned()
+    } else {
+        format!("rolegate-keeper: {error}")
     }
+}
+
+/// Whether no keeper runs here, as this error of asking it says.
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// Makes the socket in place of one that a keeper before this one left. Who may use it: root, and group haclient where there is one.
