@@ -38,6 +38,9 @@ use socket::{Asked, Report, Request};
 /// Held by the one keeper of a node.
 const LOCK: &str = "/run/rolegate/keeper.lock";
 
+/// This node's name, once Pacemaker has told it. Forgotten at a reboot.
+const NODE_NAME: &str = "/run/rolegate/node";
+
 /// Where Pacemaker keeps the CIB on this node's disk, with or without Pacemaker running.
 const CIB_DIRECTORY: &str = "/var/lib/pacemaker/cib";
 
@@ -263,13 +266,24 @@ fn answer(groups: &BTreeMap<String, Running>, request: Request, reply: oneshot::
     });
 }
 
-/// Pacemaker's name for this node. At boot the keeper comes first: then a host name that the CIB knows will do.
+/// Pacemaker's name for this node: as a keeper before this one learned it in this boot (one that is restarted has no time to ask), from
+/// Pacemaker, or, where that does not run yet, the host's name if the CIB knows it.
 fn node_name(cib: &Cib) -> Option<String> {
-    let asked = pacemaker::local_node().ok();
-    asked.or_else(|| {
-        let host = nix::unistd::gethostname().ok()?;
-        cib.node(&host.to_string_lossy()).map(|node| node.name.clone())
-    })
+    if let Some(node) = fs::read_to_string(NODE_NAME).ok().and_then(|name| cib.node(name.trim()).cloned()) {
+        return Some(node.name);
+    }
+    match pacemaker::local_node() {
+        Ok(name) => {
+            if let Err(error) = fs::write(NODE_NAME, &name) {
+                warn!("cannot write {NODE_NAME}: {error}");
+            }
+            Some(name)
+        }
+        Err(_) => {
+            let host = nix::unistd::gethostname().ok()?;
+            cib.node(&host.to_string_lossy()).map(|node| node.name.clone())
+        }
+    }
 }
 
 /// Watches the CIB on this node's disk. Without a directory to watch, it is read now and then.
