@@ -13,13 +13,14 @@ use tracing::{error, info};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::HookCode;
-use crate::instance;
+use crate::instance::{self, Instance};
 use crate::keeper::socket::{self, Request};
 use crate::pacemaker::{self, Cib, PacemakerError};
-use crate::record::Record;
+use crate::record::{NodeEntry, Record};
 use crate::role::Role;
 use crate::roles;
 use crate::sentinel::{self, Verdict};
+use crate::server::AskError;
 use crate::settings::{Settings, SettingsError};
 use crate::together::together;
 
@@ -152,30 +153,34 @@ pub fn run(args: &[String]) -> HookCode {
     }
 }
 
-/// Looks once more and writes what is to be written for `master`, as a hook would: for the keeper, which has seen that something is.
+/// Writes what is to be written for `master` when a majority names `named` and Redis here says `local`, as a hook would: for the
+/// keeper, which has just heard both, and has no time to hear it from all again.
 ///
 /// Says whether anything was.
 ///
 /// # Errors
 /// Why nothing was written.
-pub fn keep(master: &str) -> Result<bool, String> {
+pub fn keep(master: &str, named: &str, local: &Result<Instance, AskError>) -> Result<bool, String> {
     let started = Instant::now();
     let mut account = Account::default();
-    let result = keep_once(master, started, &mut account).map_err(|problem| problem.to_string());
+    let result = keep_once(master, named, local, started, &mut account).map_err(|problem| problem.to_string());
     if !account.did.is_empty() {
         info!(MASTER = %master, ms = started.elapsed().as_millis() as u64, "{master}: {account}");
     }
     result.map(|()| !account.did.is_empty())
 }
 
-fn keep_once(master: &str, started: Instant, account: &mut Account) -> Result<(), Problem> {
-    let mut settings = Settings::load()?;
-    settings.answer_within = settings.answer_within.min(ANSWER_LIMIT);
+fn keep_once(
+    master: &str,
+    named: &str,
+    local: &Result<Instance, AskError>,
+    started: Instant,
+    account: &mut Account,
+) -> Result<(), Problem> {
     let cluster = look()?;
     let (params, record) = gate_of(&cluster.cib, master)?;
-    let named = named(master, &record, &settings)?.map_err(Problem::Later)?;
-    account.named = Some(named.clone());
-    write(&cluster, &named, &params, &record, &settings, started, account).map(drop)
+    account.named = Some(named.to_owned());
+    write(&cluster, named, local, &params, &record, started, account).map(drop)
 }
 
 /// Looks and writes until a look finds nothing to write, and what stands there lasts.
@@ -198,7 +203,9 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
             cluster = look()?;
         }
         account.named = Some(named.clone());
-        match write(&cluster, &named, &params, &record, &settings, started, account)? {
+        let entry = entry(&record, &cluster.me)?;
+        let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
+        match write(&cluster, &named, &local, &params, &record, started, account)? {
             Step::Settled => return Ok(()),
             // Another hook may have written meanwhile, after a newer failover: the last look decides.
             Step::Wrote => {}
@@ -233,22 +240,25 @@ fn named(master: &str, record: &Record, settings: &Settings) -> Result<Result<St
     Ok(verdict.named.clone().ok_or_else(disagree))
 }
 
+/// This node's entry in the record.
+fn entry<'r>(record: &'r Record, me: &str) -> Result<&'r NodeEntry, Problem> {
+    record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))
+}
+
 /// Writes what follows from `named`, if anything does.
 fn write(
     cluster: &Cluster,
     named: &str,
+    local: &Result<Instance, AskError>,
     params: &Params,
     record: &Record,
-    settings: &Settings,
     started: Instant,
     account: &mut Account,
 ) -> Result<Step, Problem> {
     let Cluster { me, cib, quorum } = cluster;
     let node = cib.node(me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
-    let entry =
-        record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))?;
-    let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
-    let plan = roles::plan(node, named, &local, cib, params);
+    entry(record, me)?;
+    let plan = roles::plan(node, named, local, cib, params);
     account.role = Some(plan.role);
     if plan.set.is_none() && plan.clear.is_empty() {
         return Ok(if plan.settled { Step::Settled } else { Step::Unsettled });

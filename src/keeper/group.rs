@@ -651,7 +651,8 @@ impl Group {
     fn ask(&mut self) {
         let nonce = self.round.armed.is_some().then(fresh);
         // Read again: a mark of `closed` speaks of this moment.
-        let now = if nonce.is_none() { Some(self.mark_now()) } else { None };
+        // Without the right to arm a mark stays as it is: what was closed stays closed.
+        let now = if nonce.is_none() { self.mark_now() } else { None };
         let question = [
             vec!["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.params.master],
             vec!["SENTINEL", "MASTER", &self.params.master],
@@ -685,7 +686,7 @@ impl Group {
     fn line(&mut self, index: usize, event: Event<Asked>) {
         match event {
             Event::Up => {
-                let mark = self.mark_now();
+                let mark = self.mark_now().unwrap_or(Mark::Held { length: self.longest, nonce: fresh() });
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
@@ -706,15 +707,15 @@ impl Group {
         }
     }
 
-    /// What is true of the firewall at this moment.
-    fn mark_now(&mut self) -> Mark {
-        let held = self.leasing.as_mut().and_then(|leasing| leasing.look().ok());
-        if held.is_some_and(Held::is_nothing) && self.round.armed.is_none() {
-            return Mark::Closed;
+    /// What is true of the firewall at this moment; None where that cannot be told.
+    fn mark_now(&mut self) -> Option<Mark> {
+        let held = self.leasing.as_mut()?.look().ok()?;
+        if held.is_nothing() && self.round.armed.is_none() {
+            return Some(Mark::Closed);
         }
         // What somebody opened by hand lasts as long as it lasts.
-        let open = held.and_then(|held| held.open).map_or(0, micros);
-        Mark::Held { length: self.terms.length.max(open.min(micros(gate::LONGEST))), nonce: fresh() }
+        let open = held.open.map_or(0, micros);
+        Some(Mark::Held { length: self.terms.length.max(open.min(micros(gate::LONGEST))), nonce: fresh() })
     }
 
     fn marked(&mut self, index: usize, answer: &Answer<Asked>) {

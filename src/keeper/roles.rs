@@ -40,7 +40,7 @@ impl Keeper {
         Keeper { wanted: None, job: None, not_before: None, said: String::new() }
     }
 
-    /// Writes what is to be written, if anything is. The one who writes looks again before.
+    /// Writes what is to be written, if anything is. Who writes looks at the cluster again before.
     pub fn keep(
         &mut self,
         me: &str,
@@ -66,8 +66,8 @@ impl Keeper {
             return;
         }
         self.not_before = Some(now + PAUSE);
-        let master = params.master.clone();
-        self.job = Some(spawn_blocking(move || hook::keep(&master)));
+        let (master, named, local) = (params.master.clone(), named.to_owned(), local.clone());
+        self.job = Some(spawn_blocking(move || hook::keep(&master, &named, &local)));
     }
 
     /// Takes note of a writing that has ended.
