@@ -432,6 +432,11 @@ fn take(world: &mut World, step: Step) {
         std::thread::sleep(Duration::from_millis(100));
         code = world.agent(action, recurring, &[]);
     }
+    // What Sentinels name by hand the keeper hears in its next round.
+    let closes = matches!(step, Step::Promote | Step::Monitor) && truth != Truth::Yes;
+    if closes && right_granted == Some(Granted::Promoted) {
+        eventually("the keeper closes", || !world.state().rw.is_open());
+    }
     let after = world.agree(&what);
     // The keeper may have repaired what a probe was to see.
     let repaired = step == Step::Probe && before.baseline != Baseline::Intact;
