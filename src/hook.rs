@@ -15,6 +15,7 @@ use crate::causes::with_causes;
 use crate::exit::HookCode;
 use crate::instance::{self, Instance};
 use crate::keeper::socket::{self, Request};
+use crate::layout;
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::record::{NodeEntry, Record};
 use crate::role::Role;
@@ -317,19 +318,15 @@ fn look() -> Result<Cluster, Problem> {
     }
 }
 
-/// The gate of a master name, and its record.
+/// What guards a master name: its parameters and its record.
 fn gate_of(cib: &Cib, master: &str) -> Result<(Params, Record), Problem> {
-    let mut wrong = None;
-    for gate in &cib.gates {
-        match Params::read(|name| gate.parameters.get(name).cloned()) {
-            Ok(params) if params.master == master => {
-                let record = params.record.clone().map_err(|error| Problem::Never(format!("{}: {error}", gate.id)))?;
-                return Ok((params, record));
-            }
-            Ok(_) => {}
-            Err(error) => wrong = Some(format!("; {}: {error}", gate.id)),
-        }
+    let (guards, bad) = layout::guards(cib);
+    if let Some(guard) = guards.into_iter().find(|guard| guard.params.master == master) {
+        let id = &guard.resource.id;
+        let record = guard.params.record.clone().map_err(|error| Problem::Never(format!("{id}: {error}")))?;
+        return Ok((guard.params, record));
     }
+    let wrong = bad.last().map(|(resource, error)| format!("; {}: {error}", resource.id));
     Err(Problem::Never(format!(
         "the cluster has no gate (ocf:rolegate:gate) for the master name {master}{}",
         wrong.unwrap_or_default()

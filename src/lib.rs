@@ -12,6 +12,7 @@
 //! - [`roles`]: what the role attributes should be.
 //! - [`cli`]: the operator's program: status, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
+//! - [`layout`]: which resources guard a master name, and what they permit.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
 //! - [`keeper`]: the process that holds the leases.
 //! - [`causes`]: an error with all its causes.
@@ -32,6 +33,7 @@ pub mod gate;
 pub mod hook;
 pub mod instance;
 pub mod keeper;
+pub mod layout;
 pub mod lease;
 pub mod logging;
 pub mod pacemaker;

@@ -4,6 +4,8 @@
 //! Promoted means *may open*. It also keeps the ports, so that stop and demote close the right
 //! ones when the configuration is broken or has changed. The keeper reads it to learn which
 //! leases it may hold.
+//!
+//! A block of the classic layout keeps one, too: what it leaves to the node's role ([`crate::layout`]).
 
 use std::fs;
 use std::io;
@@ -20,7 +22,7 @@ pub const DIRECTORY: &str = "/run/rolegate";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Granted {
-    /// A stop has begun: nothing may open, and the ports are known until it has ended.
+    /// A stop has begun: nothing may open, and the ports are known until it has ended. Of a block: it runs.
     Stopping,
     /// Unpromoted: the read-only port may open.
     Started,

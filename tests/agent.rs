@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rolegate::exit::OcfCode;
-use rolegate::gate::{BackendChoice, Baseline, Gate, Ports, State};
+use rolegate::gate::{BackendChoice, Baseline, Desired, Gate, Ports, State, Want};
 use rolegate::keeper::socket::Request;
 use rolegate::permission::{Granted, Store};
 use support::{Ns, SOON, eventually, sh};
@@ -28,8 +28,9 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 5] = [
+    let trials: [(&str, fn()); 6] = [
         ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
+        ("a_block_that_does_not_run_leaves_its_port_to_the_role", blocks),
         (
             "a_lease_outlasts_its_keeper_by_its_length_and_no_more",
             a_lease_outlasts_its_keeper_by_its_length_and_no_more,
@@ -165,16 +166,30 @@ impl World {
 
     /// As Pacemaker leaves it on a node's disk.
     fn write_cib(&self) {
-        let parameters: String = self
-            .record
+        self.write_cib_with(&self.resource(&self.instance, "gate", &[]), &[]);
+    }
+
+    fn resource(&self, id: &str, kind: &str, more: &[(&str, &str)]) -> String {
+        let record = self.record.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let parameters: String = record
+            .chain(more.iter().copied())
+            .map(|(name, value)| format!("<nvpair id=\"{id}-{name}\" name=\"{name}\" value=\"{value}\"/>"))
+            .collect();
+        format!(
+            "<clone id=\"{id}-c\"><primitive id=\"{id}\" class=\"ocf\" provider=\"rolegate\" type=\"{kind}\">\
+             <instance_attributes id=\"{id}-i\">{parameters}</instance_attributes></primitive></clone>"
+        )
+    }
+
+    /// With these resources, and these attributes of this node.
+    fn write_cib_with(&self, resources: &str, attributes: &[(&str, &str)]) {
+        let attributes: String = attributes
             .iter()
-            .map(|(name, value)| format!("<nvpair id=\"i-{name}\" name=\"{name}\" value=\"{value}\"/>"))
+            .map(|(name, value)| format!("<nvpair id=\"n-{name}\" name=\"{name}\" value=\"{value}\"/>"))
             .collect();
         let text = format!(
-            "<cib><configuration><nodes><node id=\"1\" uname=\"node1\"/><node id=\"2\" uname=\"node2\"/></nodes><resources>\
-             <clone id=\"c\"><primitive id=\"{}\" class=\"ocf\" provider=\"rolegate\" type=\"gate\">\
-             <instance_attributes id=\"i\">{parameters}</instance_attributes></primitive></clone></resources></configuration></cib>",
-            self.instance
+            "<cib><configuration><nodes><node id=\"1\" uname=\"node1\"><instance_attributes id=\"n\">{attributes}</instance_attributes>\
+             </node><node id=\"2\" uname=\"node2\"/></nodes><resources>{resources}</resources></configuration></cib>"
         );
         std::fs::create_dir_all("/var/lib/pacemaker/cib").unwrap();
         std::fs::write("/var/lib/pacemaker/cib/cib.xml", text).unwrap();
@@ -275,6 +290,10 @@ impl World {
 
     /// Runs the agent as Pacemaker does.
     fn agent(&self, action: &str, recurring: bool, parameters: &[(&str, &str)]) -> i32 {
+        self.agent_of("gate", &self.instance, action, recurring, parameters)
+    }
+
+    fn agent_of(&self, kind: &str, instance: &str, action: &str, recurring: bool, parameters: &[(&str, &str)]) -> i32 {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.node.name())).arg(env!("CARGO_BIN_EXE_rolegate-agent"));
         command.arg(action).env_clear().env("PATH", std::env::var("PATH").unwrap());
@@ -282,8 +301,8 @@ impl World {
         let timeout = if matches!(self.truth(), Truth::Yes | Truth::Other) { "20000" } else { "3000" };
         let meta = [
             ("OCF_ROOT", "/usr/lib/ocf"),
-            ("OCF_RESOURCE_TYPE", "gate"),
-            ("OCF_RESOURCE_INSTANCE", &self.instance),
+            ("OCF_RESOURCE_TYPE", kind),
+            ("OCF_RESOURCE_INSTANCE", instance),
             ("OCF_RESKEY_CRM_meta_on_node", "node1"),
             ("OCF_RESKEY_CRM_meta_timeout", timeout),
         ];
@@ -605,4 +624,80 @@ fn a_lease_outlasts_its_keeper_by_its_length_and_no_more() {
     idle.is_reset(SOON);
     world.start_keeper();
     eventually("the port opens again", || world.state().rw.is_open());
+}
+
+fn blocks() {
+    let world = World::new();
+    let ids = ["Read", "Write"].map(|which| format!("{which}-{}", world.instance));
+    let [read, write] = [(ids[0].as_str(), "ro"), (ids[1].as_str(), "rw")];
+    let resources = [read, write].map(|(id, port)| world.resource(id, "block", &[("port", port)])).concat();
+    let act = |(id, port): (&str, &str), action: &str, recurring: bool| {
+        world.agent_of("block", id, action, recurring, &[("port", port)])
+    };
+    let serve = |wanted: [bool; 2]| {
+        eventually(&format!("6380 and 6381 serve: {wanted:?}"), || {
+            [6380, 6381].map(|port| world.serves(port)) == wanted
+        });
+    };
+    let says = |why: &str| {
+        eventually(&format!("the keeper says: {why}"), || {
+            let reports = rolegate::keeper::socket::ask(&Request::Report).unwrap_or_default();
+            reports.iter().any(|report| report.gate == write.0 && report.why.contains(why))
+        });
+    };
+    let not_running = OcfCode::NotRunning as i32;
+    world.write_cib_with(&resources, &[("redis_role", "primary")]);
+    // As after boot: a role of before it is not enough.
+    says("has not looked");
+    assert!(!world.agree("boot").ro.is_open());
+    for block in [read, write] {
+        assert_eq!((act(block, "monitor", false), act(block, "monitor", false)), (not_running, not_running));
+    }
+    serve([true, true]);
+
+    for _ in 0..2 {
+        assert_eq!(act(write, "start", false), 0);
+        assert!(!world.serves(6381), "closed when start returns");
+        assert_eq!((act(write, "monitor", true), act(write, "monitor", false)), (0, 0));
+    }
+    serve([true, false]);
+    // Here is no Pacemaker to ask for the role: closed, and then left to the role that the keeper knows.
+    assert_eq!((act(write, "stop", false), act(write, "stop", false)), (0, 0));
+    serve([true, true]);
+    world.write_cib_with(&resources, &[("redis_role", "replica")]);
+    serve([true, false]);
+    assert_eq!(act(write, "stop", false), 0);
+    says("role is not primary");
+    world.write_cib_with(&resources, &[("redis_role", "primary"), ("redis_fence", "by root")]);
+    says("allows neither");
+    world.write_cib_with(&resources, &[("redis_role", "primary")]);
+    serve([true, true]);
+
+    // A primary whose readers are blocked takes no writes either.
+    assert_eq!(act(read, "start", false), 0);
+    assert!(!world.serves(6380), "closed when start returns");
+    serve([false, false]);
+    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
+    let open = Desired { ro: Want::Open(Duration::from_secs(60)), rw: Want::Keep };
+    world.node.run(|| gate.set(open)).unwrap();
+    assert_eq!(act(read, "monitor", false), OcfCode::Generic as i32);
+    assert!(world.agree("a probe").ro.is_open(), "a probe changes nothing");
+    assert_eq!((act(read, "monitor", true), act(read, "monitor", true)), (OcfCode::Generic as i32, 0));
+    assert!(!world.agree("monitor").ro.is_open());
+    // The keeper repairs what was flushed; nothing is restarted for it.
+    world.node.sh("nft flush ruleset");
+    assert_eq!(act(read, "monitor", true), 0);
+
+    // Blocks that are gone have closed nothing: the keeper does.
+    assert_eq!(act(read, "stop", false), 0);
+    serve([true, true]);
+    world.write_cib_with("", &[("redis_role", "primary")]);
+    serve([false, false]);
+    world.write_cib_with(&resources, &[("redis_role", "primary")]);
+    serve([true, true]);
+    // Whatever is broken: closed.
+    let broken = [("port", "none"), ("rw_port", "none")];
+    assert_eq!(world.agent_of("block", write.0, "stop", false, &broken), 0);
+    serve([false, false]);
+    says("has not looked");
 }

@@ -15,8 +15,6 @@ pub struct Environment {
     pub recurring: bool,
     /// `OCF_CHECK_LEVEL`.
     pub check_level: u32,
-    /// What marks the reason on stderr.
-    pub reason_prefix: String,
 }
 
 impl Environment {
@@ -33,7 +31,6 @@ impl Environment {
             timeout: Duration::from_millis(number("OCF_RESKEY_CRM_meta_timeout").unwrap_or(20_000)),
             recurring: number("OCF_RESKEY_CRM_meta_interval").unwrap_or(0) > 0,
             check_level: number("OCF_CHECK_LEVEL").and_then(|level| level.try_into().ok()).unwrap_or(0),
-            reason_prefix: get("OCF_EXIT_REASON_PREFIX").unwrap_or_else(|| "ocf-exit-reason:".to_owned()),
         }
     }
 
@@ -42,6 +39,11 @@ impl Environment {
         let margin = (self.timeout / 5).min(Duration::from_secs(3));
         self.timeout.saturating_sub(margin).max(Duration::from_millis(100))
     }
+}
+
+/// `OCF_EXIT_REASON_PREFIX`: what marks the reason on stderr.
+pub fn reason_prefix(get: impl Fn(&str) -> Option<String>) -> String {
+    get("OCF_EXIT_REASON_PREFIX").unwrap_or_else(|| "ocf-exit-reason:".to_owned())
 }
 
 #[cfg(test)]
@@ -70,6 +72,6 @@ mod tests {
         let environment = Environment::read(|_| None);
         assert!(!environment.recurring);
         assert_eq!(environment.budget(), Duration::from_secs(17));
-        assert_eq!(environment.reason_prefix, "ocf-exit-reason:");
+        assert_eq!(reason_prefix(|_| None), "ocf-exit-reason:");
     }
 }

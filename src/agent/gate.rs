@@ -45,7 +45,7 @@ struct NoReport {
 /// How an action ended.
 pub type Outcome = Result<OcfCode, Failed>;
 
-fn failed(code: OcfCode, reason: impl Into<String>) -> Failed {
+pub(super) fn failed(code: OcfCode, reason: impl Into<String>) -> Failed {
     Failed { code, reason: reason.into() }
 }
 
@@ -68,9 +68,9 @@ impl From<ParamError> for Failed {
 
 /// One action with all that it knows.
 pub struct Action {
-    environment: Environment,
-    params: Result<Params, ParamError>,
-    store: Store,
+    pub(super) environment: Environment,
+    pub(super) params: Result<Params, ParamError>,
+    pub(super) store: Store,
     started: Instant,
 }
 
@@ -81,11 +81,6 @@ impl Action {
         let store = Store::new(&environment.instance);
         let params = Params::read(|name| get(&format!("OCF_RESKEY_{name}")));
         Action { environment, params, store, started: Instant::now() }
-    }
-
-    /// What marks the reason on stderr.
-    pub fn reason_prefix(&self) -> &str {
-        &self.environment.reason_prefix
     }
 
     /// start: closed or read-only, never read-write.
@@ -174,7 +169,7 @@ impl Action {
         let permission = self.read_permission_or_none();
         self.withdraw(permission, Granted::Started);
         let ro = if permission.is_some() { Want::Keep } else { Want::Close };
-        self.close(permission, Desired { ro, rw: Want::Close })?;
+        self.close(permission, Desired { ro, rw: Want::Close }, Desired::CLOSED)?;
         if permission.is_none() {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
@@ -187,7 +182,7 @@ impl Action {
     pub fn stop(&self) -> Outcome {
         let permission = self.read_permission_or_none();
         self.withdraw(permission, Granted::Stopping);
-        match self.close(permission, Desired::CLOSED) {
+        match self.close(permission, Desired::CLOSED, Desired::CLOSED) {
             // Never started here, and no firewall that could hold anything of ours.
             Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
                 warn!("{}", error.reason);
@@ -277,20 +272,20 @@ impl Action {
         })
     }
 
-    /// Lets the keeper see that a permission is gone, as it would by itself a moment later.
-    fn tell_keeper(&self) {
+    /// Lets the keeper see that a permission has changed, as it would by itself a moment later.
+    pub(super) fn tell_keeper(&self) {
         let _told = self.lease();
     }
 
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.environment.budget().saturating_sub(self.started.elapsed())
     }
 
-    fn settings(&self) -> Result<Settings, Failed> {
+    pub(super) fn settings(&self) -> Result<Settings, Failed> {
         Settings::load().map_err(|error| failed(OcfCode::Arguments, with_causes(&error)))
     }
 
-    fn gate(&self, ports: Ports, settings: &Settings) -> Result<Gate, Failed> {
+    pub(super) fn gate(&self, ports: Ports, settings: &Settings) -> Result<Gate, Failed> {
         Ok(Gate::new(ports, settings.firewall, settings.firewall_within.min(self.left()))?)
     }
 
@@ -310,7 +305,7 @@ impl Action {
     }
 
     /// Pacemaker passes the name; by hand and under ocf-tester it is asked for.
-    fn node_name(&self) -> Result<String, String> {
+    pub(super) fn node_name(&self) -> Result<String, String> {
         if let Some(name) = &self.environment.on_node {
             return Ok(name.clone());
         }
@@ -321,11 +316,11 @@ impl Action {
         Ok(name.to_string_lossy().into_owned())
     }
 
-    fn grant(&self, granted: Granted, ports: Ports) -> Result<(), Failed> {
+    pub(super) fn grant(&self, granted: Granted, ports: Ports) -> Result<(), Failed> {
         self.store.write(Permission { granted, ports }).map_err(|error| failed(OcfCode::Generic, with_causes(&error)))
     }
 
-    fn read_permission(&self) -> Result<Option<Permission>, Failed> {
+    pub(super) fn read_permission(&self) -> Result<Option<Permission>, Failed> {
         self.store.read().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))
     }
 
@@ -339,16 +334,21 @@ impl Action {
     }
 
     /// For stop and demote, which go on whatever is broken.
-    fn read_permission_or_none(&self) -> Option<Permission> {
+    pub(super) fn read_permission_or_none(&self) -> Option<Permission> {
         self.store.read().unwrap_or_else(|error| {
             warn!("{}", with_causes(&error));
             None
         })
     }
 
-    /// Closes the ports for which permission was given, and those of the parameters if they
+    /// Closes the ports for which permission was given, and by `others` those of the parameters if they
     /// differ: a changed parameter must not leave the old port open.
-    fn close(&self, permission: Option<Permission>, desired: Desired) -> Result<(), Failed> {
+    pub(super) fn close(
+        &self,
+        permission: Option<Permission>,
+        desired: Desired,
+        others: Desired,
+    ) -> Result<(), Failed> {
         let settings = Settings::load().unwrap_or_else(|error| {
             warn!("using default settings to close: {}", with_causes(&error));
             Settings::default()
@@ -361,7 +361,7 @@ impl Action {
         let close =
             |ports, desired| -> Result<State, Failed> { Ok(self.closing_gate(ports, &settings, part)?.set(desired)?) };
         // Both, even if the first fails.
-        let results = [Some(close(first, desired)), second.map(|ports| close(ports, Desired::CLOSED))];
+        let results = [Some(close(first, desired)), second.map(|ports| close(ports, others))];
         for result in results.into_iter().flatten() {
             result?;
         }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::params::{GATE_PARAMETERS, Parameter};
+use super::params::{BLOCK_PARAMETERS, GATE_PARAMETERS, Parameter};
 
 /// One action as the metadata advises it.
 struct Action {
@@ -35,9 +35,28 @@ const GATE_ACTIONS: [Action; 10] = [
     action("methods", "5s"),
 ];
 
+/// Nothing of a block waits for anybody.
+const BLOCK_ACTIONS: [Action; 6] = [
+    action("start", "20s"),
+    action("stop", "20s"),
+    Action { name: "monitor", timeout: "20s", interval: Some("10s"), role: None },
+    action("validate-all", "10s"),
+    action("meta-data", "5s"),
+    action("methods", "5s"),
+];
+
 /// The actions of the gate, one a line, as `methods` lists them.
 pub fn gate_methods() -> String {
-    let mut names: Vec<&str> = GATE_ACTIONS.iter().map(|action| action.name).collect();
+    methods(&GATE_ACTIONS)
+}
+
+/// The same of the block.
+pub fn block_methods() -> String {
+    methods(&BLOCK_ACTIONS)
+}
+
+fn methods(actions: &[Action]) -> String {
+    let mut names: Vec<&str> = actions.iter().map(|action| action.name).collect();
     names.dedup();
     names.join("\n")
 }
@@ -54,6 +73,21 @@ pub fn gate() -> String {
          After creating the resource run `rolegate init`.",
         &GATE_PARAMETERS,
         &GATE_ACTIONS,
+    )
+}
+
+/// The metadata of `ocf:rolegate:block`.
+pub fn block() -> String {
+    render(
+        super::BLOCK,
+        "Blocks the read-only or the read-write port of Redis or Valkey where it runs",
+        "The classic layout, in which what runs blocks: two anonymous clones, one with port=ro and one with port=rw, \
+         placed by each node's role. While one runs on a node, that port is closed there and its established \
+         connections are cut. Where it does not run, the port may open if the node's own role allows it: the \
+         read-only one of a primary or replica, the read-write one of the primary, by the same lease as that of \
+         ocf:rolegate:gate. After creating both resources run `rolegate init`.",
+        &BLOCK_PARAMETERS,
+        &BLOCK_ACTIONS,
     )
 }
 
@@ -74,10 +108,11 @@ fn render(name: &str, short: &str, long: &str, parameters: &[Parameter], actions
         // Writing to a String cannot fail.
         let _ = writeln!(
             xml,
-            "<parameter name=\"{}\" unique=\"{}\" required=\"0\">\n<longdesc lang=\"en\">{}</longdesc>\n\
+            "<parameter name=\"{}\" unique=\"{}\" required=\"{}\">\n<longdesc lang=\"en\">{}</longdesc>\n\
              <shortdesc lang=\"en\">{}</shortdesc>\n<content type=\"{}\"{default}/>\n</parameter>",
             parameter.name,
             u8::from(parameter.unique),
+            u8::from(parameter.required),
             escape(parameter.long),
             escape(parameter.short),
             parameter.kind,
@@ -108,16 +143,21 @@ mod tests {
 
     #[test]
     fn the_metadata_names_every_parameter_and_action_once() {
-        let xml = gate();
+        let with_roles = ["start", "stop", "monitor", "promote", "demote", "validate-all", "meta-data"];
+        names(&gate(), &GATE_PARAMETERS, &with_roles);
+        names(&block(), &BLOCK_PARAMETERS, &["start", "stop", "monitor", "validate-all", "meta-data"]);
+    }
+
+    fn names(xml: &str, parameters: &[Parameter], actions: &[&str]) {
         let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
-        let document = roxmltree::Document::parse_with_options(&xml, options).unwrap();
+        let document = roxmltree::Document::parse_with_options(xml, options).unwrap();
         let names = |tag: &str| -> Vec<String> {
             let elements = document.descendants().filter(|element| element.has_tag_name(tag));
             elements.filter_map(|element| element.attribute("name").map(str::to_owned)).collect()
         };
-        assert_eq!(names("parameter"), GATE_PARAMETERS.map(|parameter| parameter.name.to_owned()));
-        for action in ["start", "stop", "monitor", "promote", "demote", "validate-all", "meta-data"] {
-            assert!(names("action").contains(&action.to_owned()), "{action}");
+        assert!(names("parameter").iter().eq(parameters.iter().map(|parameter| parameter.name)));
+        for action in actions {
+            assert!(names("action").contains(&action.to_string()), "{action}");
         }
     }
 }

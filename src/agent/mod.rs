@@ -1,6 +1,7 @@
 //! The OCF agents `ocf:rolegate:gate` and `ocf:rolegate:block`: one program under two names,
 //! run by Pacemaker as root. It does its action and ends; it starts nothing that stays.
 
+mod block;
 mod environment;
 mod gate;
 mod judge;
@@ -14,7 +15,8 @@ use std::path::Path;
 use tracing::{error, warn};
 
 use crate::exit::OcfCode;
-use gate::{Action, Failed};
+use block::Block;
+use gate::{Action, Failed, Outcome};
 
 /// The provider under which Pacemaker knows our agents.
 pub const PROVIDER: &str = "rolegate";
@@ -32,44 +34,34 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
     let get = |name: &str| std::env::var(name).ok();
     let name = Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
     let agent = match name.as_str() {
-        GATE => name,
+        GATE | BLOCK => name,
         // Called by its own name: the type says which agent is meant.
         _ => get("OCF_RESOURCE_TYPE").unwrap_or_else(|| GATE.to_owned()),
     };
-    if agent != GATE {
-        eprintln!("ocf-exit-reason:no such agent: {agent}");
-        return OcfCode::Installed;
-    }
+    let block = match agent.as_str() {
+        GATE => false,
+        BLOCK => true,
+        _ => {
+            eprintln!("ocf-exit-reason:no such agent: {agent}");
+            return OcfCode::Installed;
+        }
+    };
     // These work for anybody, with any environment.
     match action {
         Some("meta-data") => {
-            print!("{}", metadata::gate());
+            print!("{}", if block { metadata::block() } else { metadata::gate() });
             return OcfCode::Success;
         }
         Some("methods") => {
-            println!("{}", metadata::gate_methods());
+            println!("{}", if block { metadata::block_methods() } else { metadata::gate_methods() });
             return OcfCode::Success;
         }
         // Failures of notify are ignored by Pacemaker; there is nothing to do in it.
         Some("notify") => return OcfCode::Success,
         _ => {}
     }
-    let gate = Action::new(get);
-    let act = || match action {
-        Some("start") => gate.start(),
-        Some("stop") => gate.stop(),
-        Some("monitor") => gate.monitor(),
-        Some("promote") => gate.promote(),
-        Some("demote") => gate.demote(),
-        Some("validate-all") => gate.validate(),
-        Some(other) => {
-            Err(Failed { code: OcfCode::Unimplemented, reason: format!("no such action: {}", other.escape_debug()) })
-        }
-        None => Err(Failed {
-            code: OcfCode::Unimplemented,
-            reason: "no action given; one of: start stop monitor promote demote validate-all meta-data".to_owned(),
-        }),
-    };
+    let prefix = environment::reason_prefix(get);
+    let act = || if block { of_block(&Block::new(get), action) } else { of_gate(&Action::new(get), action) };
     // Rust's own exit code after a panic, 101, would mean nothing to Pacemaker.
     let outcome = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
         Err(Failed { code: OcfCode::Generic, reason: "the agent has a defect: see the log".to_owned() })
@@ -82,10 +74,40 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
                 OcfCode::Degraded | OcfCode::DegradedPromoted | OcfCode::NotRunning => warn!("{action}: {reason}"),
                 _ => error!("{action}: {reason}"),
             }
-            eprintln!("{}{}", gate.reason_prefix(), shortened(&reason));
+            eprintln!("{prefix}{}", shortened(&reason));
             code
         }
     }
+}
+
+fn of_gate(gate: &Action, action: Option<&str>) -> Outcome {
+    match action {
+        Some("start") => gate.start(),
+        Some("stop") => gate.stop(),
+        Some("monitor") => gate.monitor(),
+        Some("promote") => gate.promote(),
+        Some("demote") => gate.demote(),
+        Some("validate-all") => gate.validate(),
+        other => Err(no_such_action(other, &metadata::gate_methods())),
+    }
+}
+
+fn of_block(block: &Block, action: Option<&str>) -> Outcome {
+    match action {
+        Some("start") => block.start(),
+        Some("stop") => block.stop(),
+        Some("monitor") => block.monitor(),
+        Some("validate-all") => block.validate(),
+        other => Err(no_such_action(other, &metadata::block_methods())),
+    }
+}
+
+fn no_such_action(action: Option<&str>, methods: &str) -> Failed {
+    let reason = match action {
+        Some(action) => format!("no such action: {}", action.escape_debug()),
+        None => format!("no action given; one of: {}", methods.replace('\n', " ")),
+    };
+    Failed { code: OcfCode::Unimplemented, reason }
 }
 
 /// One line of at most [`REASON_LIMIT`] bytes.

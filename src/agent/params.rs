@@ -1,9 +1,9 @@
-//! The parameters of `ocf:rolegate:gate`: one table from which metadata is rendered, the agent
-//! reads its environment, and the other programs read the CIB.
+//! The parameters of `ocf:rolegate:gate` and `ocf:rolegate:block`: one table from which metadata is rendered, the agents
+//! read their environment, and the other programs read the CIB.
 
 use std::time::Duration;
 
-use crate::gate::Ports;
+use crate::gate::{Port, Ports};
 use crate::record::{Record, RecordError};
 
 /// One parameter as the metadata describes it.
@@ -17,6 +17,8 @@ pub struct Parameter {
     pub default: &'static str,
     /// Whether two gates must differ in it.
     pub unique: bool,
+    /// Whether nothing works without it.
+    pub required: bool,
     /// One line.
     pub short: &'static str,
     /// The whole story.
@@ -30,6 +32,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "mymaster",
         unique: true,
+        required: false,
         short: "Sentinel's master name",
         long: "The name under which Sentinels monitor the Redis or Valkey group whose ports this gate guards.",
     },
@@ -38,6 +41,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "redis_role",
         unique: true,
+        required: false,
         short: "node attribute that carries the role",
         long: "The node attribute that carries each node's role: primary, replica or fail. With several master names, each gate needs one of its own, for example redis_role-NAME.",
     },
@@ -46,6 +50,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "integer",
         default: "6380",
         unique: true,
+        required: false,
         short: "read-only port",
         long: "The port that is open on every node whose data can be read. Redirected to redis_port.",
     },
@@ -54,6 +59,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "integer",
         default: "6381",
         unique: true,
+        required: false,
         short: "read-write port",
         long: "The port that is open on the primary's node only. Redirected to redis_port.",
     },
@@ -62,6 +68,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "integer",
         default: "6379",
         unique: false,
+        required: false,
         short: "port of the local Redis or Valkey",
         long: "The port on which the local Redis or Valkey listens.",
     },
@@ -70,6 +77,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "",
         unique: false,
+        required: false,
         short: "the Sentinels that count (written by rolegate init)",
         long: "The Sentinels whose majority decides, as RUNID@ADDRESS:PORT separated by spaces. Written by `rolegate init`; without it the gate stays closed.",
     },
@@ -78,6 +86,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "",
         unique: false,
+        required: false,
         short: "the nodes' data addresses (written by rolegate init)",
         long: "The address under which Sentinels know each node's Redis, as NODE=ADDRESS:PORT separated by spaces. Written by `rolegate init`; without it the gate stays closed.",
     },
@@ -86,6 +95,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "2s",
         unique: false,
+        required: false,
         short: "how long the read-write port stays open without a new proof",
         long: "The lease's length, in seconds (s) or milliseconds (ms): how long the read-write port stays open when the Sentinels' majority cannot be asked any more. The kernel closes it then. A longer one forgives longer pauses, and lets an isolated primary take writes for longer. On iptables it has whole seconds. Change it only with the gate disabled.",
     },
@@ -94,6 +104,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "60s",
         unique: false,
+        required: false,
         short: "how long a replica without its primary is read from",
         long: "A replica whose link to its primary has been down for longer than this, in seconds (s), fails: its read-only port closes. 0 lets it serve old data for ever.",
     },
@@ -102,10 +113,46 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         kind: "string",
         default: "20s",
         unique: false,
+        required: false,
         short: "how long a port stays open unless renewed",
         long: "How long an open port stays open in the firewall when no monitor renews it, in seconds (s) or milliseconds (ms). A few monitor intervals: with the shipped 5 s, the default of 20 s forgives three lost monitors.",
     },
 ];
+
+/// Which port a block blocks.
+const PORT: Parameter = Parameter {
+    name: "port",
+    kind: "string",
+    default: "",
+    unique: false,
+    required: true,
+    short: "the port that this blocks: ro or rw",
+    long: "ro blocks the read-only port, rw the read-write port. Each master name needs one block for either.",
+};
+
+/// All parameters of `ocf:rolegate:block`: those of the gate, which the two blocks of a master name share, and its port.
+pub const BLOCK_PARAMETERS: [Parameter; GATE_PARAMETERS.len() + 1] = {
+    let mut all = [PORT; GATE_PARAMETERS.len() + 1];
+    let mut n = 0;
+    while n < GATE_PARAMETERS.len() {
+        all[n + 1] = Parameter { unique: false, ..GATE_PARAMETERS[n] };
+        n += 1;
+    }
+    all
+};
+
+/// Reads which port a block blocks.
+///
+/// # Errors
+/// [`ParamError`] where it is neither ro nor rw.
+pub fn read_port(get: impl Fn(&str) -> Option<String>) -> Result<Port, ParamError> {
+    let value = get(PORT.name).unwrap_or_default();
+    Port::ALL.into_iter().find(|port| port.to_string() == value).ok_or_else(|| ParamError {
+        name: PORT.name,
+        value,
+        expected: "ro or rw".to_owned(),
+    })
+}
 
 /// The parameters, read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,6 +296,15 @@ mod tests {
         ] {
             let error = read(&[(name, value)]).unwrap_err();
             assert!(error.name.contains(name) && error.value.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_block_says_which_port() {
+        let read = |value: Option<&str>| read_port(|name| value.filter(|_| name == "port").map(str::to_owned));
+        assert_eq!((read(Some("ro")), read(Some("rw"))), (Ok(Port::Ro), Ok(Port::Rw)));
+        for wrong in [None, Some(""), Some("RW"), Some("6381")] {
+            assert!(read(wrong).unwrap_err().to_string().contains("ro or rw"), "{wrong:?}");
         }
     }
 

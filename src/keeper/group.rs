@@ -4,6 +4,7 @@
 //! on without permission, too, without an arm: they are the looks by which all others are known to be closed when this node
 //! is promoted. What suffices is decided in [`crate::lease`].
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -28,10 +29,12 @@ use crate::gate::{
     self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
 };
 use crate::instance::{self, Instance, ServerRole};
+use crate::layout::{Guard, Permit, Permits, own_role};
 use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
 use crate::pacemaker::Cib;
-use crate::permission::{Granted, Permission, Store};
+use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
+use crate::role::Role;
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
@@ -80,8 +83,8 @@ pub enum Note {
     Cluster(Arc<Cib>),
     /// Somebody asks how things stand.
     Report(oneshot::Sender<Report>),
-    /// Other parameters that no proof stands on.
-    Params(Box<Params>),
+    /// Other blocks, or parameters that no proof stands on.
+    Guard(Box<Guard>),
     /// The record has changed. This group ends as soon as it has no permission: what is open must not stand on two records.
     Outdated,
 }
@@ -100,7 +103,7 @@ pub struct Common {
 /// See the module.
 pub struct Group {
     common: Common,
-    /// The gate resource's id.
+    /// The gate resource's id, or that of the block in its place.
     gate_id: String,
     params: Params,
     record: Record,
@@ -109,7 +112,7 @@ pub struct Group {
     terms: Terms,
     /// The longest lease that another node may have.
     longest: Span,
-    store: Store,
+    permits: Permits,
     memory: Memory,
     gate: Gate,
     inbox: mpsc::Receiver<Note>,
@@ -120,6 +123,8 @@ pub struct Group {
     cib: Option<Arc<Cib>>,
     leasing: Option<Leasing>,
     granted: Option<Granted>,
+    /// Why Pacemaker permits no more.
+    not_granted: Cow<'static, str>,
     /// What is open by a lease of ours, or was by one of the keeper before this one.
     lease: Option<Run>,
     /// The run under which this node last held a lease, until another node is named.
@@ -207,16 +212,16 @@ enum Happened {
 }
 
 impl Group {
-    /// The group of the gate `gate_id`. None without a record with this node in it.
+    /// The group of what `guard` guards. None without a record with this node in it.
     ///
     /// `last_length` is the lease of the record before, if there was one in this keeper's life: others may still go by it.
     pub fn new(
         common: Common,
-        gate_id: &str,
-        params: Params,
+        guard: &Guard,
         last_length: Option<Duration>,
         inbox: mpsc::Receiver<Note>,
     ) -> Option<Self> {
+        let (gate_id, params) = (guard.resource.id.as_str(), guard.params.clone());
         let record = params.record.clone().ok()?;
         let node = record.node(&common.me)?.clone();
         let others = record.nodes().iter().filter(|other| **other != node).map(|other| other.name.clone()).collect();
@@ -244,7 +249,7 @@ impl Group {
             longest: lengths.longest,
             lines: lines.collect(),
             redis: Connection::new(node.address, common.settings.redis.clone()),
-            store: Store::new(gate_id),
+            permits: guard.permits(),
             gate_id: gate_id.to_owned(),
             lease: remembered.last.clone().filter(|_| remembered.held),
             last: remembered.last,
@@ -261,6 +266,7 @@ impl Group {
             cib: None,
             leasing: None,
             granted: None,
+            not_granted: Cow::Borrowed("just started"),
             opened: None,
             round: Round::default(),
             about: About::Unknown("not asked yet".to_owned()),
@@ -363,10 +369,17 @@ impl Group {
             Note::Look => self.begin_round_now(),
             Note::Event(event) => self.event(event),
             Note::Cluster(cib) => {
+                let role = self.role();
                 self.cib = Some(cib);
                 self.keep_roles();
+                if self.permits.by_role() && role != self.role() {
+                    self.begin_round_now();
+                }
             }
-            Note::Params(params) => self.params = *params,
+            Note::Guard(guard) => {
+                self.permits = guard.permits();
+                self.params = guard.params;
+            }
             Note::Outdated => {
                 self.outdated = true;
                 self.begin_round_now();
@@ -423,13 +436,13 @@ impl Group {
         let now = Instant::now();
         // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
         let held = self.look();
-        self.granted = match self.store.read() {
-            Ok(permission) => permission.filter(|p| p.ports == self.params.ports).map(|p| p.granted),
+        match self.permits.read(self.params.ports, self.role()) {
+            Ok(Permit { granted, why }) => (self.granted, self.not_granted) = (granted, why),
             Err(error) => {
+                (self.granted, self.not_granted) = (None, "it cannot be told what Pacemaker permits".into());
                 self.broken.firewall = Some(with_causes(&error));
-                None
             }
-        };
+        }
         self.judge_firewall(held);
         self.keep_ro(now);
         for line in &mut self.lines {
@@ -516,7 +529,8 @@ impl Group {
                 self.close(&format!("the lease has run out: {last}"));
             }
             (Some(_), Some(_)) if self.granted != Some(Granted::Promoted) => {
-                self.close("Pacemaker takes the promotion away")
+                let why = self.not_granted.clone();
+                self.close(&why);
             }
             (None, Some(_)) => self.close("the port was open without a lease"),
             _ => {}
@@ -526,7 +540,7 @@ impl Group {
     /// Whether a lease may be asked for in this round, or why not.
     fn may_ask(&mut self, now: Instant) -> Result<(), String> {
         if self.granted != Some(Granted::Promoted) {
-            return Err("Pacemaker has not promoted the gate here".to_owned());
+            return Err(self.not_granted.clone().into_owned());
         }
         if let Some((until, why)) = &self.vetoed {
             if now < *until {
@@ -960,15 +974,15 @@ impl Group {
 
     /// The read-only port's time, and a firewall that somebody flushed.
     fn keep_ro(&mut self, now: Instant) {
-        let may = self.granted.is_some_and(|granted| granted >= Granted::Started);
-        if !may || self.mending.is_some() || self.closing.is_some() {
+        if !self.granted.is_some_and(may_read) || self.mending.is_some() || self.closing.is_some() {
             return;
         }
         if self.tended.is_some_and(|at| now - at < TEND_EVERY) {
             return;
         }
         self.tended = Some(now);
-        let (gate, store, open_for) = (self.gate.clone(), self.store.clone(), self.params.open_for);
+        let (gate, open_for) = (self.gate.clone(), self.params.open_for);
+        let (permits, ports, role) = (self.permits.clone(), self.params.ports, self.role());
         self.mending = Some(spawn_blocking(move || {
             let state = gate.state()?;
             let lasts = match state.ro {
@@ -979,7 +993,7 @@ impl Group {
                 return Ok(());
             }
             // The agent may be about to take the permission away.
-            let allowed = move || store.read().is_ok_and(|permission| permission.is_some_and(may_read));
+            let allowed = move || permits.read(ports, role).is_ok_and(|permit| permit.granted.is_some_and(may_read));
             gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed).map(drop)
         }));
     }
@@ -1110,13 +1124,18 @@ impl Group {
         Report { gate: self.gate_id.clone(), master: self.params.master.clone(), open, why, other }
     }
 
+    /// This node's role in the cluster's configuration.
+    fn role(&self) -> Option<Role> {
+        own_role(self.cib.as_ref()?.node(&self.common.me)?, &self.params.attribute)
+    }
+
     fn moment(&self, at: Instant) -> Moment {
         micros(at.saturating_duration_since(self.common.epoch))
     }
 }
 
-fn may_read(permission: Permission) -> bool {
-    permission.granted >= Granted::Started
+fn may_read(granted: Granted) -> bool {
+    granted >= Granted::Started
 }
 
 fn micros(time: Duration) -> Span {

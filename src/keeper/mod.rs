@@ -29,6 +29,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{info, warn};
 
 use crate::agent::params::Params;
+use crate::causes::with_causes;
+use crate::gate::{Desired, Gate};
+use crate::layout::{self, Guard};
 use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
@@ -87,7 +90,7 @@ fn lock() -> Result<Flock<File>> {
 
 /// A group that runs.
 struct Running {
-    params: Params,
+    guard: Guard,
     /// The longest lease of records before, in this keeper's life.
     last_length: Option<Duration>,
     notes: mpsc::Sender<Note>,
@@ -154,7 +157,7 @@ async fn keep(settings: Settings) -> Result<()> {
         follow(common, &cib, &mut groups).await;
         let wanted: BTreeSet<SocketAddr> = groups
             .values()
-            .filter_map(|running| running.params.record.as_ref().ok())
+            .filter_map(|running| running.guard.params.record.as_ref().ok())
             .flat_map(|record| record.sentinels().iter().map(|sentinel| sentinel.address))
             .collect();
         listeners.retain(|address, task| {
@@ -181,33 +184,42 @@ async fn keep(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// Begins, changes and ends the groups, so that there is one for each gate of the CIB with a record that has this node.
+/// Begins, changes and ends the groups, so that there is one for each gate of the CIB, or the blocks in its place, with a record that
+/// has this node.
 async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Running>) {
-    let mut wanted = BTreeMap::new();
-    for gate in &cib.gates {
-        match Params::read(|name| gate.parameters.get(name).cloned()) {
-            Ok(params) => drop(wanted.insert(gate.id.clone(), params)),
-            // What is kept stays as it is: a slip of the pen must not close a port.
-            Err(error) => warn!(gate = %gate.id, "{error}"),
-        }
+    let (guards, bad) = layout::guards(cib);
+    for (resource, error) in &bad {
+        // What is kept stays as it is: a slip of the pen must not close a port.
+        warn!(gate = %resource.id, "{error}");
     }
-    let gone: Vec<String> = groups.keys().filter(|id| !cib.gates.iter().any(|gate| gate.id == **id)).cloned().collect();
+    let wanted: BTreeMap<String, Guard> = guards.into_iter().map(|guard| (guard.resource.id.clone(), guard)).collect();
+    let there = |id: &String| wanted.contains_key(id) || bad.iter().any(|(resource, _)| resource.id == *id);
+    let gone: Vec<String> = groups.keys().filter(|id| !there(id)).cloned().collect();
     for id in gone {
         if let Some(running) = groups.remove(&id) {
             info!("gate {id} is gone from the cluster");
+            // A gate's agent has closed when it stopped. A block's has not.
+            let left = running.guard.is_blocks().then_some(running.guard.params.ports);
             end(running).await;
+            if let Some(ports) = left {
+                let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
+                let close = move || Gate::new(ports, firewall, within)?.set(Desired::CLOSED).map(drop);
+                if let Ok(Err(error)) = spawn_blocking(close).await {
+                    warn!(gate = %id, "{}", with_causes(&error));
+                }
+            }
         }
     }
-    for (id, params) in wanted {
+    for (id, guard) in wanted {
         let mut last_length = None;
         if let Some(running) = groups.get_mut(&id) {
             let ended = running.task.is_finished();
-            if running.params == params && !ended {
+            if running.guard == guard && !ended {
                 continue;
             }
-            if same_proof(&running.params, &params) && !ended {
-                let _full = running.notes.try_send(Note::Params(Box::new(params.clone())));
-                running.params = params;
+            if same_proof(&running.guard.params, &guard.params) && !ended {
+                let _full = running.notes.try_send(Note::Guard(Box::new(guard.clone())));
+                running.guard = guard;
                 continue;
             }
             // What is open must not stand on two records: the old one holds until this node has no permission.
@@ -215,15 +227,16 @@ async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Runnin
                 let _full = running.notes.try_send(Note::Outdated);
                 continue;
             }
-            last_length = Some(running.params.lease.max(running.last_length.unwrap_or_default()));
+            last_length = Some(running.guard.params.lease.max(running.last_length.unwrap_or_default()));
         }
         let (notes, inbox) = mpsc::channel(64);
-        let Some(group) = Group::new(common.clone(), &id, params.clone(), last_length, inbox) else {
+        let Some(group) = Group::new(common.clone(), &guard, last_length, inbox) else {
             groups.remove(&id);
             continue;
         };
-        info!(MASTER = %params.master, "{}: kept for gate {id}", params.master);
-        groups.insert(id, Running { params, last_length, notes, task: tokio::spawn(group.run()) });
+        let master = &guard.params.master;
+        info!(MASTER = %master, "{master}: kept for {id}");
+        groups.insert(id, Running { guard, last_length, notes, task: tokio::spawn(group.run()) });
     }
 }
 
@@ -240,11 +253,11 @@ async fn end(running: Running) {
 
 fn answer(groups: &BTreeMap<String, Running>, request: Request, reply: oneshot::Sender<Vec<Report>>) {
     let mut reports = Vec::new();
-    for (id, running) in groups {
+    for running in groups.values() {
         let concerned = match &request {
             Request::Report => true,
-            Request::Permission(gate) => gate == id,
-            Request::Failover(master) => *master == running.params.master,
+            Request::Permission(id) => running.guard.resources().any(|resource| resource.id == *id),
+            Request::Failover(master) => *master == running.guard.params.master,
         };
         if concerned {
             if request != Request::Report {
