@@ -21,17 +21,19 @@ const CASES: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (
 #[test]
 fn the_metadata_passes_resource_agents_dtd() {
     let machine = Machine::new();
-    let metadata = machine.metadata();
-    let dtd = format!("xmllint --noout --dtdvalid {SHARE_DTD} {}", metadata.display());
-    machine.ok(&["sh", "-c", &dtd]);
+    for (_, metadata) in machine.metadata() {
+        let dtd = format!("xmllint --noout --dtdvalid {SHARE_DTD} {}", metadata.display());
+        machine.ok(&["sh", "-c", &dtd]);
+    }
 }
 
 #[test]
 fn the_metadata_passes_both_schemas() {
     let machine = Machine::new();
-    let metadata = machine.metadata();
-    for schema in tools::schemas() {
-        machine.ok(&["xmllint", "--noout", "--nonet", "--relaxng", &schema, metadata.to_str().unwrap()]);
+    for (_, metadata) in machine.metadata() {
+        for schema in tools::schemas() {
+            machine.ok(&["xmllint", "--noout", "--nonet", "--relaxng", &schema, metadata.to_str().unwrap()]);
+        }
     }
 }
 
@@ -39,18 +41,25 @@ fn the_metadata_passes_both_schemas() {
 fn the_metadata_is_there_for_anybody() {
     // As ocf-tester asks for it: no environment, no privilege.
     let machine = Machine::new();
-    let text = machine.ok(&["setpriv", "--reuid=65534", "--clear-groups", "env", "-i", tools::AGENT, "meta-data"]);
-    assert_eq!(text, std::fs::read_to_string(machine.metadata()).unwrap());
+    for (name, metadata) in machine.metadata() {
+        let agent = tools::agent(name);
+        let text = machine.ok(&["setpriv", "--reuid=65534", "--clear-groups", "env", "-i", &agent, "meta-data"]);
+        assert!(text.contains(&format!("<resource-agent name=\"{name}\"")), "{text}");
+        assert_eq!(text, std::fs::read_to_string(metadata).unwrap());
+    }
 }
 
 #[test]
 fn pcs_and_crmsh_describe_the_agent() {
     let machine = Machine::new();
-    for tool in [&["pcs", "resource", "describe", "ocf:rolegate:gate"][..], &["crm", "ra", "info", "ocf:rolegate:gate"]]
-    {
-        let text = machine.ok(tool);
-        for word in ["open_for", "sentinels", "redis_role", "rolegate init", "interval=5s"] {
-            assert!(text.contains(word), "{tool:?} does not say {word}:\n{text}");
+    for (name, own) in [("gate", "interval=5s"), ("block", "port (required")] {
+        let agent = format!("ocf:rolegate:{name}");
+        for tool in [&["pcs", "resource", "describe", &agent][..], &["crm", "ra", "info", &agent]] {
+            // crmsh marks what is required by an asterisk.
+            let text = machine.ok(tool).replace("port* ", "port (required) ");
+            for word in ["open_for", "sentinels", "redis_role", "rolegate init", own] {
+                assert!(text.contains(word), "{tool:?} does not say {word}:\n{text}");
+            }
         }
     }
 }
@@ -68,6 +77,42 @@ fn the_three_forms_give_the_same_cluster() {
         assert!(xml.len() >= count, "too little was compared: {xml:#?}");
         assert_eq!(pcs, xml, "pcs and XML, symmetric {symmetric}, address {address}");
         assert_eq!(crmsh, xml, "crmsh and XML, symmetric {symmetric}, address {address}");
+    }
+}
+
+#[test]
+fn the_three_forms_of_the_classic_layout_give_the_same_cluster() {
+    let machine = Machine::new();
+    for symmetric in [true, false] {
+        let [pcs, crmsh, xml] = Form::ALL.map(|form| {
+            let cib = cluster::apply_parts(&machine, form, symmetric, &["block", "acl"]);
+            machine.verify(&cib);
+            facts(&cib)
+        });
+        assert!(xml.len() >= 24, "too little was compared: {xml:#?}");
+        assert_eq!(pcs, xml, "pcs and XML, symmetric {symmetric}");
+        assert_eq!(crmsh, xml, "crmsh and XML, symmetric {symmetric}");
+    }
+}
+
+#[test]
+fn blocks_run_where_the_role_wants_them() {
+    let machine = Machine::new();
+    for symmetric in [true, false] {
+        let mut sim = Sim::new(&machine, &cluster::apply_parts(&machine, Form::Xml, symmetric, &["block", "acl"]));
+        sim.role("node1", "primary");
+        sim.role("node2", "replica");
+        sim.role("node3", "fail");
+        sim.settle();
+        assert_eq!(sim.active("RedisLBReadBlock"), ["node3"], "symmetric {symmetric}");
+        assert_eq!(sim.active("RedisLBWriteBlock"), ["node2", "node3"], "symmetric {symmetric}");
+        sim.role("node1", "replica");
+        sim.role("node2", "primary");
+        sim.attribute("node3", rolegate::pacemaker::FENCE_ATTRIBUTE, "by root: disk");
+        sim.role("node3", "replica");
+        sim.settle();
+        assert_eq!(sim.active("RedisLBReadBlock"), ["node3"], "a fence closes both, symmetric {symmetric}");
+        assert_eq!(sim.active("RedisLBWriteBlock"), ["node1", "node3"], "symmetric {symmetric}");
     }
 }
 

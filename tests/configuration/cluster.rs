@@ -28,6 +28,12 @@ fn shipped(form: &str, name: &str) -> PathBuf {
 
 /// The CIB after applying one form to an empty cluster of three nodes, all online and quorate.
 pub fn apply(machine: &Machine, form: Form, symmetric: bool, address: bool) -> String {
+    let parts: &[&str] = if address { &["gate", "acl", "vip"] } else { &["gate", "acl"] };
+    apply_parts(machine, form, symmetric, parts)
+}
+
+/// The same with any of the shipped files.
+pub fn apply_parts(machine: &Machine, form: Form, symmetric: bool, parts: &[&str]) -> String {
     let mut nodes = String::new();
     let mut states = String::new();
     for n in 1..=3 {
@@ -49,7 +55,6 @@ pub fn apply(machine: &Machine, form: Form, symmetric: bool, address: bool) -> S
     );
     let path = machine.file(&format!("{form:?}.xml"));
     std::fs::write(&path, cib).unwrap();
-    let parts: &[&str] = if address { &["gate", "acl", "vip"] } else { &["gate", "acl"] };
     for part in parts {
         let mut command = match form {
             Form::Pcs => {
@@ -193,11 +198,12 @@ pub struct Sim<'m> {
     cib: String,
     since_failure: Duration,
     clone: Vec<(String, String, bool)>,
+    active: BTreeSet<(String, String)>,
 }
 
 impl<'m> Sim<'m> {
     pub fn new(machine: &'m Machine, cib: &str) -> Self {
-        Sim { machine, cib: cib.to_owned(), since_failure: Duration::ZERO, clone: Vec::new() }
+        Sim { machine, cib: cib.to_owned(), since_failure: Duration::ZERO, clone: Vec::new(), active: BTreeSet::new() }
     }
 
     /// Writes a permanent node attribute.
@@ -266,6 +272,15 @@ impl<'m> Sim<'m> {
                     .collect::<Vec<_>>()
             })
             .collect();
+        self.active = after
+            .descendants()
+            .filter(|node| node.has_tag_name("resource") && node.attribute("active") == Some("true"))
+            .flat_map(|resource| {
+                let id = resource.attribute("id").unwrap_or_default().to_owned();
+                let nodes = resource.children().filter_map(|node| node.attribute("name"));
+                nodes.map(move |node| (id.clone(), node.to_owned())).collect::<Vec<_>>()
+            })
+            .collect();
         named("transition")
             .unwrap()
             .children()
@@ -313,6 +328,11 @@ impl<'m> Sim<'m> {
     /// On how many nodes the gate runs.
     pub fn running(&self) -> usize {
         self.clone.len()
+    }
+
+    /// The nodes where a resource runs, after the last step.
+    pub fn active(&self, resource: &str) -> Vec<String> {
+        self.active.iter().filter(|(id, _)| id == resource).map(|(_, node)| node.clone()).collect()
     }
 
     /// Makes the last Promoted monitor of a node one that has just failed. `crm_simulate` cannot:

@@ -7,12 +7,18 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+/// The agents by name.
+pub const AGENTS: [&str; 2] = ["gate", "block"];
+
 /// Where an installed agent is.
-pub const AGENT: &str = "/usr/lib/ocf/resource.d/rolegate/gate";
+pub fn agent(name: &str) -> String {
+    format!("/usr/lib/ocf/resource.d/rolegate/{name}")
+}
+
 /// What ocf-tester validates against.
 pub const SHARE_DTD: &str = "/usr/share/resource-agents/ra-api-1.dtd";
 
-/// Installs the agent over this machine's agents, seen by what runs after it only.
+/// Installs the agents over this machine's agents, seen by what runs after it only.
 const INSTALL: &str = r#"
 set -eu
 mount -t tmpfs rolegate "$1/mnt"
@@ -20,7 +26,9 @@ mkdir "$1/mnt/upper" "$1/mnt/work"
 mount -t overlay -o lowerdir=/usr/lib/ocf/resource.d,upperdir="$1/mnt/upper",workdir="$1/mnt/work" \
     rolegate /usr/lib/ocf/resource.d
 mkdir -p /usr/lib/ocf/resource.d/rolegate
-install -m 755 "$2" /usr/lib/ocf/resource.d/rolegate/gate
+for agent in gate block; do
+    install -m 755 "$2" /usr/lib/ocf/resource.d/rolegate/$agent
+done
 shift 2
 exec "$@"
 "#;
@@ -69,11 +77,13 @@ impl Machine {
         Self::run(&mut self.command(argv))
     }
 
-    /// The agent's metadata, in a file.
-    pub fn metadata(&self) -> PathBuf {
-        let path = self.file("metadata.xml");
-        std::fs::write(&path, self.ok(&[AGENT, "meta-data"])).unwrap();
-        path
+    /// The metadata of each agent, in files.
+    pub fn metadata(&self) -> [(&'static str, PathBuf); 2] {
+        AGENTS.map(|name| {
+            let path = self.file(&format!("{name}-metadata.xml"));
+            std::fs::write(&path, self.ok(&[agent(name).as_str(), "meta-data"])).unwrap();
+            (name, path)
+        })
     }
 
     /// Checks a CIB with crm_verify, which must have nothing to say.
