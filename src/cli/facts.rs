@@ -13,7 +13,7 @@ use crate::exit::OcfCode;
 use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, ServerRole};
 use crate::lease::{self, Mark, mark};
-use crate::pacemaker::cib::Rule;
+use crate::pacemaker::cib::{Resource, Rule};
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
 use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError};
 use crate::record::{Record, unusable};
@@ -47,6 +47,9 @@ pub struct Group {
     pub master: String,
     /// The gate resource's id.
     pub resource: String,
+    /// What `crm_resource` takes to clean up: the resource, or everything where there are several.
+    #[serde(skip)]
+    pub cleanup: String,
     /// The role attribute.
     pub attribute: String,
     /// The read-only port.
@@ -150,17 +153,31 @@ impl Member {
     }
 }
 
-/// The gate resource on a node.
+/// The gate resource on a node, or the blocks in its place.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GateFacts {
-    /// Promoted, Unpromoted, Stopped, or what Pacemaker calls it.
+    /// Promoted, Unpromoted, Stopped, or what Pacemaker calls it. Of blocks: what the role may open with those that run.
     pub role: String,
+    /// It is made of blocks.
+    pub by_blocks: bool,
     /// Its last action failed.
     pub failed: bool,
     /// Pacemaker does nothing about it any more.
     pub blocked: bool,
     /// Pacemaker leaves it alone.
     pub unmanaged: bool,
+}
+
+impl GateFacts {
+    /// In a word or two.
+    pub fn word(&self) -> &str {
+        match (self.by_blocks, self.role.as_str()) {
+            (true, "Promoted") => "not blocked",
+            (true, "Unpromoted") => "rw blocked",
+            (true, "Stopped") => "blocked",
+            (_, role) => role,
+        }
+    }
 }
 
 /// A failed action.
@@ -408,6 +425,7 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
     let mut group = Group {
         master: params.master.clone(),
         resource: gate.resource.id.clone(),
+        cleanup: if gate.is_blocks() { "--cleanup".to_owned() } else { format!("--cleanup -r {}", gate.resource.id) },
         attribute: params.attribute.clone(),
         ro_port: params.ports.ro,
         rw_port: params.ports.rw,
@@ -504,7 +522,15 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
 
 /// What the location constraints of the gate look at.
 pub fn rules(gate: &Gate, cib: &Cib) -> Rules {
-    let of_gate = |resource: &str| resource == gate.resource.outer_id || resource == gate.resource.id;
+    // A ban keeps a gate off; a block must run there.
+    let by_fence = if gate.is_blocks() { "INFINITY" } else { "-INFINITY" };
+    let all = gate.resources().map(|resource| rules_of(resource, &gate.params.attribute, by_fence, cib));
+    all.reduce(|a, b| Rules { by_role: a.by_role && b.by_role, by_fence: a.by_fence && b.by_fence }).unwrap_or_default()
+}
+
+/// The same of one resource, with the score that a fence has.
+pub fn rules_of(resource: &Resource, attribute: &str, fenced: &str, cib: &Cib) -> Rules {
+    let of_gate = |placed: &str| placed == resource.outer_id || placed == resource.id;
     let all: Vec<&Rule> = cib
         .locations
         .iter()
@@ -513,9 +539,9 @@ pub fn rules(gate: &Gate, cib: &Cib) -> Rules {
         .collect();
     let uses = |name: &str| all.iter().any(|rule| rule.expressions.iter().any(|(attribute, _, _)| attribute == name));
     Rules {
-        by_role: uses(&gate.params.attribute),
+        by_role: uses(attribute),
         by_fence: all.iter().any(|rule| {
-            rule.score.as_deref() == Some("-INFINITY")
+            rule.score.as_deref() == Some(fenced)
                 && rule.expressions.iter().any(|(name, operation, _)| name == FENCE_ATTRIBUTE && operation == "defined")
         }),
     }
@@ -532,7 +558,7 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             role: node.attribute(attribute).map(str::to_owned),
             hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
             fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
-            fail_count: node.fail_count(&gate.resource.id),
+            fail_count: gate.resources().map(|resource| node.fail_count(&resource.id)).fold(0, u64::saturating_add),
             ..NodeFacts::default()
         });
     }
@@ -549,14 +575,16 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             let NodeState { online, standby, maintenance, unclean, pending, .. } = *state;
             Member { online, standby, maintenance, unclean, pending }
         });
-        node.gate = Some(gate_on(mon, &gate.resource.id, &node.name));
-        let of_gate = format!("{}_", gate.resource.id);
+        node.gate = Some(gate_on(mon, gate, &node.name));
         node.failures = mon
             .failures
             .iter()
             .filter(|failure| failure.node.eq_ignore_ascii_case(&node.name))
             .filter_map(|failure| {
-                let operation = failure.operation.strip_prefix(&of_gate)?.to_owned();
+                let operation = gate.resources().find_map(|resource| {
+                    let operation = failure.operation.strip_prefix(&resource.id)?.strip_prefix('_')?;
+                    Some(if gate.is_blocks() { failure.operation.clone() } else { operation.to_owned() })
+                })?;
                 let degraded = [OcfCode::Degraded, OcfCode::DegradedPromoted].map(|code| code as i32);
                 let degraded = failure.code.is_some_and(|code| degraded.contains(&code));
                 Some(Failed { operation, reason: failure.reason.clone(), degraded })
@@ -566,8 +594,31 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
     nodes
 }
 
-/// The gate `resource` on `node`.
-pub fn gate_on(mon: &CrmMon, resource: &str, node: &str) -> GateFacts {
+/// The gate on `node`.
+pub fn gate_on(mon: &CrmMon, gate: &Gate, node: &str) -> GateFacts {
+    if !gate.is_blocks() {
+        return resource_on(mon, &gate.resource.id, node);
+    }
+    let online = mon.nodes.iter().any(|state| state.name.eq_ignore_ascii_case(node) && state.online);
+    let blocks: Vec<(gate::Port, GateFacts)> =
+        gate.blocks.iter().map(|(port, resource)| (*port, resource_on(mon, &resource.id, node))).collect();
+    let runs = |port| blocks.iter().any(|(of, facts)| *of == port && facts.role != "Stopped");
+    let role = match (online, runs(gate::Port::Ro), runs(gate::Port::Rw)) {
+        (false, ..) | (_, true, _) => "Stopped",
+        (_, _, true) => "Unpromoted",
+        _ => "Promoted",
+    };
+    let any = |is: fn(&GateFacts) -> bool| blocks.iter().any(|(_, facts)| is(facts));
+    GateFacts {
+        role: role.to_owned(),
+        by_blocks: true,
+        failed: any(|facts| facts.failed),
+        blocked: any(|facts| facts.blocked),
+        unmanaged: any(|facts| facts.unmanaged),
+    }
+}
+
+fn resource_on(mon: &CrmMon, resource: &str, node: &str) -> GateFacts {
     let here = mon.resources.iter().find(|instance| {
         // An instance of a unique clone, or of one with orphans, has a number behind its id.
         instance.id.split(':').next() == Some(resource)
@@ -583,6 +634,7 @@ pub fn gate_on(mon: &CrmMon, resource: &str, node: &str) -> GateFacts {
                 ResourceRole::Stopped => "Stopped".to_owned(),
                 ResourceRole::Other(role) => role.clone(),
             },
+            by_blocks: false,
             failed: instance.failed,
             blocked: instance.blocked,
             unmanaged: !instance.managed,

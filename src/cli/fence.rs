@@ -290,7 +290,7 @@ fn wait(within: Duration, mut look: impl FnMut() -> Result<(), NotYet>) -> Resul
 /// What is seen of a node that is to be closed.
 struct Sight {
     mon: Result<CrmMon, String>,
-    resources: Vec<String>,
+    gates: Vec<Gate>,
     ports: Vec<(SocketAddr, Port)>,
 }
 
@@ -312,7 +312,7 @@ fn look_at(name: &str, gates: &[Gate], settings: &Settings) -> Sight {
     let ports = together(within + Duration::from_millis(300), jobs);
     Sight {
         mon,
-        resources: gates.iter().map(|gate| gate.resource.id.clone()).collect(),
+        gates: gates.to_vec(),
         ports: addresses.into_iter().zip(ports.into_iter().map(|port| port.unwrap_or(Port::Silent))).collect(),
     }
 }
@@ -339,9 +339,9 @@ fn closed(name: &str, sight: &Sight) -> Result<(), NotYet> {
         Err(error) => return not_yet(error.clone()),
     };
     let running =
-        sight.resources.iter().map(|id| (id, facts::gate_on(mon, id, name))).find(|(_, gate)| gate.role != "Stopped");
-    if let Some((id, gate)) = running {
-        let role = gate.role;
+        sight.gates.iter().map(|gate| (gate, facts::gate_on(mon, gate, name))).find(|(_, gate)| gate.role != "Stopped");
+    if let Some((gate_of, gate)) = running {
+        let (id, role) = (&gate_of.resource.id, gate.word());
         return not_yet(match (gate.blocked, gate.unmanaged || mon.maintenance_mode) {
             (true, _) => format!("gate {id} is {role} there, and Pacemaker has given up on it (blocked)"),
             (_, true) => format!("gate {id} is {role} there, and Pacemaker does not manage it"),
@@ -433,6 +433,8 @@ fn utc(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::params::Params;
+    use crate::pacemaker::cib::Resource;
     use crate::pacemaker::crm_mon::{NodeState, ResourceRole, ResourceState};
     use proptest::prelude::*;
 
@@ -449,8 +451,10 @@ mod tests {
             }],
             ..CrmMon::default()
         };
+        let resource = Resource { id: "RedisGate".into(), ..Resource::default() };
+        let guard = Gate { resource, params: Params::read(|_| None).unwrap(), blocks: vec![] };
         let addresses = ["10.0.0.1:6380", "10.0.0.1:6381"].map(|address| address.parse().unwrap());
-        Sight { mon: Ok(mon), resources: vec!["RedisGate".into()], ports: addresses.into_iter().zip(ports).collect() }
+        Sight { mon: Ok(mon), gates: vec![guard], ports: addresses.into_iter().zip(ports).collect() }
     }
 
     fn open() -> Port {

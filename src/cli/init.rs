@@ -11,6 +11,8 @@ use super::probe;
 use super::status::columns;
 use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
 use crate::exit::CliCode;
+use crate::gate::Port;
+use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::record::{NodeEntry, Record, RecordError};
 use crate::sentinel::Place;
@@ -64,8 +66,8 @@ struct Plan {
     record: Option<Record>,
     /// Location constraints that are missing, as XML.
     constraints: Vec<String>,
-    /// Meta-attributes that are missing, name and value.
-    meta: Vec<(&'static str, &'static str)>,
+    /// Meta-attributes that are missing: resource, name and value.
+    meta: Vec<(Resource, &'static str, &'static str)>,
     /// What stands there and differs, but is left.
     notes: Vec<String>,
 }
@@ -127,11 +129,13 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     }
     say(format!("\n{}:", if args.dry_run { "To be written" } else { "Writing" }));
     if let Some(record) = &plan.record {
-        say(format!("  gate {}: sentinels=\"{}\"", gate.resource.id, record.sentinels_parameter()));
-        say(format!("  gate {}: nodes=\"{}\"", gate.resource.id, record.nodes_parameter()));
+        for resource in gate.resources() {
+            say(format!("  gate {}: sentinels=\"{}\"", resource.id, record.sentinels_parameter()));
+            say(format!("  gate {}: nodes=\"{}\"", resource.id, record.nodes_parameter()));
+        }
     }
-    for (name, value) in &plan.meta {
-        say(format!("  gate {}: meta {name}={value}", gate.resource.id));
+    for (resource, name, value) in &plan.meta {
+        say(format!("  gate {}: meta {name}={value}", resource.id));
     }
     for constraint in &plan.constraints {
         say(format!("  {constraint}"));
@@ -150,18 +154,24 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
     }
-    if !plan.meta.is_empty() {
-        pacemaker::modify("resources", &meta_xml(&gate, &plan.meta))?;
+    for (resource, name, value) in &plan.meta {
+        pacemaker::modify("resources", &meta_xml(resource, name, value))?;
     }
     if let Some(record) = &plan.record {
-        pacemaker::modify("resources", &record_xml(&gate, record))?;
+        // Of two blocks one after the other: as long as only one has it, nothing opens.
+        for resource in gate.resources() {
+            pacemaker::modify("resources", &record_xml(resource, record))?;
+        }
     }
     if !plan.constraints.is_empty() {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
     }
     assign::write(&cluster.cib, &gate, &changes)?;
     if replaces {
-        say(format!("\nWritten. Enable the gate again: pcs resource enable {}", gate.resource.outer_id));
+        say(match gate.is_blocks() {
+            true => "\nWritten. Lift the fences again: rolegate unfence NODE".to_owned(),
+            false => format!("\nWritten. Enable the gate again: pcs resource enable {}", gate.resource.outer_id),
+        });
         return Ok(code);
     }
     Ok(code.max(opened(&gate, record, &named, &settings)))
@@ -171,15 +181,20 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
 fn may_replace(mon: &CrmMon, gate: &Gate) -> Result<(), Stop> {
     let lost =
         mon.nodes.iter().filter(|node| !node.online || node.unclean).map(|node| format!("{} is not online", node.name));
-    let runs = mon.nodes.iter().filter(|node| facts::gate_on(mon, &gate.resource.id, &node.name).role != "Stopped");
+    let runs = mon.nodes.iter().filter(|node| facts::gate_on(mon, gate, &node.name).role != "Stopped");
     let wrong: Vec<String> = runs.map(|node| format!("the gate runs on {}", node.name)).chain(lost).collect();
     if wrong.is_empty() {
         return Ok(());
     }
     let id = &gate.resource.outer_id;
+    let how = if gate.is_blocks() {
+        "  rolegate fence NODE, for each node\n  rolegate init --replace\n  rolegate unfence NODE, for each node"
+            .to_owned()
+    } else {
+        format!("  pcs resource disable {id} --wait\n  rolegate init --replace\n  pcs resource enable {id}")
+    };
     Err(Stop::refused(format!(
-        "a record is replaced only where every gate is known to be closed: {}. With all nodes online:\n  \
-         pcs resource disable {id} --wait\n  rolegate init --replace\n  pcs resource enable {id}",
+        "a record is replaced only where every gate is known to be closed: {}. With all nodes online:\n{how}",
         wrong.join(", ")
     )))
 }
@@ -196,7 +211,7 @@ fn choose(cluster: &Cluster, args: &Args) -> Result<Gate, Stop> {
     }
     let fits = |gate: &&Gate| {
         args.master.as_ref().is_none_or(|master| *master == gate.params.master)
-            && args.resource.as_ref().is_none_or(|id| *id == gate.resource.id || *id == gate.resource.outer_id)
+            && args.resource.as_ref().is_none_or(|id| gate.resources().any(|one| *id == one.id || *id == one.outer_id))
     };
     let fitting: Vec<&Gate> = all.iter().filter(fits).collect();
     match fitting.as_slice() {
@@ -244,8 +259,13 @@ fn show(found: &Found, gate: &Gate) -> String {
 
 /// What is to be written of record and location rules. Pure.
 fn plan(found: &Found, gate: &Gate, cib: &pacemaker::Cib, replace: bool) -> Result<Plan, Stop> {
-    let meta = META.into_iter().filter(|(name, _)| !gate.resource.meta.contains_key(*name)).collect();
-    let mut plan = Plan { constraints: constraints(gate, cib), meta, ..Plan::default() };
+    let meta = gate.resources().flat_map(|resource| {
+        // A block that fails is tried again and again: nothing else closes its port.
+        let wanted = META.into_iter().filter(|(name, _)| !gate.is_blocks() || *name == "failure-timeout");
+        let missing = wanted.filter(|(name, _)| !resource.meta.contains_key(*name));
+        missing.map(|(name, value)| (resource.clone(), name, value))
+    });
+    let mut plan = Plan { constraints: constraints(gate, cib), meta: meta.collect(), ..Plan::default() };
     match &gate.params.record {
         Err(RecordError::Missing) => plan.record = Some(found.record.clone()),
         Ok(old) if same(old, &found.record) => {}
@@ -302,13 +322,12 @@ fn differences(old: &Record, new: &Record) -> (Vec<String>, Vec<String>) {
 /// have. Whoever places the gate by its role attribute already has his own; the ban by a fence
 /// nobody may lack.
 fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
-    let rules = facts::rules(gate, cib);
-    let (clone, role) = (&gate.resource.outer_id, &gate.params.attribute);
-    let location = |name: &str, rule: &str, expressions: &[String]| {
-        let id = format!("{}-{name}", gate.resource.id);
+    let role = &gate.params.attribute;
+    let location = |resource: &Resource, name: &str, rule: &str, expressions: &[String]| {
+        let (id, clone) = (format!("{}-{name}", resource.id), &resource.outer_id);
         let expressions: String = expressions
             .iter()
-            .zip(["", "-1"])
+            .zip(["", "-1", "-2"])
             .map(|(expression, number)| format!("<expression id=\"{id}-rule-expr{number}\" {expression}/>"))
             .collect();
         format!(
@@ -317,36 +336,63 @@ fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
     };
     let is = |value: &str| format!("attribute=\"{role}\" operation=\"eq\" value=\"{value}\"");
     let defined = |name: &str| format!("attribute=\"{name}\" operation=\"defined\"");
+    if gate.is_blocks() {
+        let unfenced = format!("attribute=\"{FENCE_ATTRIBUTE}\" operation=\"not_defined\"");
+        let mut missing = Vec::new();
+        for (port, resource) in &gate.blocks {
+            let rules = facts::rules_of(resource, role, "INFINITY", cib);
+            let (closed, open): (&[&str], &[&str]) = match port {
+                Port::Ro => (&["fail"], &["primary", "replica"]),
+                Port::Rw => (&["fail", "replica"], &["primary"]),
+            };
+            if !rules.by_role {
+                let mut where_closed: Vec<String> = closed.iter().map(|value| is(value)).collect();
+                where_closed.push(defined(FENCE_ATTRIBUTE));
+                missing.push(location(resource, "closed", "boolean-op=\"or\" score=\"INFINITY\"", &where_closed));
+                // Needed where symmetric-cluster is true; changes nothing else.
+                for value in open {
+                    let rule = "boolean-op=\"and\" score=\"-INFINITY\"";
+                    missing.push(location(resource, value, rule, &[is(value), unfenced.clone()]));
+                }
+            } else if !rules.by_fence {
+                missing.push(location(resource, "fenced", "score=\"INFINITY\"", &[defined(FENCE_ATTRIBUTE)]));
+            }
+        }
+        return missing;
+    }
+    let (rules, resource) = (facts::rules(gate, cib), &gate.resource);
     if !rules.by_role {
         vec![
-            location("primary", "role=\"Promoted\" score=\"INFINITY\"", &[is("primary")]),
-            location("closed", "boolean-op=\"or\" score=\"-INFINITY\"", &[is("fail"), defined(FENCE_ATTRIBUTE)]),
+            location(resource, "primary", "role=\"Promoted\" score=\"INFINITY\"", &[is("primary")]),
+            location(
+                resource,
+                "closed",
+                "boolean-op=\"or\" score=\"-INFINITY\"",
+                &[is("fail"), defined(FENCE_ATTRIBUTE)],
+            ),
             // Needed where symmetric-cluster is false; changes nothing else.
-            location("allowed", "score=\"0\"", &[defined(role)]),
+            location(resource, "allowed", "score=\"0\"", &[defined(role)]),
         ]
     } else if !rules.by_fence {
-        vec![location("fenced", "score=\"-INFINITY\"", &[defined(FENCE_ATTRIBUTE)])]
+        vec![location(resource, "fenced", "score=\"-INFINITY\"", &[defined(FENCE_ATTRIBUTE)])]
     } else {
         Vec::new()
     }
 }
 
-fn meta_xml(gate: &Gate, meta: &[(&str, &str)]) -> String {
-    let id = &gate.resource.id;
-    let set = gate.resource.meta_id.clone().unwrap_or_else(|| format!("{id}-meta_attributes"));
-    let nvpairs: String = meta
-        .iter()
-        .map(|(name, value)| format!("<nvpair id=\"{set}-{name}\" name=\"{name}\" value=\"{value}\"/>"))
-        .collect();
-    format!("<primitive id=\"{id}\"><meta_attributes id=\"{set}\">{nvpairs}</meta_attributes></primitive>")
+fn meta_xml(resource: &Resource, name: &str, value: &str) -> String {
+    let id = &resource.id;
+    let set = resource.meta_id.clone().unwrap_or_else(|| format!("{id}-meta_attributes"));
+    let nvpair = format!("<nvpair id=\"{set}-{name}\" name=\"{name}\" value=\"{value}\"/>");
+    format!("<primitive id=\"{id}\"><meta_attributes id=\"{set}\">{nvpair}</meta_attributes></primitive>")
 }
 
 /// Both parameters in one change: no node ever sees half a record.
-fn record_xml(gate: &Gate, record: &Record) -> String {
-    let id = &gate.resource.id;
-    let set = gate.resource.parameters_id.clone().unwrap_or_else(|| format!("{id}-instance_attributes"));
+fn record_xml(resource: &Resource, record: &Record) -> String {
+    let id = &resource.id;
+    let set = resource.parameters_id.clone().unwrap_or_else(|| format!("{id}-instance_attributes"));
     let nvpair = |name: &str, value: String| {
-        let own = gate.resource.parameter_ids.get(name).cloned().unwrap_or_else(|| format!("{set}-{name}"));
+        let own = resource.parameter_ids.get(name).cloned().unwrap_or_else(|| format!("{set}-{name}"));
         // Run ids, addresses and node names: nothing in them ends an attribute's value.
         format!("<nvpair id=\"{own}\" name=\"{name}\" value=\"{value}\"/>")
     };
@@ -385,7 +431,7 @@ mod tests {
     use super::super::found::tests as answers;
     use super::*;
     use crate::agent::params::Params;
-    use crate::pacemaker::cib::{self, Resource};
+    use crate::pacemaker::cib;
 
     fn found() -> Found {
         let nodes: Vec<NodeEntry> = crate::record::tests::three().nodes().to_vec();
@@ -403,7 +449,7 @@ mod tests {
             resource.meta = META.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         }
         let params = Params::read(|name| resource.parameters.get(name).cloned()).unwrap();
-        Gate { resource, params }
+        Gate { resource, params, blocks: vec![] }
     }
 
     fn cib(properties: &str, constraints: &str) -> pacemaker::Cib {
@@ -467,12 +513,57 @@ mod tests {
         assert_eq!(rules[2].expressions, [("redis_role".into(), "defined".into(), None)]);
     }
 
+    /// As pcs and the shipped configuration make them.
+    fn blocks(record: Option<&Record>) -> Gate {
+        let block = |id: &str, port: &str| {
+            let mut resource = Resource { id: id.into(), outer_id: format!("{id}-clone"), ..Resource::default() };
+            resource.parameters.insert("port".into(), port.into());
+            if let Some(record) = record {
+                resource.parameters.insert("sentinels".into(), record.sentinels_parameter());
+                resource.parameters.insert("nodes".into(), record.nodes_parameter());
+                resource.meta.insert("failure-timeout".into(), "15s".into());
+            }
+            resource
+        };
+        let blocks = vec![block("RedisLBReadBlock", "ro"), block("RedisLBWriteBlock", "rw")];
+        let cib = pacemaker::Cib { blocks, ..pacemaker::Cib::default() };
+        crate::layout::guards(&cib).0.remove(0)
+    }
+
+    #[test]
+    fn both_blocks_get_the_record_and_then_nothing_more() {
+        let first = plan(&found(), &blocks(None), &cib("", ""), false).unwrap();
+        assert_eq!((first.record.as_ref(), first.constraints.len()), (Some(&found().record), 5));
+        assert_eq!(
+            first.meta.iter().map(|(resource, ..)| resource.id.as_str()).collect::<Vec<_>>(),
+            ["RedisLBReadBlock", "RedisLBWriteBlock"]
+        );
+        let with_rules = cib("", &first.constraints.concat());
+        let second = plan(&found(), &blocks(first.record.as_ref()), &with_rules, false).unwrap();
+        assert_eq!(second, Plan::default());
+        // As ansible-redis-ha places them.
+        let own: String = ["Read", "Write"]
+            .map(|which| {
+                format!(
+                    "<rsc_location id=\"{which}\" rsc=\"RedisLB{which}Block-clone\"><rule id=\"{which}-r\" score=\"INFINITY\">\
+                     <expression id=\"{which}-e\" attribute=\"redis_role\" operation=\"eq\" value=\"fail\"/></rule></rsc_location>"
+                )
+            })
+            .concat();
+        let added = constraints(&blocks(None), &cib("", &own));
+        assert!(added.len() == 2 && added.iter().all(|one| one.contains("redis_fence")), "{added:?}");
+    }
+
     #[test]
     fn the_rules_are_those_of_the_shipped_configuration() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ocf/xml/gate.xml");
+        rules_are_shipped(&gate(None), concat!(env!("CARGO_MANIFEST_DIR"), "/ocf/xml/gate.xml"));
+        rules_are_shipped(&blocks(None), concat!(env!("CARGO_MANIFEST_DIR"), "/ocf/xml/block.xml"));
+    }
+
+    fn rules_are_shipped(gate: &Gate, path: &str) {
         let shipped = std::fs::read_to_string(path).unwrap();
         let shipped = roxmltree::Document::parse(&shipped).unwrap();
-        let ours = format!("<c>{}</c>", constraints(&gate(None), &cib("", "")).concat());
+        let ours = format!("<c>{}</c>", constraints(gate, &cib("", "")).concat());
         let ours = roxmltree::Document::parse(&ours).unwrap();
         let rules = |document: &roxmltree::Document| -> Vec<BTreeSet<(String, String)>> {
             document
@@ -528,8 +619,9 @@ mod tests {
         own.resource.meta.insert("failure-timeout".into(), "1h".into());
         own.resource.meta_id = Some("mine".into());
         let plan = plan(&found(), &own, &cib("", ""), false).unwrap();
-        assert_eq!(plan.meta, [("migration-threshold", "5")]);
-        let xml = meta_xml(&own, &plan.meta);
+        let [(resource, name, value)] = plan.meta.as_slice() else { panic!("{:?}", plan.meta) };
+        assert_eq!((*name, *value), ("migration-threshold", "5"));
+        let xml = meta_xml(resource, name, value);
         assert!(xml.contains("<meta_attributes id=\"mine\"><nvpair id=\"mine-migration-threshold\""), "{xml}");
     }
 
@@ -537,11 +629,12 @@ mod tests {
     fn the_record_goes_where_the_parameters_are() {
         let mut gate = gate(None);
         assert!(
-            record_xml(&gate, &found().record).contains("<instance_attributes id=\"RedisGate-instance_attributes\">")
+            record_xml(&gate.resource, &found().record)
+                .contains("<instance_attributes id=\"RedisGate-instance_attributes\">")
         );
         gate.resource.parameters_id = Some("mine".into());
         gate.resource.parameter_ids.insert("nodes".into(), "my-nodes".into());
-        let xml = record_xml(&gate, &found().record);
+        let xml = record_xml(&gate.resource, &found().record);
         assert!(
             xml.contains("<instance_attributes id=\"mine\">") && xml.contains("<nvpair id=\"my-nodes\" name=\"nodes\""),
             "{xml}"

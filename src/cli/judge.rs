@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::by_hand;
-use super::facts::{ClusterFacts, Failed, Firewall, Group, Keeper, Member, NodeFacts, SentinelFacts, Server};
+use super::facts::{
+    ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
+};
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
 use crate::role::Role;
@@ -320,8 +322,8 @@ fn why_closed(group: &Group, node: &NodeFacts) -> (Topic, String, Option<String>
     match &node.gate {
         Some(gate) if gate.role != "Promoted" => {
             let next = (node.fail_count > 0 || gate.failed || gate.blocked)
-                .then(|| format!("crm_resource --cleanup -r {} -N {name}", group.resource));
-            (Topic::Gate, format!("its gate is {}, not promoted{because}", gate.role), next)
+                .then(|| format!("crm_resource {} -N {name}", group.cleanup));
+            (Topic::Gate, format!("its gate is {}, not promoted{because}", gate.word()), next)
         }
         _ => {
             let port = node.rw.as_ref().map_or("not asked", Port::word);
@@ -557,7 +559,7 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
     let quiet = cluster.maintenance_mode || cluster.quorum == Some(false);
     let expected = group.record_error.is_none() && !shut && node.usable() == Some(true) && node.role.is_some();
     if expected && !quiet && !ro.is_open() {
-        let gate = node.gate.as_ref().map_or("unknown", |gate| gate.role.as_str());
+        let gate = node.gate.as_ref().map_or("unknown", GateFacts::word);
         let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
         let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         let what =
@@ -576,7 +578,7 @@ fn keeper(node: &NodeFacts, problems: &mut Problems) {
 
 fn failures(group: &Group, problems: &mut Problems) {
     let resource = &group.resource;
-    let cleanup = |node: &NodeFacts| format!("crm_resource --cleanup -r {resource} -N {}", node.name);
+    let cleanup = |node: &NodeFacts| format!("crm_resource {} -N {}", group.cleanup, node.name);
     for node in &group.nodes {
         let Some(gate) = &node.gate else { continue };
         if gate.blocked {
@@ -623,7 +625,7 @@ fn failures(group: &Group, problems: &mut Problems) {
         let what = format!("gate on {}: {} failed: {reason}", names.join(", "), failed.operation);
         let next = match nodes.as_slice() {
             [node] => cleanup(node),
-            _ => format!("crm_resource --cleanup -r {resource}"),
+            _ => format!("crm_resource {}", group.cleanup),
         };
         problems.add_with(Severity::Warning, what, next);
     }
@@ -644,7 +646,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::facts::{GateFacts, Rules, ServerFacts, VerdictFacts};
+    use super::super::facts::{Rules, ServerFacts, VerdictFacts};
     use super::*;
 
     pub(in super::super) fn healthy_cluster() -> ClusterFacts {
@@ -705,6 +707,7 @@ pub(super) mod tests {
         Group {
             master: "mymaster".into(),
             resource: "RedisGate".into(),
+            cleanup: "--cleanup -r RedisGate".into(),
             attribute: "redis_role".into(),
             ro_port: 6380,
             rw_port: 6381,

@@ -21,12 +21,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::agent::params::{ParamError, Params};
 use crate::causes::with_causes;
 use crate::command::CommandError;
 use crate::exit::CliCode;
 use crate::gate::Ports;
-use crate::pacemaker::cib::Resource;
+use crate::layout::{Guard as Gate, guards as gates};
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::settings::SettingsError;
 use crate::together::together;
@@ -118,8 +117,8 @@ impl From<SettingsError> for Stop {
     }
 }
 
-/// How somebody on `node` closes a gate for good, whatever the cluster does: while Pacemaker runs, its next monitor
-/// would open what may be open.
+/// How somebody on `node` closes a gate for good, whatever the cluster does: while they run, a monitor or the
+/// keeper would open what may be open.
 fn by_hand(node: &str, ports: Ports) -> String {
     let mut flags = String::new();
     let default = Ports::default();
@@ -132,31 +131,12 @@ fn by_hand(node: &str, ports: Ports) -> String {
             flags.push_str(&format!(" {flag} {port}"));
         }
     }
-    format!("on {node}: systemctl stop pacemaker; rolegate-port{flags} close all")
+    format!("on {node}: systemctl stop pacemaker rolegate-keeper; rolegate-port{flags} close all")
 }
 
 /// Prints one or more lines. That nobody reads them is no reason to stop half-way.
 fn say(text: impl AsRef<str>) {
     let _closed = writeln!(std::io::stdout(), "{}", text.as_ref().trim_end());
-}
-
-/// A gate of the cluster and its parameters.
-#[derive(Debug, Clone)]
-struct Gate {
-    resource: Resource,
-    params: Params,
-}
-
-/// The gates of the cluster whose parameters can be read, and those whose cannot.
-fn gates(cib: &Cib) -> (Vec<Gate>, Vec<(Resource, ParamError)>) {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for resource in &cib.gates {
-        match Params::read(|name| resource.parameters.get(name).cloned()) {
-            Ok(params) => good.push(Gate { resource: resource.clone(), params }),
-            Err(error) => bad.push((resource.clone(), error)),
-        }
-    }
-    (good, bad)
 }
 
 /// How an operator makes the resource that is missing.

@@ -241,7 +241,7 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
 fn gate(node: &NodeFacts) -> String {
     let lost = node.member.is_some_and(|member| !member.online || member.unclean);
     let Some(gate) = node.gate.as_ref().filter(|_| !lost) else { return "?".to_owned() };
-    let mut text = gate.role.clone();
+    let mut text = gate.word().to_owned();
     for (flag, word) in [(gate.failed, "failed"), (gate.blocked, "blocked"), (gate.unmanaged, "unmanaged")] {
         if flag {
             text.push_str(&format!(", {word}"));

@@ -27,9 +27,14 @@ pub fn configure(bed: &Bed) -> Result<()> {
 
 /// The nodes whose read-write port answers the first client.
 pub fn open_gates(bed: &Bed) -> Result<Vec<&'static str>> {
+    open_on(bed, 6381)
+}
+
+/// The nodes whose `port` answers the first client.
+pub fn open_on(bed: &Bed, port: u16) -> Result<Vec<&'static str>> {
     let mut open = Vec::new();
     for node in NODES {
-        let address = SocketAddr::new(address(node).parse()?, 6381);
+        let address = SocketAddr::new(address(node).parse()?, port);
         let answers =
             bed.in_net(CLIENTS[0], || TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok())?;
         if answers {

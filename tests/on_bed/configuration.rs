@@ -10,7 +10,7 @@ use rolegate::pacemaker::CrmMon;
 use rolegate::pacemaker::crm_mon::{self, ResourceRole};
 
 use crate::OnBed;
-use crate::bed::gates::open_gates;
+use crate::bed::gates::{self, open_gates};
 use crate::bed::{Bed, Host, NODES, project, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
@@ -19,6 +19,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
         works(bed, "crm -F configure load update crmsh/gate.crm; crm -F configure load update crmsh/acl.crm")
     }),
     ("the_xml_form_gives_a_working_cluster", |bed| works(bed, XML)),
+    ("the_classic_layout_looks_and_works_as_that_of_ansible_redis_ha", classic),
     ("ocf_tester_passes", ocf_tester),
     ("the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl", hook),
     ("promote_made_to_fail_five_times_the_gate_comes_back_by_itself", comes_back),
@@ -26,10 +27,13 @@ pub const TRIALS: &[(&str, OnBed)] = &[
 
 const XML: &str = "cibadmin -M --allow-create -x xml/gate.xml; cibadmin -M --allow-create -x xml/acl.xml";
 const AGENT: &str = "/usr/lib/ocf/resource.d/rolegate/gate";
+const BLOCK: &str = "/usr/lib/ocf/resource.d/rolegate/block";
 
-/// Stops the gate, if there is one, and takes resources, constraints and node attributes away.
+/// Stops the gate or the blocks, if there are any, and takes resources, constraints and node attributes away.
 const EMPTY: &str = "
-    if crm_resource -r RedisGate-clone -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
+    for clone in RedisGate RedisLBReadBlock RedisLBWriteBlock; do
+        if crm_resource -r $clone-clone -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
+    done
     for part in constraints/* resources/* nodes/node/instance_attributes; do
         cibadmin --delete-all --force --xpath \"/cib/configuration/$part\"
     done";
@@ -57,18 +61,23 @@ fn emptied(bed: &Bed, trial: impl FnOnce(&Host<'_>) -> Result<()>) -> Result<()>
 /// `trial`.
 fn configured(bed: &Bed, script: &str, trial: impl FnOnce() -> Result<()>) -> Result<()> {
     emptied(bed, |node| {
-        for form in ["pcs", "crmsh", "xml"] {
-            let there = node.root().join("root/ocf").join(form);
-            std::fs::create_dir_all(&there)?;
-            for file in std::fs::read_dir(project().join("ocf").join(form))? {
-                let file = file?;
-                std::fs::copy(file.path(), there.join(file.file_name()))?;
-            }
-        }
-        node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}"))?;
+        apply(node, script)?;
         Record::read(bed)?.write(node)?;
         trial()
     })
+}
+
+/// Runs `script` on a node among the shipped configuration's files.
+fn apply(node: &Host<'_>, script: &str) -> Result<()> {
+    for form in ["pcs", "crmsh", "xml"] {
+        let there = node.root().join("root/ocf").join(form);
+        std::fs::create_dir_all(&there)?;
+        for file in std::fs::read_dir(project().join("ocf").join(form))? {
+            let file = file?;
+            std::fs::copy(file.path(), there.join(file.file_name()))?;
+        }
+    }
+    node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}")).map(drop)
 }
 
 /// What `rolegate init` finds and writes.
@@ -176,6 +185,8 @@ fn ocf_tester(bed: &Bed) -> Result<()> {
                 ),
             ],
         )?;
+        // A probe of Pacemaker's that finds the tester's gate running would stop it.
+        node.sh_within(Duration::from_secs(60), "crm_resource --wait --timeout=50s")?;
         // On the primary's node promote opens the port; on another it must not.
         for node in bed.nodes() {
             let options = [format!("sentinels={}", record.sentinels), format!("nodes={}", record.nodes)];
@@ -184,6 +195,12 @@ fn ocf_tester(bed: &Bed) -> Result<()> {
                 tester.deadline(Duration::from_secs(120)).run().with_context(|| format!("on {}", node.name()))?;
             ensure!(said.text().contains("passed all tests"), "{}", said.text());
             ensure!(open_gates(bed)?.is_empty(), "open after the last stop: {:?}", open_gates(bed)?);
+            for port in ["port=ro", "port=rw"] {
+                let tester = node.cmd("ocf-tester")?.args(["-n", "tester-block", "-o", port, BLOCK]);
+                let said = tester.deadline(Duration::from_secs(120)).run();
+                let said = said.with_context(|| format!("{port} on {}", node.name()))?;
+                ensure!(said.text().contains("passed all tests"), "{}", said.text());
+            }
         }
         Ok(())
     })
@@ -314,4 +331,158 @@ fn wait_working_within_failure_timeout(bed: &Bed) -> Result<()> {
         ensure!(open_gates(bed)? == [primary.name()], "open on {:?}", open_gates(bed)?);
         Ok(())
     })
+}
+
+const CLASSIC: &str = "crm_attribute -n symmetric-cluster -v false
+    cibadmin -M --allow-create -x xml/block.xml; cibadmin -M --allow-create -x xml/acl.xml";
+
+/// Where a block runs, sorted.
+fn blocked(seen: &CrmMon, id: &str) -> Vec<String> {
+    let blocks = seen.resources.iter().filter(|one| one.id == id && one.role == ResourceRole::Started);
+    let mut nodes: Vec<String> = blocks.flat_map(|block| block.nodes.clone()).collect();
+    nodes.sort();
+    nodes
+}
+
+/// Waits until the blocks run where the roles want them, and clients get what they leave: the roles are primary, and
+/// `failed` on one node.
+fn wait_classic(bed: &Bed, failed: Option<&str>) -> Result<String> {
+    let mut found = None;
+    wait_for("the classic layout to follow the primary", Duration::from_secs(60), || {
+        let primary = bed.host(NODES[0])?;
+        let seen = look(&primary)?;
+        let open = gates::open_on(bed, 6381)?;
+        let [writes] = open[..] else { anyhow::bail!("6381 is open on {open:?}") };
+        let is = |role: &str| -> Result<Vec<String>> {
+            let mut nodes = Vec::new();
+            for node in bed.nodes() {
+                if gates::role(&node)? == role {
+                    nodes.push(node.name().to_owned());
+                }
+            }
+            Ok(nodes)
+        };
+        let (replicas, fail) = (is("replica")?, is("fail")?);
+        ensure!(is("primary")? == [writes], "primary is {:?}, open is {writes}", is("primary")?);
+        ensure!(fail == Vec::from_iter(failed), "fail is {fail:?}");
+        let mut not_primary = [replicas, fail.clone()].concat();
+        not_primary.sort();
+        let (ro, rw) = (blocked(&seen, "RedisLBReadBlock"), blocked(&seen, "RedisLBWriteBlock"));
+        ensure!(ro == fail && rw == not_primary, "read blocked on {ro:?}, write on {rw:?}");
+        ensure!(seen.failures.is_empty(), "failed: {:?}", seen.failures);
+        let readable = gates::open_on(bed, 6380)?;
+        ensure!(readable.iter().all(|node| Some(*node) != failed), "6380 is open on {readable:?}");
+        ensure!(readable.len() == NODES.len() - fail.len(), "6380 is open on {readable:?}");
+        found = Some(writes.to_owned());
+        Ok(())
+    })?;
+    found.context("found")
+}
+
+fn classic(bed: &Bed) -> Result<()> {
+    emptied(bed, |node| {
+        apply(node, CLASSIC)?;
+        node.cmd("rolegate")?.arg("init").deadline(Duration::from_secs(60)).run().context("rolegate init")?;
+        let primary = wait_classic(bed, None)?;
+        as_in_the_readme(&node.ask("crm_mon", &["-1", "-AnfroRtc"])?, &primary)?;
+        let status = node.cmd("rolegate")?.arg("status").run_expecting(&[0, 1, 2, 3])?;
+        ensure!(status.code == 0 && status.text().contains("not blocked"), "{}", status.text());
+
+        node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        wait_for("another primary", Duration::from_secs(30), || {
+            ensure!(bed.primary()?.name() != primary);
+            Ok(())
+        })?;
+        let moved = wait_classic(bed, None)?;
+        ensure!(moved != primary && moved == bed.primary()?.name(), "{moved} takes writes, {primary} did");
+
+        // Redis down: both ports are blocked there, until it is back.
+        let failing = NODES.into_iter().find(|node| *node != moved).context("a replica")?;
+        bed.host(failing)?.sh("systemctl stop redis-server")?;
+        wait_classic(bed, Some(failing))?;
+        bed.host(failing)?.sh("systemctl start redis-server")?;
+        wait_classic(bed, None)?;
+
+        let fenced = node.cmd("rolegate")?.args(["fence", failing]).deadline(Duration::from_secs(60)).run()?;
+        ensure!(fenced.text().contains("its ports are closed"), "{}", fenced.text());
+        wait_classic(bed, Some(failing))?;
+        node.cmd("rolegate")?.args(["unfence", failing]).deadline(Duration::from_secs(60)).run()?;
+        wait_classic(bed, None).map(drop)
+    })
+}
+
+/// Lines with the section and the node or clone under which they stand, in an order of their own: Pacemaker's is that of events.
+fn placed(lines: &[String]) -> Vec<String> {
+    let (mut section, mut subject) = ("", "");
+    let mut placed = Vec::new();
+    for line in lines {
+        if ["Node List:", "Inactive Resources:", "Node Attributes:", "Operations:"].contains(&line.as_str()) {
+            (section, subject) = (line, "");
+        } else if ["Node ", "Node: ", "Clone Set: "].iter().any(|start| line.starts_with(start)) {
+            subject = line;
+        }
+        placed.push(format!("{section} {subject} {line}"));
+    }
+    placed.sort();
+    placed
+}
+
+/// That `crm_mon -AnfroRtc` shows the resources, states, attributes and operations that the README of ansible-redis-ha shows
+/// (there with node1 as primary, and as Pacemaker 2.0.3 writes them).
+fn as_in_the_readme(seen: &str, primary: &str) -> Result<()> {
+    let mut wanted: Vec<String> = vec!["3 nodes configured".into(), "6 resource instances configured".into()];
+    let number = |node: &str| node.trim_start_matches("node").to_owned();
+    let replicas = || NODES.into_iter().filter(|node| *node != primary);
+    wanted.push("Node List:".into());
+    for node in NODES {
+        wanted.extend([format!("Node {node} ({}): online", number(node)), "Resources:".into()]);
+        if node != primary {
+            wanted.push("RedisLBWriteBlock Started".into());
+        }
+    }
+    wanted.extend(["Inactive Resources:".into(), "Clone Set: RedisLBReadBlock-clone [RedisLBReadBlock]:".into()]);
+    wanted.extend(NODES.map(|_| "RedisLBReadBlock Stopped".to_owned()));
+    wanted.push("Clone Set: RedisLBWriteBlock-clone [RedisLBWriteBlock]:".into());
+    wanted.extend(replicas().map(|node| format!("RedisLBWriteBlock Started {node}")));
+    wanted.extend(["RedisLBWriteBlock Stopped".into(), "Node Attributes:".into()]);
+    for node in NODES {
+        let role = if node == primary { "primary" } else { "replica" };
+        wanted.extend([format!("Node: {node} ({}):", number(node)), format!("redis_role : {role}")]);
+    }
+    wanted.push("Operations:".into());
+    for node in replicas() {
+        wanted.extend([
+            format!("Node: {node} ({}):", number(node)),
+            "RedisLBWriteBlock: migration-threshold=1000000:".into(),
+            "start: rc=0 (ok)".into(),
+            "monitor: interval=\"10000ms\" rc=0 (ok)".into(),
+        ]);
+    }
+    let mut shown = Vec::new();
+    for line in seen.lines() {
+        // Without list marks, the agent's name, numbers of calls, times, and what is newer than that README.
+        let words = line.split_whitespace().filter(|word| *word != "*" && !word.starts_with("(ocf:"));
+        let line = words.collect::<Vec<_>>().join(" ");
+        let line = line.split(", feature set").next().unwrap_or_default();
+        let line = match line.split_once(") ").filter(|_| line.contains("rc=")) {
+            Some((_call, operation)) => {
+                let kept = ["start:", "monitor:", "interval=", "rc=", "(ok)"];
+                let kept = operation.split(' ').filter(|word| kept.iter().any(|start| word.starts_with(start)));
+                kept.collect::<Vec<_>>().join(" ")
+            }
+            None => line.to_owned(),
+        };
+        let told =
+            ["Status of pacemakerd:", "Cluster Summary:", "Stack:", "Current DC:", "Last updated:", "Last change:"];
+        if !line.is_empty() && !told.iter().any(|start| line.starts_with(start)) {
+            shown.push(line);
+        }
+    }
+    ensure!(
+        placed(&shown) == placed(&wanted),
+        "crm_mon shows\n{}\nand not\n{}\nin\n{seen}",
+        shown.join("\n"),
+        wanted.join("\n")
+    );
+    Ok(())
 }
