@@ -344,6 +344,9 @@ fn role_change(bed: &Bed, figures: &mut Figures) -> Result<()> {
             ensure!(open_gates(bed)?.len() == 1, "open on {:?}", open_gates(bed)?);
             Ok(())
         })?;
+        // A failover that follows too soon on another is undone by other Sentinels (+convert-to-slave): they ask replicas for
+        // their role each 10 s.
+        thread::sleep(Duration::from_secs(15));
         let old = bed.primary()?;
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
         old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
