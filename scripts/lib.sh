@@ -19,7 +19,8 @@ need_packages() {
 	done
 	[ -n "$missing" ] || return 0
 	echo "installing$missing" >&2
-	apt-get -qq update
+	[ -n "${updated:-}" ] || apt-get -qq update
+	updated=yes
 	# shellcheck disable=SC2086  # a list of words
 	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $missing >&2
 }
@@ -67,4 +68,19 @@ need_rust_checkers() {
 	else
 		need_packages rustfmt rust-clippy
 	fi
+}
+
+# run_bed PROFILE ARGUMENT...: builds the bed and the programs that it installs on its hosts, and becomes it. Profile `dev` builds in
+# half the time; figures want `release`.
+run_bed() {
+	profile=$1
+	shift
+	need_root
+	need_bed_packages
+	need_cargo
+	(cd "$project" && cargo build --locked --profile "$profile" --features bed --bins)
+	case $profile in
+	dev) exec "$project/target/debug/bed" "$@" ;;
+	*) exec "$project/target/$profile/bed" "$@" ;;
+	esac
 }

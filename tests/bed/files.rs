@@ -129,12 +129,11 @@ impl Bed {
 }
 
 /// The programs of the profile with which this program was built: `target/PROFILE`, while it runs
-/// from there, from `deps/` or from `examples/`.
+/// from there or from `deps/`.
 fn beside_this_program() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let dir = program.parent().context("a program lies in a directory")?;
-    let inner = dir.ends_with("deps") || dir.ends_with("examples");
-    Ok(if inner { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
+    Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
 }
 
 /// Rewrites a file, which keeps its owner and mode if it exists.
