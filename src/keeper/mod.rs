@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -101,6 +102,7 @@ async fn keep(settings: Settings) -> Result<()> {
     let (asked_sender, mut asked) = mpsc::channel::<Asked>(16);
     let listener = socket::listen(Path::new(socket::PATH)).with_context(|| socket::PATH.to_owned())?;
     tokio::spawn(socket::serve(listener, asked_sender));
+    tokio::spawn(tell_systemd());
     let (event_sender, mut events) = broadcast::channel::<events::SentinelEvent>(256);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -182,6 +184,23 @@ async fn keep(settings: Settings) -> Result<()> {
         end(running).await;
     }
     Ok(())
+}
+
+/// Says that the keeper is there, and then that it still is. One that hangs or was stopped is killed, and started anew: its node would stay
+/// closed, and nobody else could open.
+async fn tell_systemd() {
+    let tell = |state| {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            warn!("systemd is not told: {error}");
+        }
+    };
+    tell(NotifyState::Ready);
+    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let mut alive = tokio::time::interval(patience / 4);
+    loop {
+        alive.tick().await;
+        tell(NotifyState::Watchdog);
+    }
 }
 
 /// Begins, changes and ends the groups, so that there is one for each gate of the CIB, or the blocks in its place, with a record that
