@@ -115,7 +115,7 @@ pub(crate) fn denial(reply: &Value) -> Option<AskError> {
     let Value::ServerError(error) = reply else { return None };
     let code = error.code();
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")
-        .then(|| AskError::Denied(format!("{code} {}", error.details().unwrap_or_default())))
+        .then(|| AskError::Denied(format!("{code} {}", error.details().unwrap_or_default().trim_end_matches('.'))))
 }
 
 pub(crate) fn because(error: &io::Error) -> AskError {

@@ -16,6 +16,11 @@ use crate::server::Credentials;
 /// The file that [`Settings::load`] reads.
 pub const FILE: &str = "/etc/rolegate/rolegate.toml";
 
+/// What to look at where servers of a kind deny access; `section` is that of the file, redis or sentinel.
+pub fn look_at_credentials(section: &str) -> String {
+    format!("look at user and password_file under [{section}] in {FILE}, and at that user's rights")
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

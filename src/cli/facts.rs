@@ -70,6 +70,17 @@ pub struct Group {
     pub verdict: Option<VerdictFacts>,
     /// This node's firewall, where we may look at it.
     pub firewall: Option<Firewall>,
+    /// Who does not let us in, or not do what we do.
+    pub denied: Denied,
+}
+
+/// Which kinds of server denied us something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Denied {
+    /// A Redis.
+    pub redis: bool,
+    /// A Sentinel.
+    pub sentinel: bool,
 }
 
 /// Location rules of the gate.
@@ -410,7 +421,7 @@ pub fn cluster(deadline: Duration) -> Seen {
 /// What the jobs of [`group`] bring.
 enum Asked {
     Sentinels(Vec<Heard>),
-    First(SentinelFacts),
+    First(SentinelFacts, bool),
     Redis(usize, Result<Instance, AskError>),
     Ro(usize, Port),
     Rw(usize, Port),
@@ -449,13 +460,15 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
             let managed = cib.managed_addresses.clone();
             jobs.push(Box::new(move || {
                 let mut facts = SentinelFacts { address: address.to_string(), ..SentinelFacts::default() };
-                match sentinel::ask(address, &master, &credentials, within) {
+                let answer = sentinel::ask(address, &master, &credentials, within);
+                let denied = matches!(answer, Err(AskError::Denied(_)));
+                match answer {
                     Ok(answer) => {
                         answered(&mut facts, answer, |place| nobody(place, None, &managed));
                     }
                     Err(error) => facts.error = Some(error.to_string()),
                 }
-                Asked::First(facts)
+                Asked::First(facts, denied)
             }));
         }
     }
@@ -485,9 +498,16 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
     }
     for asked in together(left, jobs).into_iter().flatten() {
         match asked {
-            Asked::Sentinels(answers) => heard = answers,
-            Asked::First(facts) => group.sentinels.push(facts),
+            Asked::Sentinels(answers) => {
+                group.denied.sentinel = answers.iter().any(|heard| matches!(heard.answer, Err(AskError::Denied(_))));
+                heard = answers;
+            }
+            Asked::First(facts, denied) => {
+                group.denied.sentinel = denied;
+                group.sentinels.push(facts);
+            }
             Asked::Redis(index, answer) => {
+                group.denied.redis |= matches!(answer, Err(AskError::Denied(_)));
                 group.nodes[index].redis = Some(match answer {
                     Ok(instance) => Server::Given(instance.into()),
                     Err(error) => Server::None { why: error.to_string() },

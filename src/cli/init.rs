@@ -16,7 +16,8 @@ use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::record::{NodeEntry, Record, RecordError};
 use crate::sentinel::Place;
-use crate::settings::Settings;
+use crate::server::AskError;
+use crate::settings::{Settings, look_at_credentials};
 use std::time::Instant;
 
 /// How long the first opening may take before we say that it has not come.
@@ -84,9 +85,11 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let first = args.sentinel.unwrap_or(settings.first_sentinel);
     let asked = found::discover(first, &gate.params.master, &settings.sentinel, settings.answer_within);
     if let Some(Err(error)) = asked.first().map(|asked| &asked.survey) {
-        return Err(Stop::unknown(format!(
-            "the Sentinel at {first}: {error}. Give another one with --sentinel ADDRESS:PORT"
-        )));
+        let next = match error {
+            AskError::Denied(_) => look_at_credentials("sentinel"),
+            _ => "give another one with --sentinel ADDRESS:PORT".to_owned(),
+        };
+        return Err(Stop::unknown(format!("the Sentinel at {first}: {error}; {next}")));
     }
     let known = found::addresses_of(&cluster.cib.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>());
     let given = Given {

@@ -9,6 +9,7 @@ use super::facts::{
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
 use crate::role::Role;
+use crate::settings::look_at_credentials;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -158,9 +159,19 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
         ports(cluster, group, node, &mut problems);
         keeper(node, &mut problems);
     }
+    denied(group, &mut problems);
     failures(group, &mut problems);
     firewall(group, &mut problems);
     Judgement { writers: writers.into_iter().map(|node| node.name.clone()).collect(), problems: problems.sorted() }
+}
+
+/// What is said of each server is said there; here what to do about it.
+fn denied(group: &Group, problems: &mut Problems) {
+    let kinds = [(group.denied.sentinel, "a Sentinel", "sentinel"), (group.denied.redis, "a Redis", "redis")];
+    for (_, who, section) in kinds.into_iter().filter(|(denied, ..)| *denied) {
+        let what = format!("{who} denies access to who runs this");
+        problems.add_with(Severity::Warning, what, look_at_credentials(section));
+    }
 }
 
 /// The node at the place that a majority gives, where a majority was seen.
@@ -646,7 +657,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::facts::{Rules, ServerFacts, VerdictFacts};
+    use super::super::facts::{Denied, Rules, ServerFacts, VerdictFacts};
     use super::*;
 
     pub(in super::super) fn healthy_cluster() -> ClusterFacts {
@@ -726,6 +737,7 @@ pub(super) mod tests {
                 notes: vec![],
             }),
             firewall: None,
+            denied: Denied::default(),
         }
     }
 
@@ -1017,9 +1029,10 @@ pub(super) mod tests {
                     node.redis = Some(Server::None { why: "access denied: NOAUTH".into() });
                 }
                 g.nodes[0].rw = Some(Port::Open { who: Who::Unknown { why: "access denied: NOAUTH".into() } });
+                g.denied.redis = true;
             },
             CliCode::Unknown,
-            &["whether it takes writes cannot be told: access denied: NOAUTH"],
+            &["whether it takes writes cannot be told: access denied: NOAUTH", "under [redis] in /etc/rolegate"],
         ),
         (
             "a transient attribute hides the lasting one",

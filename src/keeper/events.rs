@@ -1,5 +1,6 @@
 //! Sentinels' events: a connection to each Sentinel that only listens. What it says makes a keeper look sooner; it decides nothing.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use crate::record::canonical;
 use crate::server::{self, Credentials, Value};
@@ -57,10 +59,33 @@ pub enum Says {
 /// Listens to the Sentinel at `address` for ever, and remakes the connection when it is lost. What was
 /// missed meanwhile the next round finds out.
 pub async fn listen(address: SocketAddr, credentials: Credentials, events: broadcast::Sender<SentinelEvent>) {
+    let mut said = None;
     loop {
-        // What went wrong shows on the lines to the same Sentinel.
-        let _lost = listen_once(address, &credentials, &events).await;
+        match listen_once(address, &credentials, &events).await {
+            Err(Lost::Refused(why)) => {
+                if said.as_ref() != Some(&why) {
+                    warn!("Sentinel {address} sends no events: {why}");
+                }
+                said = Some(why);
+            }
+            // What else went wrong shows on the lines to the same Sentinel.
+            Err(Lost::Broken) => said = None,
+        }
         sleep(WITHIN).await;
+    }
+}
+
+/// Why no more events come.
+enum Lost {
+    /// The Sentinel denies them.
+    Refused(String),
+    /// The connection is lost, or could not be made.
+    Broken,
+}
+
+impl<E: std::error::Error> From<E> for Lost {
+    fn from(_: E) -> Self {
+        Lost::Broken
     }
 }
 
@@ -68,7 +93,7 @@ async fn listen_once(
     address: SocketAddr,
     credentials: &Credentials,
     events: &broadcast::Sender<SentinelEvent>,
-) -> std::io::Result<()> {
+) -> Result<Infallible, Lost> {
     let mut stream = timeout(WITHIN, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     let login = credentials.login();
@@ -87,10 +112,13 @@ async fn listen_once(
             }
         };
         if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(Lost::Broken);
         }
         replies.received(&buffer[..read]);
-        while let Some(reply) = replies.next_reply().map_err(std::io::Error::other)? {
+        while let Some(reply) = replies.next_reply()? {
+            if let Some(denial) = server::denial(&reply) {
+                return Err(Lost::Refused(denial.to_string()));
+            }
             if let Some(event) = understood(&reply) {
                 // Nobody listens where the cluster has no gate.
                 let _nobody = events.send(event);

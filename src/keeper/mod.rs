@@ -59,7 +59,10 @@ const REPORT_WITHIN: Duration = Duration::from_millis(500);
 /// # Errors
 /// Another keeper runs, or the settings are wrong.
 pub fn run() -> Result<()> {
-    let settings = Settings::load()?;
+    let settings = Settings::load().inspect_err(|_| {
+        // systemd starts it again at once, and again: the log shall have room for the reason.
+        std::thread::sleep(Duration::from_secs(1));
+    })?;
     fs::create_dir_all(permission::DIRECTORY).with_context(|| permission::DIRECTORY.to_owned())?;
     let _lock = lock()?;
     // A lease must not wait for a disk. Without the right to lock memory it works, less well.
