@@ -1,5 +1,5 @@
-//! Tests on real machines. One bed is raised for all of them, when the first needs it; they run one
-//! after the other, each on a bed that is whole again. Logs of a trial that failed are in
+//! Tests on real machines. One bed is raised for all of one kind, when the first needs it, and taken down when one of
+//! another kind comes; they run one after the other, each on a bed that is whole again. Logs of a trial that failed are in
 //! `target/bed-logs/`.
 //!
 //! A trial is a function in a file of `tests/on_bed/`, named in that file's `TRIALS`.
@@ -14,10 +14,10 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use bed::{Bed, Options};
+use bed::Bed;
 
-/// What all trials share. The error is kept: what cannot be raised once is not tried again.
-static SHARED: Mutex<Option<Result<Bed, String>>> = Mutex::new(None);
+/// What trials share, with its kind. The error is kept: what cannot be raised once is not tried again.
+static SHARED: Mutex<Option<(on_bed::Kind, Result<Bed, String>)>> = Mutex::new(None);
 
 /// A trial on the shared bed.
 type OnBed = fn(&Bed) -> Result<()>;
@@ -32,12 +32,12 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> =
         on_bed::itself::ALONE.iter().map(|(name, run)| Trial::test(*name, || run().map_err(failed))).collect();
-    for (name, run) in on_bed::all() {
-        trials.push(Trial::test(name.clone(), move || on_shared(&name, run).map_err(failed)));
+    for (name, kind, run) in on_bed::all() {
+        trials.push(Trial::test(name.clone(), move || on_shared(&name, kind, run).map_err(failed)));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Err(error)) = shared.and_then(Result::ok).map(Bed::down) {
+    if let Some(Err(error)) = shared.and_then(|(_, bed)| bed.ok()).map(Bed::down) {
         eprintln!("the bed was not taken down: {error:#}");
         return ExitCode::FAILURE;
     }
@@ -48,11 +48,14 @@ fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
-fn on_shared(name: &str, run: OnBed) -> Result<()> {
+fn on_shared(name: &str, kind: on_bed::Kind, run: OnBed) -> Result<()> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let bed = shared.get_or_insert_with(|| {
-        let options = Options::new(format!("tests-{}", std::process::id()));
-        Bed::up(options).map_err(|error| format!("{error:#}"))
+    if let Some((_, Ok(bed))) = shared.take_if(|(other, _)| *other != kind) {
+        bed.down()?;
+    }
+    let (_, bed) = shared.get_or_insert_with(|| {
+        let options = kind.options(format!("tests-{}", std::process::id()));
+        (kind, Bed::up(options).map_err(|error| format!("{error:#}")))
     });
     let bed = bed.as_ref().map_err(|error| anyhow!("no bed: {error}"))?;
     bed.mend()?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::variant::{MYMASTER, Master};
 use super::{Bed, CLIENTS, Host, NODES, wait_for};
 
 impl Bed {
@@ -19,8 +20,10 @@ impl Bed {
             host.wait_booted(deadline)?;
         }
         self.say("all hosts have booted; waiting for the cluster");
-        wait_for("replication", deadline, || self.check_replication())?;
-        wait_for("Sentinels", deadline, || self.check_sentinels())?;
+        for master in self.options().masters() {
+            wait_for("replication", deadline, || self.check_replication(master))?;
+            wait_for("Sentinels", deadline, || self.check_sentinels(master))?;
+        }
         self.say("Redis and Sentinels are well");
         wait_for("a quorate cluster", deadline, || self.check_cluster())
     }
@@ -40,7 +43,11 @@ impl Bed {
         if unwell {
             for node in self.nodes() {
                 // What was killed too often for systemd to start it again by itself.
-                node.sh("systemctl reset-failed; systemctl start corosync pacemaker redis-server redis-sentinel")?;
+                let redis: Vec<&str> = self.options().masters().iter().map(|master| master.unit).collect();
+                node.sh(&format!(
+                    "systemctl reset-failed; systemctl start corosync pacemaker redis-sentinel {}",
+                    redis.join(" ")
+                ))?;
             }
             self.wait_ready(Duration::from_secs(150)).context("the bed does not recover")?;
         }
@@ -50,8 +57,11 @@ impl Bed {
     /// Whether all is well now.
     pub fn check(&self) -> Result<()> {
         self.check_cluster()?;
-        self.check_replication()?;
-        self.check_sentinels()
+        for master in self.options().masters() {
+            self.check_replication(master)?;
+            self.check_sentinels(master)?;
+        }
+        Ok(())
     }
 
     fn check_cluster(&self) -> Result<()> {
@@ -64,10 +74,10 @@ impl Bed {
         Ok(())
     }
 
-    fn check_replication(&self) -> Result<()> {
-        let primary = self.primary()?;
+    fn check_replication(&self, master: &Master) -> Result<()> {
+        let primary = self.primary_of(master)?;
         for node in self.nodes() {
-            let info = node.redis(6379, &["INFO", "replication"])?;
+            let info = node.redis(master.redis, &["INFO", "replication"])?;
             if node.name() == primary.name() {
                 let online = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
                 ensure!(online.count() == NODES.len() - 1, "{} does not feed both replicas: {info}", node.name());
@@ -79,10 +89,10 @@ impl Bed {
         Ok(())
     }
 
-    fn check_sentinels(&self) -> Result<()> {
-        let primary = self.primary()?;
+    fn check_sentinels(&self, master: &Master) -> Result<()> {
+        let primary = self.primary_of(master)?;
         for node in self.nodes() {
-            let known = node.redis(26379, &["SENTINEL", "MASTER", "mymaster"])?;
+            let known = node.redis(26379, &["SENTINEL", "MASTER", master.name])?;
             let known: Vec<&str> = known.lines().collect();
             let value = |key: &str| known.chunks(2).find(|pair| pair[0] == key).map_or("", |pair| pair[1]);
             for (key, right) in [
@@ -102,9 +112,17 @@ impl Bed {
     /// # Errors
     /// When none or several are, or a Redis does not answer.
     pub fn primary(&self) -> Result<Host<'_>> {
+        self.primary_of(&MYMASTER)
+    }
+
+    /// The same of another master name.
+    ///
+    /// # Errors
+    /// As [`Bed::primary`].
+    pub fn primary_of(&self, master: &Master) -> Result<Host<'_>> {
         let mut masters = Vec::new();
         for node in self.nodes() {
-            if node.redis(6379, &["INFO", "replication"])?.contains("role:master") {
+            if node.redis(master.redis, &["INFO", "replication"])?.contains("role:master") {
                 masters.push(node);
             }
         }
@@ -177,7 +195,11 @@ impl Host<'_> {
     /// # Errors
     /// When it does not answer, or answers with an error.
     pub fn redis(&self, port: u16, command: &[&str]) -> Result<String> {
-        let output = self.cmd("redis-cli")?.args(["-e", "-p", &port.to_string()]).args(command.iter().copied()).run();
+        let mut client = self.cmd("redis-cli")?.args(["-e", "-p", &port.to_string()]);
+        if let Some(password) = self.bed().options().password() {
+            client = client.args(["--no-auth-warning", "-a", password]);
+        }
+        let output = client.args(command.iter().copied()).run();
         Ok(output
             .with_context(|| format!("redis-cli on {}", self.name()))?
             .text()

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::{Bed, CLIENTS, NODES, address, address6, hosts, project};
 
 /// Where `scripts/install` puts the hook. Sentinel calls it if it is there.
-const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
+pub(super) const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
 
 /// Units of a cluster node, and of a client host.
 const NODE_UNITS: [&str; 4] = ["corosync", "pacemaker", "redis-server", "redis-sentinel"];
@@ -56,6 +56,9 @@ impl Bed {
             Some(dir) => dir.clone(),
             None => beside_this_program()?,
         };
+        if self.options().by_hand {
+            return self.copy_project(destination, &programs);
+        }
         self.jail()
             .cmd(&project().join("scripts/install").to_string_lossy())
             .arg("--programs")
@@ -84,6 +87,7 @@ impl Bed {
         let sentinel = fs::read_to_string(root.join("etc/redis/sentinel.conf"))?;
         let sentinel = self.sentinel(&sentinel, hook)?;
         write(root, "etc/redis/sentinel.conf", &sentinel)?;
+        super::variant::configure(self.options(), host, root)?;
         enable(root, &NODE_UNITS)?;
         if hook {
             let link = format!("etc/systemd/system/multi-user.target.wants/{KEEPER}.service");
@@ -137,11 +141,11 @@ fn beside_this_program() -> Result<PathBuf> {
 }
 
 /// Rewrites a file, which keeps its owner and mode if it exists.
-fn write(root: &Path, path: &str, text: &str) -> Result<()> {
+pub(super) fn write(root: &Path, path: &str, text: &str) -> Result<()> {
     fs::write(root.join(path), text).with_context(|| format!("writing {path}"))
 }
 
-fn append(root: &Path, path: &str, text: &str) -> Result<()> {
+pub(super) fn append(root: &Path, path: &str, text: &str) -> Result<()> {
     let file = OpenOptions::new().append(true).open(root.join(path));
     file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("appending to {path}"))
 }

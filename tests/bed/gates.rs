@@ -6,21 +6,37 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rolegate::gate::{BackendChoice, Gate, Ports};
 
+use super::variant::{MYMASTER, Master};
 use super::{Bed, CLIENTS, Host, NODES, address, wait_for};
 
 /// Makes the gate as the README says: one resource, and `rolegate init`. Waits until the
 /// primary's read-write port is open.
 pub fn configure(bed: &Bed) -> Result<()> {
+    create(bed, &MYMASTER)?;
     let node = bed.host(NODES[0])?;
-    node.sh_within(
-        Duration::from_secs(60),
-        "pcs property set stonith-enabled=false
-         pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1",
-    )?;
     node.cmd("rolegate")?.args(["init"]).deadline(Duration::from_secs(60)).run().context("rolegate init")?;
+    opened(bed, &MYMASTER)
+}
+
+/// Makes the resource of a master name.
+pub fn create(bed: &Bed, master: &Master) -> Result<()> {
+    let Master { name, redis, ro, rw, attribute, gate, .. } = *master;
+    let own = match *master == MYMASTER {
+        true => String::new(),
+        false => format!("master={name} attribute={attribute} ro_port={ro} rw_port={rw} redis_port={redis}"),
+    };
+    let script = format!(
+        "pcs property set stonith-enabled=false
+         pcs resource create {gate} ocf:rolegate:gate {own} promotable promoted-max=1"
+    );
+    bed.host(NODES[0])?.sh_within(Duration::from_secs(60), &script).map(drop)
+}
+
+/// Waits until exactly the primary's read-write port of a master name is open.
+pub fn opened(bed: &Bed, master: &Master) -> Result<()> {
     wait_for("the read-write port of the primary to open", Duration::from_secs(60), || {
-        let primary = bed.primary()?;
-        ensure!(open_gates(bed)? == [primary.name()], "open on {:?}", open_gates(bed)?);
+        let (primary, open) = (bed.primary_of(master)?, open_on(bed, master.rw)?);
+        ensure!(open == [primary.name()], "{}: open on {open:?}, primary {}", master.name, primary.name());
         Ok(())
     })
 }

@@ -83,6 +83,11 @@ impl<'b> Host<'b> {
         Host { bed, name }
     }
 
+    /// The bed that it is part of.
+    pub fn bed(&self) -> &'b Bed {
+        self.bed
+    }
+
     /// Its name, e.g. `node1`.
     pub fn name(&self) -> &'static str {
         self.name

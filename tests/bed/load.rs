@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
-use redis::{Client, Connection, Pipeline};
+use redis::{Client, Connection, IntoConnectionInfo, Pipeline, RedisConnectionInfo};
 use serde::Serialize;
 
 use super::Bed;
@@ -176,7 +176,8 @@ impl Load {
             let (writer, stop) = (writer.clone(), Arc::clone(&stop));
             let net = bed.host(&writer.host)?.net()?;
             let key = key(&prefix, &writer);
-            threads.push(thread::spawn(move || write(writer, &key, &net, bounds, begun, &stop)));
+            let password = bed.options().password();
+            threads.push(thread::spawn(move || write(writer, &key, &net, password, bounds, begun, &stop)));
         }
         Ok(Load { stop, begun, prefix, threads })
     }
@@ -207,7 +208,15 @@ fn key(prefix: &str, writer: &Writer) -> String {
     format!("{prefix}:{}", writer.name)
 }
 
-fn write(writer: Writer, key: &str, net: &File, bounds: Bounds, begun: Instant, stop: &AtomicBool) -> Result<Log> {
+fn write(
+    writer: Writer,
+    key: &str,
+    net: &File,
+    password: Option<&str>,
+    bounds: Bounds,
+    begun: Instant,
+    stop: &AtomicBool,
+) -> Result<Log> {
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering the network of {}", writer.host))?;
     let interval = Duration::from_secs(1) / bounds.rate;
     let mut log = Log { writer, acks: Vec::new(), errors: 0, last_error: String::new() };
@@ -216,7 +225,7 @@ fn write(writer: Writer, key: &str, net: &File, bounds: Bounds, begun: Instant, 
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) && begun.elapsed() < bounds.time {
         let result = match &mut connected {
-            None => connect(log.writer.target).map(|made| connected = Some(made)),
+            None => connect(log.writer.target, password).map(|made| connected = Some(made)),
             Some((connection, by)) => {
                 number += 1;
                 let sent = Instant::now();
@@ -242,8 +251,8 @@ fn write(writer: Writer, key: &str, net: &File, bounds: Bounds, begun: Instant, 
     Ok(log)
 }
 
-fn connect(target: SocketAddr) -> Result<(Connection, Arc<Reign>)> {
-    let client = Client::open((target.ip().to_string(), target.port()))?;
+fn connect(target: SocketAddr, password: Option<&str>) -> Result<(Connection, Arc<Reign>)> {
+    let client = client(target, password)?;
     let mut connection = client.get_connection_with_timeout(ATTEMPT)?;
     connection.set_read_timeout(Some(ATTEMPT))?;
     connection.set_write_timeout(Some(ATTEMPT))?;
@@ -262,6 +271,15 @@ fn connect(target: SocketAddr) -> Result<(Connection, Arc<Reign>)> {
         replication_id: field(&replication, "master_replid:")?,
     };
     Ok((connection, Arc::new(reign)))
+}
+
+/// A client of the server at `target`.
+fn client(target: SocketAddr, password: Option<&str>) -> Result<Client> {
+    let mut server = (target.ip().to_string(), target.port()).into_connection_info()?;
+    if let Some(password) = password {
+        server = server.set_redis_settings(RedisConnectionInfo::default().set_password(password));
+    }
+    Ok(Client::open(server)?)
 }
 
 /// The rest of the line of INFO that starts with `key`.
@@ -317,7 +335,7 @@ impl Written {
     pub fn verify(&self, bed: &Bed, host: &str, primary: SocketAddr) -> Result<Report> {
         let keys: Vec<String> = self.logs.iter().map(|log| key(&self.prefix, &log.writer)).collect();
         let (run_id, sets) = bed.in_net(host, || -> Result<_> {
-            let client = Client::open((primary.ip().to_string(), primary.port()))?;
+            let client = client(primary, bed.options().password())?;
             let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
             connection.set_read_timeout(Some(Duration::from_secs(30)))?;
             let info: String = redis::cmd("INFO").arg("server").query(&mut connection)?;

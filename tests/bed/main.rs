@@ -155,6 +155,15 @@ struct Up {
     /// Only cluster and Redis, without rolegate.
     #[arg(long)]
     bare: bool,
+    /// Redis and Sentinels ask for passwords.
+    #[arg(long)]
+    secured: bool,
+    /// A second master name, cache.
+    #[arg(long)]
+    second: bool,
+    /// rolegate is not installed, but can be: in each node, /opt/rolegate/scripts/install --programs /opt/rolegate/programs
+    #[arg(long)]
+    by_hand: bool,
     /// The Debian release of the hosts.
     #[arg(long, default_value = "bookworm")]
     release: String,
@@ -210,6 +219,7 @@ fn run(cli: Cli) -> Result<()> {
         What::Up(up) => {
             let mut options = Options::new(up.name.unwrap_or(name));
             options.bare = up.bare;
+            (options.secured, options.second, options.by_hand) = (up.secured, up.second, up.by_hand);
             options.release = up.release;
             options.bin_dir = up.programs;
             options.down_after = up.down_after.map_or(options.down_after, Duration::from_millis);

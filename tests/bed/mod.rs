@@ -31,6 +31,7 @@
 //! - [`net`]: the switch: cables, partitions, one-way cuts; running code in a host's network.
 //! - [`host`]: one machine: boot, power cut, freeze, commands, signals.
 //! - [`files`]: what is written onto the machines' disks before they boot.
+//! - [`variant`]: what a bed may have beyond the usual: passwords, a second master name, rolegate installed by hand.
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
 //! - [`watch`]: which gates are open and whom Sentinels name, seen from outside on one clock.
@@ -58,6 +59,7 @@ pub mod root;
 pub mod spread;
 pub mod suite;
 pub mod table;
+pub mod variant;
 pub mod watch;
 
 use std::fs;
@@ -123,6 +125,12 @@ pub struct Options {
     pub release: String,
     /// Only cluster and Redis; rolegate is not installed.
     pub bare: bool,
+    /// Redis and Sentinels ask for passwords, and rolegate has a user of its own with the rights that README gives it.
+    pub secured: bool,
+    /// A second master name, `cache`, beside the first: see [`variant::CACHE`].
+    pub second: bool,
+    /// rolegate is not installed, but ready to be: see [`Host::install`].
+    pub by_hand: bool,
     /// Sentinel's down-after-milliseconds.
     pub down_after: Duration,
     /// Sentinel's failover-timeout.
@@ -141,6 +149,9 @@ impl Options {
             name: name.into(),
             release: "bookworm".into(),
             bare: false,
+            secured: false,
+            second: false,
+            by_hand: false,
             down_after: Duration::from_secs(5),
             failover_timeout: Duration::from_secs(60),
             patience: Duration::from_secs(180),

@@ -25,13 +25,13 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// What `rolegate` said: stdout, then stderr.
 #[derive(Debug)]
-struct Said {
-    code: i32,
-    text: String,
+pub(super) struct Said {
+    pub(super) code: i32,
+    pub(super) text: String,
 }
 
 /// Runs `rolegate` on a host.
-fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Said> {
+pub(super) fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Said> {
     let output = on.cmd("rolegate")?.args(args.iter().copied()).deadline(LONG).run_expecting(&[0, 1, 2, 3])?;
     Ok(Said { code: output.code, text: output.text() + &output.stderr })
 }

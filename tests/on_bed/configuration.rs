@@ -2,6 +2,7 @@
 //! ocf-tester passes, Sentinel's hook works under the ACL and Debian's hardening, and a gate that
 //! gave up comes back.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -11,14 +12,20 @@ use rolegate::pacemaker::crm_mon::{self, ResourceRole};
 
 use crate::OnBed;
 use crate::bed::gates::{self, open_gates};
-use crate::bed::{Bed, Host, NODES, project, wait_for};
+use crate::bed::load::{Bounds, Load, Writer};
+use crate::bed::{Bed, CLIENTS, Host, NODES, project, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
-    ("the_pcs_form_gives_a_working_cluster", |bed| works(bed, "sh pcs/gate.sh; sh pcs/acl.sh")),
-    ("the_crmsh_form_gives_a_working_cluster", |bed| {
-        works(bed, "crm -F configure load update crmsh/gate.crm; crm -F configure load update crmsh/acl.crm")
+    ("the_pcs_form_gives_a_working_cluster_whose_address_writers_follow", |bed| {
+        works(bed, "sh pcs/gate.sh; sh pcs/vip.sh; sh pcs/acl.sh", follows)
     }),
-    ("the_xml_form_gives_a_working_cluster", |bed| works(bed, XML)),
+    ("the_crmsh_form_gives_a_working_cluster", |bed| {
+        let load = |part: &str| format!("crm -F configure load update crmsh/{part}.crm");
+        works(bed, &["gate", "vip", "acl"].map(load).join("; "), |_| Ok(()))
+    }),
+    ("the_xml_form_gives_a_working_cluster", |bed| {
+        works(bed, &format!("{XML}; cibadmin -M --allow-create -x xml/vip.xml"), |_| Ok(()))
+    }),
     ("the_classic_layout_looks_and_works_as_that_of_ansible_redis_ha", classic),
     ("ocf_tester_passes", ocf_tester),
     ("the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl", hook),
@@ -29,10 +36,13 @@ const XML: &str = "cibadmin -M --allow-create -x xml/gate.xml; cibadmin -M --all
 const AGENT: &str = "/usr/lib/ocf/resource.d/rolegate/gate";
 const BLOCK: &str = "/usr/lib/ocf/resource.d/rolegate/block";
 
+/// The address that follows the primary.
+const ADDRESS: &str = "10.77.0.50";
+
 /// Stops the gate or the blocks, if there are any, and takes resources, constraints and node attributes away.
 const EMPTY: &str = "
-    for clone in RedisGate RedisLBReadBlock RedisLBWriteBlock; do
-        if crm_resource -r $clone-clone -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
+    for resource in RedisVIP RedisGate-clone RedisLBReadBlock-clone RedisLBWriteBlock-clone; do
+        if crm_resource -r $resource -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
     done
     for part in constraints/* resources/* nodes/node/instance_attributes; do
         cibadmin --delete-all --force --xpath \"/cib/configuration/$part\"
@@ -77,7 +87,8 @@ fn apply(node: &Host<'_>, script: &str) -> Result<()> {
             std::fs::copy(file.path(), there.join(file.file_name()))?;
         }
     }
-    node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {script}")).map(drop)
+    let own = format!("sed -i 's/192\\.0\\.2\\.10/{ADDRESS}/' */vip.*");
+    node.sh_within(Duration::from_secs(60), &format!("cd /root/ocf; {own}; {script}")).map(drop)
 }
 
 /// What `rolegate init` finds and writes.
@@ -148,12 +159,54 @@ fn wait_working(bed: &Bed) -> Result<()> {
     })
 }
 
-fn works(bed: &Bed, script: &str) -> Result<()> {
+fn has_address(node: &Host<'_>) -> Result<bool> {
+    Ok(node.ask("ip", &["-o", "-4", "addr"])?.contains(&format!(" {ADDRESS}/24 ")))
+}
+
+/// Waits until the address is on the primary's node and on no other.
+fn wait_address(bed: &Bed) -> Result<()> {
+    wait_for("the address to follow the primary", Duration::from_secs(60), || {
+        let primary = bed.primary()?;
+        for node in bed.nodes() {
+            let has = has_address(&node)?;
+            ensure!(has == (node.name() == primary.name()), "{} has the address: {has}", node.name());
+        }
+        Ok(())
+    })
+}
+
+/// A client that knows nothing but the address writes on after a failover.
+fn follows(bed: &Bed) -> Result<()> {
+    let old = bed.primary()?;
+    let writer = Writer::to("by-address", CLIENTS[0], SocketAddr::new(ADDRESS.parse()?, 6381));
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(120) })?;
+    std::thread::sleep(Duration::from_secs(1));
+    old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+    let new = wait_for("another node to open, with the address", Duration::from_secs(90), || {
+        let open = open_gates(bed)?;
+        let [new] = open[..] else { anyhow::bail!("open on {open:?}") };
+        ensure!(new != old.name(), "still open on {new}");
+        for node in bed.nodes() {
+            ensure!(has_address(&node)? == (node.name() == new), "the address is not on {new} alone");
+        }
+        bed.host(new)
+    })?;
+    std::thread::sleep(Duration::from_secs(2));
+    let redis = SocketAddr::new(new.address().parse()?, 6379);
+    let report = load.stop()?.verify(bed, CLIENTS[0], redis)?;
+    let writer = report.writers.first().context("its report")?;
+    ensure!(writer.servers == [old.name(), new.name()], "it did not go on: {report:?}");
+    ensure!(report.stale == 0 && report.lost == 0, "{report:?}");
+    Ok(())
+}
+
+fn works(bed: &Bed, script: &str, more: impl Fn(&Bed) -> Result<()>) -> Result<()> {
     configured(bed, script, || {
         let node = bed.host(NODES[0])?;
         // Without a role nobody may run for the rules, and the default for that is the cluster's.
         set_roles(bed)?;
         wait_working(bed)?;
+        wait_address(bed)?;
         let said = node.cmd("crm_verify")?.args(["-L", "-V"]).run()?;
         ensure!(said.stderr.trim().is_empty(), "crm_verify says: {}", said.stderr);
         // The same roles under the ACL's eyes: Sentinel's user sees the record and nothing else.
@@ -161,7 +214,8 @@ fn works(bed: &Bed, script: &str) -> Result<()> {
             node.ask("setpriv", &["--reuid=redis", "--regid=redis", "--groups=haclient", "cibadmin", "-Q", "-l"])?;
         ensure!(seen.contains("sentinels") && seen.contains("redis_role"), "user redis sees too little: {seen}");
         ensure!(!seen.contains("crm_config") && !seen.contains("<acls"), "user redis sees too much: {seen}");
-        Ok(())
+        ensure!(!seen.contains(ADDRESS), "user redis sees other resources: {seen}");
+        more(bed)
     })
 }
 

@@ -80,7 +80,11 @@ fn ports(bed: &Bed) -> Result<()> {
 
 /// Writers through HAProxy on both clients and straight to each node, one of them waiting for a
 /// replica; the failure; until all is well again; the count.
-fn with_writers(bed: &Bed, fault: impl FnOnce() -> Result<()>, end: impl FnOnce() -> Result<()>) -> Result<Report> {
+pub(super) fn with_writers(
+    bed: &Bed,
+    fault: impl FnOnce() -> Result<()>,
+    end: impl FnOnce() -> Result<()>,
+) -> Result<Report> {
     let mut writers = vec![
         Writer::through_haproxy("proxied-1", CLIENTS[0]),
         Writer::through_haproxy("proxied-2", CLIENTS[1]),
@@ -115,7 +119,7 @@ fn with_writers(bed: &Bed, fault: impl FnOnce() -> Result<()>, end: impl FnOnce(
 
 /// What holds after every failure in which nothing but one server failed: nobody acknowledged
 /// behind its successor, and what a replica had confirmed is there.
-fn nothing_stale(report: &Report) -> Result<()> {
+pub(super) fn nothing_stale(report: &Report) -> Result<()> {
     ensure!(report.acknowledged > 0, "nothing was written");
     ensure!(report.stale == 0, "{} stale acknowledgements", report.stale);
     let waiting = report.writers.iter().find(|writer| writer.name == "waiting").context("the waiting writer")?;
@@ -233,7 +237,7 @@ fn flushed(bed: &Bed) -> Result<()> {
 }
 
 /// Runs the hook as Sentinel would, by hand; its exit code.
-fn hook(node: &Host, args: &[&str]) -> Result<i32> {
+pub(super) fn hook(node: &Host, args: &[&str]) -> Result<i32> {
     let codes: Vec<i32> = (0..=255).collect();
     let output = node
         .cmd("setpriv")?

@@ -1,0 +1,348 @@
+//! What the usual bed does not have: rolegate installed on running hosts by `scripts/install`, Redis and Sentinels with
+//! passwords and ACL users, and a second master name.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+
+use super::cli::rolegate;
+use super::moves::{hook, nothing_stale, with_writers};
+use crate::OnBed;
+use crate::bed::gates::{self, open_on, role};
+use crate::bed::load::{Bounds, Load, Report, Writer};
+use crate::bed::variant::{CACHE, MYMASTER, Master};
+use crate::bed::{Bed, CLIENTS, Host, NODES, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("scripts_install_works_on_a_running_host_and_a_second_run_changes_nothing", install),
+    ("a_failover_of_one_master_name_leaves_the_other_alone", two_names),
+    ("with_acl_users_of_the_least_rights_all_works_and_writers_go_on", least_rights),
+    ("the_hook_reads_the_passwords_as_sentinel_s_user", hook_reads),
+    ("a_wrong_password_is_named_and_never_shown", wrong_password),
+    ("a_fence_closes_the_ports_of_all_master_names", fence),
+];
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// What `scripts/install` installs.
+const INSTALLED: &str = "/usr/sbin/rolegate* /usr/lib/rolegate /usr/lib/ocf/resource.d/rolegate \
+                         /etc/systemd/system/*/rolegate.conf /etc/systemd/system/rolegate-keeper.service \
+                         /etc/systemd/system/multi-user.target.wants/rolegate-keeper.service";
+
+/// A bed on which README's steps have been done up to a gate for each master name, all of them open on their primaries.
+fn prepared(bed: &Bed) -> Result<()> {
+    for node in bed.nodes() {
+        if node.sh("test -e /usr/sbin/rolegate").is_err() {
+            node.install()?;
+        }
+        if node.sh("grep -q client-reconfig-script.*cache /etc/redis/sentinel.conf").is_err() {
+            node.let_sentinel_call_the_hook(bed.options().masters())?;
+        }
+    }
+    wait_for("the Sentinels", LONG, || bed.check())?;
+    let node = bed.host(NODES[0])?;
+    for master in bed.options().masters() {
+        if node.ask("cibadmin", &["-Q", "-o", "resources"])?.contains(&format!("\"{}\"", master.gate)) {
+            continue;
+        }
+        gates::create(bed, master)?;
+        let said = rolegate(&node, &["init", "--master", master.name])?;
+        ensure!(said.code == 0 && said.text.contains("takes writes at"), "init of {}: {said:?}", master.name);
+    }
+    bed.options().masters().iter().try_for_each(|master| well(bed, master))
+}
+
+/// Waits until `rolegate status` finds nothing wrong with a master name, whose port is open on its primary only.
+fn well(bed: &Bed, master: &Master) -> Result<()> {
+    gates::opened(bed, master)?;
+    let node = bed.primary_of(master)?;
+    wait_for("a status without trouble", LONG, || {
+        let said = rolegate(&node, &["status", "--master", master.name])?;
+        let first =
+            format!("{}: HEALTHY: {} takes writes at {}:{}", master.name, node.name(), node.address(), master.rw);
+        ensure!(said.code == 0 && said.text.starts_with(&first), "{said:?}");
+        let other = bed.options().masters().iter().find(|other| *other != master).context("two master names")?;
+        ensure!(!said.text.contains(other.name), "--master {}: {}", master.name, said.text);
+        Ok(())
+    })
+}
+
+/// The keeper's log on a node since then.
+fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
+    let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
+    on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-keeper", "--since", &since])
+}
+
+fn install(bed: &Bed) -> Result<()> {
+    for node in bed.nodes() {
+        let fresh = node.sh("test -e /usr/sbin/rolegate").is_err();
+        let said = node.install()?;
+        // Sentinel runs with what its unit said before.
+        ensure!(!fresh || said.contains("systemctl restart redis-sentinel"), "{}: {said:?}", node.name());
+        for (property, wanted) in [("ActiveState", "active"), ("UnitFileState", "enabled"), ("NeedDaemonReload", "no")]
+        {
+            let value = node.ask("systemctl", &["show", "-P", property, "rolegate-keeper"])?;
+            ensure!(value == wanted, "{}: {property} of rolegate-keeper is {value}", node.name());
+        }
+        let dropin = node.ask("systemctl", &["show", "-P", "DropInPaths", "redis-sentinel"])?;
+        ensure!(dropin.contains("redis-sentinel.service.d/rolegate.conf"), "{}: {dropin:?}", node.name());
+    }
+    prepared(bed)?;
+    // Again, on the primary, under the eyes of a client that stays connected.
+    let node = bed.primary()?;
+    let target = SocketAddr::new(node.address().parse()?, MYMASTER.rw);
+    let writer = Writer::to("stays", CLIENTS[0], target);
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(60) })?;
+    let files = |node: &Host| {
+        Ok::<_, anyhow::Error>(
+            node.sh(&format!("ls -lR --time-style=+ {INSTALLED}; cat $(find {INSTALLED} -type f) | md5sum"))?.text(),
+        )
+    };
+    let (before, keeper) = (files(&node)?, node.ask("pidof", &["rolegate-keeper"])?);
+    let said = node.install()?;
+    ensure!(said.is_empty(), "nothing was new to anybody: {said:?}");
+    ensure!(files(&node)? == before, "a second run changed {before} to {}", files(&node)?);
+    let now = node.ask("pidof", &["rolegate-keeper"])?;
+    ensure!(now != keeper, "the keeper that was there goes on with the old program");
+    thread::sleep(Duration::from_secs(4));
+    let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
+    undisturbed(&report)
+}
+
+/// What `ACL LOG`, with these words behind it, answers on each node.
+fn acl_log(bed: &Bed, port: u16, more: &[&str]) -> Result<String> {
+    let command = [&["ACL", "LOG"], more].concat();
+    bed.nodes().map(|node| Ok(format!("{} {port}: {}\n", node.name(), node.redis(port, &command)?))).collect()
+}
+
+fn least_rights(bed: &Bed) -> Result<()> {
+    prepared(bed)?;
+    let ports = [MYMASTER.redis, CACHE.redis, 26379];
+    for port in ports {
+        acl_log(bed, port, &["RESET"])?;
+    }
+    let since = SystemTime::now();
+    let node = bed.host(NODES[0])?;
+    for master in bed.options().masters() {
+        let said = rolegate(&node, &["init", "--master", master.name])?;
+        ensure!(said.code == 0 && said.text.contains("Nothing to do"), "{said:?}");
+    }
+    // A primary that restarts: the keeper asks a Sentinel for the failover.
+    let old = bed.primary()?;
+    let killed = || {
+        let pid = old.ask("systemctl", &["show", "-P", "MainPID", MYMASTER.unit])?;
+        old.ask("kill", &["-KILL", &pid])?;
+        wait_for("another node's port to open", LONG, || {
+            let open = open_on(bed, MYMASTER.rw)?;
+            ensure!(open.iter().any(|node| *node != old.name()), "open on {open:?}");
+            Ok(())
+        })
+    };
+    let report = with_writers(bed, killed, || Ok(()))?;
+    nothing_stale(&report)?;
+    for writer in report.writers.iter().filter(|writer| writer.name.starts_with("proxied")) {
+        ensure!(writer.servers.len() >= 2, "{} did not go on: {:?}", writer.name, writer.last_error);
+    }
+    let log = keeper_log(&old, since)?;
+    ensure!(log.contains("asked Sentinel"), "{}'s keeper asked for no failover: {log}", old.name());
+    well(bed, &MYMASTER)?;
+    for port in ports {
+        let refused = acl_log(bed, port, &[])?;
+        ensure!(!refused.contains("rolegate"), "README's rights lack something: {refused}");
+    }
+    // What nobody may read: in logs, in the cluster's configuration, in any program's arguments.
+    for node in bed.nodes() {
+        for file in ["redis", "sentinel"] {
+            let script = format!(
+                "cd /etc/rolegate; for text in 'journalctl --no-pager' 'cat /var/log/redis/* /var/log/pacemaker/*' \
+                 'cibadmin -Q' 'cat /proc/[0-9]*/cmdline'; do \
+                 if $text 2>/dev/null | grep -aFf {file}.password; then echo \"$text\"; fi; done"
+            );
+            let found = node.sh_within(LONG, &script)?.text();
+            ensure!(found.is_empty(), "{}: rolegate's password is in {found}", node.name());
+        }
+    }
+    Ok(())
+}
+
+fn hook_reads(bed: &Bed) -> Result<()> {
+    prepared(bed)?;
+    let primary = bed.primary()?;
+    let other = bed.nodes().find(|node| node.name() != primary.name()).context("three nodes")?;
+    let (p, o) = (primary.address(), other.address());
+    for node in bed.nodes() {
+        node.sh("systemctl stop rolegate-keeper")?;
+    }
+    let tried = || -> Result<()> {
+        other
+            .ask("crm_attribute", &["-l", "forever", "-N", other.name(), "-n", MYMASTER.attribute, "-v", "primary"])?;
+        let code = hook(&primary, &[MYMASTER.name, "leader", "start", &o, "6379", &p, "6379"])?;
+        ensure!(code == 0 && role(&other)? == "replica", "exit code {code}, {} is {}", other.name(), role(&other)?);
+        // Not readable for Sentinel's user: it says so.
+        primary.sh("chgrp root /etc/rolegate/*.password")?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let code = hook(&primary, &[MYMASTER.name, "leader", "start", &o, "6379", &p, "6379"]);
+        primary.sh("chgrp redis /etc/rolegate/*.password")?;
+        let since = format!("@{since}");
+        let log = primary.ask("journalctl", &["--quiet", "--output=cat", "-t", "rolegate-hook", "--since", &since])?;
+        ensure!(code? == 2 && log.contains("cannot read /etc/rolegate/redis.password"), "{log}");
+        Ok(())
+    };
+    let tried = tried();
+    for node in bed.nodes() {
+        node.sh("systemctl start rolegate-keeper")?;
+    }
+    tried?;
+    well(bed, &MYMASTER)
+}
+
+/// Waits until `rolegate status` of the node `on` ends with `code` and says each of `status`, and the monitor there gives `reason`.
+fn says(on: &Host<'_>, code: i32, status: &[&str], reason: &str) -> Result<()> {
+    wait_for(&format!("a monitor's reason with {reason:?}"), LONG, || {
+        let said = rolegate(on, &["status", "--master", MYMASTER.name])?;
+        ensure!(said.code == code, "{said:?}");
+        for part in status {
+            ensure!(said.text.contains(part), "no {part:?}: {}", said.text);
+        }
+        let shown = on.ask("crm_mon", &["-1", "-rf"])?;
+        let failed = |line: &&str| line.contains("RedisGate 5s-interval monitor") && line.contains(on.name());
+        ensure!(shown.lines().filter(failed).any(|line| line.contains(reason)), "no {reason:?}: {shown}");
+        for text in [said.text, shown, keeper_log(on, UNIX_EPOCH)?] {
+            ensure!(!text.contains(WRONG), "the password is shown: {text}");
+        }
+        Ok(())
+    })
+}
+
+/// A password that fits nowhere.
+const WRONG: &str = "not-the-one-91d2";
+
+fn wrong_password(bed: &Bed) -> Result<()> {
+    prepared(bed)?;
+    let node = bed.primary()?;
+    let restart = "systemctl restart rolegate-keeper";
+    let with_wrong = |file: &str, then: &dyn Fn() -> Result<()>| -> Result<()> {
+        // Of monitors that give the same result Pacemaker keeps the first one's reason.
+        node.ask("crm_resource", &["--cleanup", "-r", MYMASTER.gate])?;
+        node.sh_within(LONG, "crm_resource --wait --timeout=50s")?;
+        node.sh(&format!("cd /etc/rolegate; cp -p {file}.password kept; echo {WRONG} > {file}.password; {restart}"))?;
+        let tried = then();
+        node.sh(&format!("cd /etc/rolegate; mv kept {file}.password; {restart}"))?;
+        tried?;
+        well(bed, &MYMASTER)
+    };
+    with_wrong("sentinel", &|| {
+        let denied = format!("Sentinel {}:26379: access denied: WRONGPASS", node.address());
+        let hint = "under [sentinel] in /etc/rolegate/rolegate.toml";
+        says(&node, 3, &[&denied, hint], "Sentinel 10.77.0.1:26379: access denied: WRONGPASS")?;
+        let said = rolegate(&node, &["init", "--master", MYMASTER.name])?;
+        ensure!(said.code == 3 && said.text.contains("WRONGPASS") && said.text.contains(hint), "{said:?}");
+        Ok(())
+    })?;
+    with_wrong("redis", &|| {
+        // What is open stays so: could not tell is not no. So it is closed by hand.
+        node.ask("rolegate-port", &["close", "rw"])?;
+        let denied = "its Redis gives no answer: access denied: WRONGPASS";
+        let hint = "under [redis] in /etc/rolegate/rolegate.toml";
+        says(&node, 2, &[denied, hint], "Redis on this node: access denied: WRONGPASS")
+    })?;
+    // A right that is missing is said, too: without events a failover is noticed late.
+    let since = SystemTime::now();
+    node.redis(26379, &["ACL", "SETUSER", "rolegate", "-psubscribe"])?;
+    node.sh(restart)?;
+    let tried = wait_for("the keeper to say what it may not", LONG, || {
+        let log = keeper_log(&node, since)?;
+        ensure!(
+            log.contains(&format!("Sentinel {}:26379 sends no events: access denied: NOPERM", node.address())),
+            "{log}"
+        );
+        Ok(())
+    });
+    node.redis(26379, &["ACL", "SETUSER", "rolegate", "+psubscribe"])?;
+    node.sh(restart)?;
+    tried?;
+    well(bed, &MYMASTER)
+}
+
+/// Primaries of the two master names on two nodes.
+fn apart(bed: &Bed) -> Result<()> {
+    for _ in 0..3 {
+        let (one, other) = (bed.primary_of(&MYMASTER)?, bed.primary_of(&CACHE)?);
+        if one.name() != other.name() {
+            return Ok(());
+        }
+        fail_over(bed, &CACHE)?;
+    }
+    anyhow::bail!("Sentinels put both primaries on one node again and again")
+}
+
+/// A failover by hand; waits until all is well again.
+fn fail_over(bed: &Bed, master: &Master) -> Result<()> {
+    let old = bed.primary_of(master)?;
+    old.redis(26379, &["SENTINEL", "FAILOVER", master.name])?;
+    wait_for("another node's port to open", LONG, || {
+        let open = open_on(bed, master.rw)?;
+        ensure!(!open.is_empty() && !open.contains(&old.name()), "open on {open:?}");
+        Ok(())
+    })?;
+    wait_for("the old primary to follow", LONG, || bed.check())?;
+    well(bed, master)
+}
+
+fn two_names(bed: &Bed) -> Result<()> {
+    prepared(bed)?;
+    apart(bed)?;
+    let (moves, stays) = (&MYMASTER, &CACHE);
+    let (old, primary) = (bed.primary_of(moves)?, bed.primary_of(stays)?);
+    let since = SystemTime::now();
+    let target = |port| Ok::<_, anyhow::Error>(SocketAddr::new(primary.address().parse()?, port));
+    let writer = Writer::to(stays.name, CLIENTS[0], target(stays.rw)?);
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(120) })?;
+    thread::sleep(Duration::from_secs(1));
+    fail_over(bed, moves)?;
+    ensure!(bed.primary_of(stays)?.name() == primary.name(), "{} moved, too", stays.name);
+    let report = load.stop()?.verify(bed, CLIENTS[0], target(stays.redis)?)?;
+    undisturbed(&report)?;
+    let log = keeper_log(&primary, since)?;
+    ensure!(!log.contains(&format!("{}: {} is closed", stays.name, stays.rw)), "its lease was given up: {log}");
+    // The Sentinels' events came: nothing else is as early.
+    let log = keeper_log(&old, since)?;
+    let closed = format!("{}: {} is closed for writing: a Sentinel promotes", moves.name, moves.rw);
+    ensure!(log.contains(&closed), "{}: {log}", old.name());
+    Ok(())
+}
+
+/// That one writer kept its connection all the time.
+fn undisturbed(report: &Report) -> Result<()> {
+    let writer = report.writers.first().context("its report")?;
+    ensure!(writer.errors == 0 && writer.acknowledged > 100 && report.lost == 0, "it was disturbed: {report:?}");
+    Ok(())
+}
+
+fn fence(bed: &Bed) -> Result<()> {
+    prepared(bed)?;
+    let fenced = bed.primary_of(&CACHE)?;
+    let on = bed.nodes().find(|node| node.name() != fenced.name()).context("three nodes")?;
+    let said = rolegate(&on, &["fence", fenced.name()])?;
+    let mut open = Vec::new();
+    for port in [MYMASTER.ro, MYMASTER.rw, CACHE.ro, CACHE.rw] {
+        if open_on(bed, port)?.contains(&fenced.name()) {
+            open.push(port);
+        }
+    }
+    let lifted = rolegate(&on, &["unfence", fenced.name()])?;
+    ensure!(open.is_empty(), "{open:?} are open on the fenced {}: {said:?}", fenced.name());
+    for master in bed.options().masters() {
+        let primary = bed.primary_of(master)?.name();
+        let part = match primary == fenced.name() {
+            true => format!("{}: nobody takes writes now", master.name),
+            false => format!("{}: {primary} takes writes", master.name),
+        };
+        ensure!(said.code == 1 && said.text.contains(&part), "no {part:?}: {said:?}");
+    }
+    ensure!(lifted.code == 0, "{lifted:?}");
+    well(bed, &MYMASTER)?;
+    well(bed, &CACHE)
+}
