@@ -72,6 +72,8 @@ pub enum PortCode {
     Foreign = 7,
     /// A command did not answer within its deadline.
     Timeout = 8,
+    /// The port leads to another gate's Redis.
+    Owned = 9,
 }
 
 macro_rules! exit_code {

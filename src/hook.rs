@@ -326,7 +326,8 @@ fn gate_of(cib: &Cib, master: &str) -> Result<(Params, Record), Problem> {
         let record = guard.params.record.clone().map_err(|error| Problem::Never(format!("{id}: {error}")))?;
         return Ok((guard.params, record));
     }
-    let wrong = bad.last().map(|(resource, error)| format!("; {}: {error}", resource.id));
+    let wrong = bad.iter().filter(|(resource, _)| layout::master_of(resource) == master).chain(&bad).next();
+    let wrong = wrong.map(|(resource, error)| format!("; {}: {error}", resource.id));
     Err(Problem::Never(format!(
         "the cluster has no gate (ocf:rolegate:gate) for the master name {master}{}",
         wrong.unwrap_or_default()
@@ -362,7 +363,18 @@ mod tests {
         let xml = format!(
             "<cib><configuration><resources>{}{}{}</resources></configuration></cib>",
             gate("Broken", "<nvpair id=\"b\" name=\"rw_port\" value=\"none\"/>"),
-            gate("Other", "<nvpair id=\"o\" name=\"master\" value=\"other\"/>"),
+            gate(
+                "Other",
+                &[
+                    ("master", "other"),
+                    ("attribute", "a"),
+                    ("ro_port", "7380"),
+                    ("rw_port", "7381"),
+                    ("redis_port", "7379")
+                ]
+                .map(|(name, value)| format!("<nvpair id=\"o-{name}\" name=\"{name}\" value=\"{value}\"/>"))
+                .concat()
+            ),
             gate("RedisGate", ""),
         );
         let cib = cib::parse(&xml).unwrap();
@@ -370,5 +382,13 @@ mod tests {
         assert!(no_record.to_string().contains("RedisGate") && no_record.to_string().contains("rolegate init"));
         let unknown = gate_of(&cib, "third").unwrap_err();
         assert!(matches!(&unknown, Problem::Never(why) if why.contains("third") && why.contains("Broken")));
+        // One that took another's ports is told what it took.
+        let cib = cib::parse(&format!(
+            "<cib><configuration><resources>{}{}</resources></configuration></cib>",
+            gate("RedisGate", ""),
+            gate("Other", "<nvpair id=\"o\" name=\"master\" value=\"other\"/>"),
+        ));
+        let taken = gate_of(&cib.unwrap(), "other").unwrap_err().to_string();
+        assert!(taken.contains("Other: attribute=redis_role") && taken.contains("used by RedisGate"), "{taken}");
     }
 }

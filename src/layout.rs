@@ -60,13 +60,83 @@ impl Guard {
     }
 }
 
-/// What guards each master name of the cluster, and the resources whose parameters cannot be.
-pub fn guards(cib: &Cib) -> (Vec<Guard>, Vec<(Resource, ParamError)>) {
+/// Why a resource guards nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// A parameter cannot be.
+    #[error(transparent)]
+    Parameter(#[from] ParamError),
+    /// What it needs for itself is another's.
+    #[error(transparent)]
+    Shared(#[from] Shared),
+}
+
+/// What a gate has in common with another one, and must not: one of them would close, turn or promote what is the other's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: used by {with} (master name {master}) already, each gate needs its own", self.list())]
+pub struct Shared {
+    /// Its own parameters, with their values.
+    pub parameters: Vec<(&'static str, String)>,
+    /// The other's resource.
+    pub with: String,
+    /// The other's master name.
+    pub master: String,
+}
+
+impl Shared {
+    fn list(&self) -> String {
+        let one = |(name, value): &(&str, String)| format!("{name}={value}");
+        self.parameters.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What `one` has in common with `other`.
+fn shared(one: &Guard, other: &Guard) -> Option<Shared> {
+    let (a, b) = (&one.params, &other.params);
+    let ports = [("ro_port", a.ports.ro), ("rw_port", a.ports.rw), ("redis_port", a.ports.redis)];
+    let theirs = [b.ports.ro, b.ports.rw, b.ports.redis];
+    let names = [("master", &a.master, &b.master), ("attribute", &a.attribute, &b.attribute)];
+    let names = names.into_iter().filter(|(_, a, b)| a == b).map(|(name, value, _)| (name, value.clone()));
+    let ports =
+        ports.into_iter().filter(|(_, port)| theirs.contains(port)).map(|(name, port)| (name, port.to_string()));
+    let parameters: Vec<_> = names.chain(ports).collect();
+    let shared = Shared { parameters, with: other.resource.id.clone(), master: b.master.clone() };
+    (!shared.parameters.is_empty()).then_some(shared)
+}
+
+/// The guards that share nothing with one that goes before them. All nodes must come to the same, and a newcomer must not take
+/// down what works: one with a record goes before one without, then the order of the CIB counts, in which gates are before blocks.
+fn apart(guards: Vec<Guard>, bad: &mut Vec<(Resource, Unusable)>) -> Vec<Guard> {
+    let rank = |guard: &Guard| match guard.params.record {
+        Ok(_) => 0,
+        Err(RecordError::Missing) => 2,
+        Err(_) => 1,
+    };
+    let mut order: Vec<usize> = (0..guards.len()).collect();
+    order.sort_by_key(|n| rank(&guards[*n]));
+    let mut kept = Vec::new();
+    for n in order {
+        match kept.iter().find_map(|before: &usize| shared(&guards[n], &guards[*before])) {
+            Some(shared) => bad.extend(guards[n].resources().map(|one| (one.clone(), shared.clone().into()))),
+            None => kept.push(n),
+        }
+    }
+    guards.into_iter().enumerate().filter(|(n, _)| kept.contains(n)).map(|(_, guard)| guard).collect()
+}
+
+/// The master name of a resource, whatever its other parameters are.
+pub fn master_of(resource: &Resource) -> &str {
+    let set = resource.parameters.get("master").map(String::as_str).filter(|master| !master.is_empty());
+    set.unwrap_or(crate::agent::params::default_of("master"))
+}
+
+/// What guards each master name of the cluster, and the resources that cannot.
+pub fn guards(cib: &Cib) -> (Vec<Guard>, Vec<(Resource, Unusable)>) {
     let (mut good, mut bad) = (Vec::<Guard>::new(), Vec::new());
     for resource in &cib.gates {
         match Params::read(|name| resource.parameters.get(name).cloned()) {
             Ok(params) => good.push(Guard { resource: resource.clone(), params, blocks: Vec::new() }),
-            Err(error) => bad.push((resource.clone(), error)),
+            Err(error) => bad.push((resource.clone(), error.into())),
         }
     }
     for resource in &cib.blocks {
@@ -74,7 +144,7 @@ pub fn guards(cib: &Cib) -> (Vec<Guard>, Vec<(Resource, ParamError)>) {
         let (port, params) = match (read_port(get), Params::read(get)) {
             (Ok(port), Ok(params)) => (port, params),
             (Err(error), _) | (_, Err(error)) => {
-                bad.push((resource.clone(), error));
+                bad.push((resource.clone(), error.into()));
                 continue;
             }
         };
@@ -90,7 +160,7 @@ pub fn guards(cib: &Cib) -> (Vec<Guard>, Vec<(Resource, ParamError)>) {
         if with_record != guard.params {
             let expected = format!("the same ports, attribute and times as {}", guard.resource.id);
             let error = ParamError { name: "master", value: guard.params.master.clone(), expected };
-            bad.push((resource.clone(), error));
+            bad.push((resource.clone(), error.into()));
             // Which of them holds nobody can tell: no record, so nothing is opened anew.
             guard.params.record = Err(contradiction());
             continue;
@@ -100,6 +170,7 @@ pub fn guards(cib: &Cib) -> (Vec<Guard>, Vec<(Resource, ParamError)>) {
         }
         guard.blocks.push((port, resource.clone()));
     }
+    let good = apart(good, &mut bad);
     (good, bad)
 }
 
@@ -226,7 +297,7 @@ mod tests {
         )
     }
 
-    fn read(resources: &[String]) -> (Vec<Guard>, Vec<(Resource, ParamError)>) {
+    fn read(resources: &[String]) -> (Vec<Guard>, Vec<(Resource, Unusable)>) {
         let xml = format!("<cib><configuration><resources>{}</resources></configuration></cib>", resources.concat());
         guards(&cib::parse(&xml).unwrap())
     }
@@ -251,7 +322,75 @@ mod tests {
         let (good, _) = read(&[resource("gate", "RedisGate", &both), block(RW, "rw", &both)]);
         assert_eq!((good.len(), good[0].is_blocks()), (1, false));
         let (good, bad) = read(&[block(RW, "write", &both)]);
-        assert_eq!((good.len(), bad[0].1.name), (0, "port"));
+        assert!(good.is_empty() && bad[0].1.to_string().contains("port=\"write\""), "{bad:?}");
+    }
+
+    #[test]
+    fn what_shares_a_port_or_the_attribute_with_one_before_it_guards_nothing() {
+        let record = crate::record::tests::three();
+        let (sentinels, nodes) = (record.sentinels_parameter(), record.nodes_parameter());
+        let both: [(&str, &str); 2] = [("sentinels", &sentinels), ("nodes", &nodes)];
+        let own = [
+            ("master", "other"),
+            ("attribute", "other_role"),
+            ("ro_port", "7380"),
+            ("rw_port", "7381"),
+            ("redis_port", "7379"),
+        ];
+        let working = resource("gate", "RedisGate", &both);
+        let with = |name: &str, value: &'static str| {
+            let mut set: Vec<(&str, &str)> = own.iter().copied().filter(|(own, _)| *own != name).collect();
+            set.extend(
+                own.iter().find(|(own, _)| *own == name).filter(|_| !value.is_empty()).map(|(own, _)| (*own, value)),
+            );
+            set
+        };
+        let (good, bad) = read(&[working.clone(), resource("gate", "Other", &own)]);
+        assert!(good.len() == 2 && bad.is_empty(), "{bad:?}");
+        for (name, value, shown) in [
+            ("attribute", "", "attribute=redis_role"),
+            ("ro_port", "", "ro_port=6380"),
+            ("rw_port", "", "rw_port=6381"),
+            ("redis_port", "", "redis_port=6379"),
+            ("rw_port", "6380", "rw_port=6380"),
+            ("redis_port", "6381", "redis_port=6381"),
+            ("ro_port", "6379", "ro_port=6379"),
+        ] {
+            let newcomer = with(name, value);
+            // Wherever it stands in the CIB: the one that works has a record.
+            for newcomer_first in [true, false] {
+                let newcomer = resource("gate", "Other", &newcomer);
+                let resources = if newcomer_first { [newcomer, working.clone()] } else { [working.clone(), newcomer] };
+                let (good, bad) = read(&resources);
+                let [guard] = good.as_slice() else { panic!("{shown}: {good:?}") };
+                assert_eq!(guard.resource.id, "RedisGate", "{shown}");
+                let [(resource, why)] = bad.as_slice() else { panic!("{shown}: {bad:?}") };
+                let why = why.to_string();
+                assert!(
+                    resource.id == "Other" && why.contains(shown) && why.contains("RedisGate (master name mymaster)"),
+                    "{why}"
+                );
+            }
+        }
+        // Both with a record: the order of the CIB.
+        let recorded = resource("gate", "Other", &[&with("rw_port", ""), &both[..]].concat());
+        assert_eq!(read(&[recorded.clone(), working.clone()]).0[0].resource.id, "Other");
+        assert_eq!(read(&[working.clone(), recorded]).0[0].resource.id, "RedisGate");
+        // A second gate of one master name.
+        let second =
+            resource("gate", "Second", &[("attribute", "a"), ("ro_port", "1"), ("rw_port", "2"), ("redis_port", "3")]);
+        let (good, bad) = read(&[second, working.clone()]);
+        assert!(good.len() == 1 && bad[0].1.to_string().contains("master=mymaster"), "{bad:?}");
+        // Blocks, all of a master name together, against a gate and against each other.
+        let block = |id: &str, port: &'static str, more: &[(&str, &str)]| {
+            resource("block", id, &[&[("port", port)], more].concat())
+        };
+        let named = [("master", "other"), ("attribute", "other_role")];
+        let (good, bad) = read(&[working, block("R", "ro", &named), block("W", "rw", &named)]);
+        assert_eq!((good.len(), bad.len()), (1, 2), "{bad:?}");
+        let (good, bad) =
+            read(&[block("R", "ro", &named), block("W", "rw", &named), block(RO, "ro", &both), block(RW, "rw", &both)]);
+        assert_eq!((good[0].resource.id.as_str(), bad.len()), (RW, 2), "{good:?} {bad:?}");
     }
 
     #[test]

@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rolegate::exit::OcfCode;
-use rolegate::gate::{BackendChoice, Baseline, Desired, Gate, Ports, State, Want};
-use rolegate::keeper::socket::Request;
-use rolegate::permission::{Granted, Store};
+use rolegate::gate::{BackendChoice, Baseline, Desired, Gate, Port, Ports, State, Want};
+use rolegate::keeper::socket::{Report, Request};
+use rolegate::permission::{Granted, Permission, Store};
 use support::{Ns, SOON, eventually, sh};
 
 const NODE: &str = "10.9.0.1";
@@ -28,8 +28,11 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 6] = [
+    let trials: [(&str, fn()); 9] = [
         ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
+        ("another_gates_ports_are_left_alone", another_gates_ports),
+        ("a_port_that_opens_while_the_keeper_is_asked_is_seen", opens_while_asked),
+        ("a_program_on_a_port_is_said_and_stops_nothing", listener),
         ("a_block_that_does_not_run_leaves_its_port_to_the_role", blocks),
         (
             "a_lease_outlasts_its_keeper_by_its_length_and_no_more",
@@ -631,6 +634,132 @@ fn a_lease_outlasts_its_keeper_by_its_length_and_no_more() {
     idle.is_reset(SOON);
     world.start_keeper();
     eventually("the port opens again", || world.state().rw.is_open());
+}
+
+/// The resource of another master name, of which somebody forgot to give the ports.
+fn another_gates_ports() {
+    let mut world = World::new();
+    world.reset();
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    let mut client = world.client.connect(SocketAddr::new(NODE.parse().unwrap(), 6381)).unwrap();
+    let id = format!("Other-{}", world.instance);
+    let without_record = [("sentinels", ""), ("nodes", "")];
+    let not_running = OcfCode::NotRunning as i32;
+    for (kind, shares) in [
+        ("gate", &[("redis_port", "7379"), ("attribute", "redis_role-other")][..]),
+        ("gate", &[("redis_port", "7379"), ("ro_port", "7380"), ("attribute", "redis_role-other")]),
+        ("gate", &[("redis_port", "7379"), ("ro_port", "7380"), ("rw_port", "7381")]),
+        ("block", &[("redis_port", "7379"), ("attribute", "redis_role-other"), ("port", "rw")]),
+    ] {
+        let newcomer = [&[("master", "other")], shares].concat();
+        let ours = world.resource(&world.instance, "gate", &[]);
+        let theirs = world.resource(&id, kind, &newcomer);
+        world.write_cib_with(&format!("{ours}{theirs}"), &[]);
+        for (record, code) in [(&without_record[..], OcfCode::Configured), (&[], OcfCode::Arguments)] {
+            let parameters = [&newcomer, record].concat();
+            let mut act = |action: &str, recurring: bool, code: i32| {
+                assert_eq!(
+                    world.agent_of(kind, &id, action, recurring, &parameters),
+                    code,
+                    "{kind} {action} {parameters:?}"
+                );
+                let state = world.state();
+                assert!(state.ro.is_open() && state.rw.is_open(), "{kind} {action} {parameters:?}: {state:?}");
+                assert_eq!(state.baseline, Baseline::Intact, "{kind} {action} {parameters:?}");
+                assert!(client.pings(), "{kind} {action} {parameters:?} has cut a client");
+            };
+            act("monitor", false, not_running);
+            act("start", false, code as i32);
+            act("monitor", true, code as i32);
+            if kind == "gate" {
+                act("promote", false, code as i32);
+                act("demote", false, not_running);
+            }
+            act("stop", false, 0);
+            // It runs here since before anybody minded.
+            let permission = Permission { granted: Granted::Promoted, ports: Ports::new(7380, 6381, 7379).unwrap() };
+            Store::new(&id).write(permission).unwrap();
+            act("stop", false, 0);
+            assert_eq!(Store::new(&id).read().unwrap(), None);
+        }
+    }
+    // With parameters that nobody can read, and none that it ever had: the defaults are another's.
+    assert_eq!(world.agent_of("gate", &id, "stop", false, &[("master", "other"), ("rw_port", "none")]), 0);
+    assert!(world.state().rw.is_open() && client.pings());
+    // A slip in the parameters of a gate that goes before: who runs goes on.
+    let slipped = [("master", "other"), ("attribute", "redis_role-other"), ("ro_port", "7380"), ("redis_port", "7379")];
+    let theirs = world.resource(&id, "gate", &slipped);
+    world.write_cib_with(&format!("{theirs}{}", world.resource(&world.instance, "gate", &[])), &[]);
+    // By then the keeper has read it.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+    assert_eq!(world.agent_of("gate", &id, "start", false, &slipped), OcfCode::Generic as i32);
+    let state = world.state();
+    assert!(state.rw.is_open() && state.baseline == Baseline::Intact && client.pings(), "{state:?}");
+    let kept = rolegate::keeper::socket::ask(&Request::Report).unwrap();
+    assert!(kept.len() == 1 && kept[0].master == "mymaster", "{kept:?}");
+    world.write_cib();
+    // What works goes on through all of its own actions.
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+    for action in ["stop", "start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    assert!(world.agree("promote").rw.is_open());
+}
+
+/// In place of the keeper somebody who opens at just that moment.
+fn opens_while_asked() {
+    let mut world = World::new();
+    world.reset();
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    world.stop_keeper(Signal::SIGTERM);
+    eventually("the lease runs out", || !world.state().rw.is_open());
+    let path = rolegate::keeper::socket::PATH;
+    let _left = std::fs::remove_file(path);
+    let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+    let (node, gate) = (world.node.clone(), world.instance.clone());
+    let keeper = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
+        let firewall = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
+        node.run(|| firewall.set(Desired::KEEP.with(Port::Rw, Want::Open(Duration::from_secs(60))))).unwrap();
+        let report = Report { gate, master: "mymaster".into(), open: true, why: String::new(), other: None };
+        serde_json::to_writer(&mut stream, &[report]).unwrap();
+    });
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+    keeper.join().unwrap();
+}
+
+fn listener() {
+    let mut world = World::new();
+    world.reset();
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+    for port in [6380, 6381] {
+        let listener = world.node.run(|| std::net::TcpListener::bind((NODE, port))).unwrap();
+        for _ in 0..2 {
+            assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32, "{port}");
+            let state = world.agree("a monitor beside a program that listens");
+            assert!(state.ro.is_open() && state.rw.is_open(), "{state:?}");
+        }
+        drop(listener);
+        eventually("nothing to be said any more", || {
+            world.agent("monitor", true, &[]) == OcfCode::RunningPromoted as i32
+        });
+    }
+    // A closed one cannot open beside it, and that harms the writers least of all.
+    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
+    let _listener = world.node.run(|| std::net::TcpListener::bind((NODE, 6380))).unwrap();
+    world.node.run(|| gate.set(Desired::KEEP.with(Port::Ro, Want::Close))).unwrap();
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
+    let state = world.state();
+    assert!(!state.ro.is_open() && state.rw.is_open(), "{state:?}");
 }
 
 fn blocks() {

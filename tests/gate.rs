@@ -57,6 +57,7 @@ fn main() {
         ("a_saved_ruleset_expires_when_loaded", a_saved_ruleset_expires),
         ("every_edit_is_seen_and_repaired", every_edit_is_seen_and_repaired),
         ("what_is_not_ours_is_not_touched", what_is_not_ours_is_not_touched),
+        ("another_gates_port_is_not_turned", another_gates_port_is_not_turned),
         ("without_root", without_root),
         ("the_program_opens_and_closes", the_program),
     ];
@@ -607,9 +608,21 @@ fn a_listener_is_refused(choice: BackendChoice) {
     let net = Net::new();
     let _redis = Redis::start(&net.node, 6379);
     let node = Node::new(&net.node, choice);
-    node.open();
     for (address, port) in [("10.1.0.1:6380", 6380), ("[::]:6380", 6380), ("127.0.0.1:6381", 6381)] {
+        // One that appears later takes no client of an open port, which goes on.
+        node.open();
+        let writer = Writer::start(&net.client, "10.1.0.1:6381".parse().unwrap());
         let listener = net.node.run(|| TcpListener::bind(address)).expect("listen");
+        node.open();
+        writer.goes_on();
+        for port in [6380, 6381] {
+            assert!(net.client.pings(SocketAddr::new("10.1.0.1".parse().unwrap(), port)), "{address}: {port}");
+        }
+        let found = net.node.run(|| node.gate.listeners()).expect("the listeners");
+        let found: Vec<_> = found.into_iter().map(|(which, at)| (node.gate.ports().number(which), at)).collect();
+        assert_eq!(found, [(port, listener.local_addr().unwrap())]);
+        // But what is closed does not open any more.
+        node.close();
         match node.try_set(Want::Open(LONG), Want::Open(LONG)) {
             Err(error @ GateError::PortInUse { port: named, listener: at }) => {
                 assert_eq!((named, at), (port, listener.local_addr().unwrap()));
@@ -618,13 +631,54 @@ fn a_listener_is_refused(choice: BackendChoice) {
             other => panic!("{address}: {other:?}"),
         }
         drop(listener);
+        // A child that another case is just making may have it for a moment yet.
+        eventually("nobody listens", || net.node.run(|| node.gate.listeners()).expect("the listeners").is_empty());
     }
     // The refusal of one port must not keep the other open.
+    node.try_set(Want::Close, Want::Open(LONG)).expect("no listener");
     let _listener = net.node.run(|| TcpListener::bind("0.0.0.0:6380")).expect("listen");
     let writer = Writer::start(&net.client, "10.1.0.1:6381".parse().unwrap());
     assert!(matches!(node.try_set(Want::Open(LONG), Want::Close), Err(GateError::PortInUse { port: 6380, .. })));
     writer.was_cut(Instant::now());
     assert!(!node.state().rw.is_open());
+    node.close();
+}
+
+fn another_gates_port_is_not_turned(choice: BackendChoice) {
+    let net = Net::new();
+    let _redis = [6379, 7379].map(|port| Redis::start(&net.node, port));
+    let node = Node::new(&net.node, choice);
+    node.open();
+    let writer = Writer::start(&net.client, "10.1.0.1:6381".parse().unwrap());
+    let (program, backend) = (env!("CARGO_BIN_EXE_rolegate-port"), backend_name(choice));
+    let call = |arguments: &str| {
+        let script = format!("code=0; {program} --backend {backend} {arguments} 2>&1 || code=$?; echo $code");
+        let said = net.node.sh(&script);
+        let (said, code) = said.trim_end().rsplit_once('\n').expect("output and code");
+        (code.parse::<i32>().expect("a code"), said.to_owned())
+    };
+    for ports in ["--ro-port 7380", "--rw-port 6380 --ro-port 7380", "--rw-port 7381", ""] {
+        for action in ["baseline", "open rw --for 5s", "open all --for 5s", "remove"] {
+            let (code, said) = call(&format!("{action} {ports} --redis-port 7379"));
+            assert_eq!(code, PortCode::Owned as i32, "{action} {ports}: {said}");
+            assert!(said.contains("is another gate's: it leads to 6379, not to 7379"), "{said}");
+            node.is(true, true);
+        }
+        writer.goes_on();
+    }
+    // Whoever asks: it can be closed, connections and all, and still is the gate that it was.
+    let (code, said) = call("close rw --ro-port 7380 --redis-port 7379");
+    assert!(code == 0 && said.contains("connections cut: 1"), "{said}");
+    writer.was_cut(Instant::now());
+    node.is(true, false);
+    let (code, said) = call("close all --redis-port 7379");
+    assert_eq!(code, 0, "{said}");
+    node.is(false, false);
+    // What is taken away is free.
+    let (code, said) = call("remove");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = call("open rw --ro-port 7380 --redis-port 7379 --for 60s");
+    assert!(code == 0 && said.contains("open to 7379"), "{said}");
     node.close();
 }
 

@@ -35,13 +35,16 @@ impl Block {
     /// An action with the environment and parameters given by `get`.
     pub fn new(get: impl Fn(&str) -> Option<String>) -> Self {
         let port = read_port(|name| get(&format!("OCF_RESKEY_{name}")));
-        Block { action: Action::new(get), port }
+        Block { action: Action::of(true, get), port }
     }
 
     /// start: the port is closed and its connections are cut when this returns.
     pub fn start(&self) -> Outcome {
         let port = self.port.clone()?;
         let permission = self.action.read_permission_or_none();
+        if let Ok(params) = &self.action.params {
+            self.action.others().refuse(permission, params.ports)?;
+        }
         // First: who reads it must not open again behind our back. Closed all the same where it cannot be written.
         let noted = self.note(Granted::Stopping, permission);
         self.close(port, permission)?;
@@ -57,8 +60,9 @@ impl Block {
     pub fn stop(&self) -> Outcome {
         let permission = self.action.read_permission_or_none();
         let instance = &self.action.environment.instance;
-        let Ok(port) = self.port else {
-            // No longer a block that anybody could name: nothing opens without its file.
+        let port = self.port.as_ref().ok().filter(|_| !self.action.others().shares());
+        let Some(&port) = port else {
+            // No longer a block that anybody could name, or none with ports of its own: nothing opens without its file.
             self.action.close(permission, Desired::CLOSED, Desired::CLOSED)?;
             return self
                 .action
@@ -92,6 +96,13 @@ impl Block {
     pub fn monitor(&self) -> Outcome {
         let permission = self.action.read_permission()?;
         let recurring = self.action.environment.recurring;
+        if let Ok(params) = &self.action.params {
+            match self.action.others().refuse(permission, params.ports) {
+                // It leaves nothing to the role: the ports are another's.
+                Err(_) if !recurring && permission.is_none() => return Ok(OcfCode::NotRunning),
+                refused => refused?,
+            }
+        }
         if permission.is_none_or(|permission| permission.granted != Granted::Stopping) {
             if let (None, Ok(port), false) = (permission, &self.port, recurring) {
                 // Pacemaker has looked. Where that cannot be noted, nothing opens.

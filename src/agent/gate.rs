@@ -10,12 +10,14 @@ use tracing::{info, warn};
 
 use super::environment::Environment;
 use super::judge::{Seen, judge};
-use super::params::{ParamError, Params};
+use super::params::{BLOCK_PARAMETERS, ParamError, Params};
+use super::shared::Others;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
-use crate::gate::{Baseline, Desired, Gate, GateError, Ports, State, Want};
+use crate::gate::{Baseline, Desired, Gate, GateError, Port, Ports, State, Want};
 use crate::keeper::socket::{self, Report, Request};
 use crate::pacemaker;
+use crate::pacemaker::cib::Resource;
 use crate::permission::{Granted, Permission, Store};
 use crate::settings::Settings;
 
@@ -71,21 +73,33 @@ pub struct Action {
     pub(super) environment: Environment,
     pub(super) params: Result<Params, ParamError>,
     pub(super) store: Store,
+    /// As the cluster would show it.
+    resource: Resource,
+    is_block: bool,
     started: Instant,
 }
 
 impl Action {
-    /// An action with the environment and parameters given by `get`.
+    /// An action of a gate with the environment and parameters given by `get`.
     pub fn new(get: impl Fn(&str) -> Option<String>) -> Self {
+        Action::of(false, get)
+    }
+
+    /// The same of a block or a gate.
+    pub(super) fn of(is_block: bool, get: impl Fn(&str) -> Option<String>) -> Self {
         let environment = Environment::read(&get);
         let store = Store::new(&environment.instance);
-        let params = Params::read(|name| get(&format!("OCF_RESKEY_{name}")));
-        Action { environment, params, store, started: Instant::now() }
+        let parameter = |name: &str| get(&format!("OCF_RESKEY_{name}"));
+        let params = Params::read(parameter);
+        let set = BLOCK_PARAMETERS.iter().filter_map(|one| Some((one.name.to_owned(), parameter(one.name)?)));
+        let resource = Resource { id: environment.instance.clone(), parameters: set.collect(), ..Resource::default() };
+        Action { environment, params, store, resource, is_block, started: Instant::now() }
     }
 
     /// start: closed or read-only, never read-write.
     pub fn start(&self) -> Outcome {
         let params = self.params.clone()?;
+        self.others().refuse(self.read_permission()?, params.ports)?;
         let settings = self.settings()?;
         let gate = self.gate(params.ports, &settings)?;
         self.grant(Granted::Started, params.ports)?;
@@ -104,9 +118,11 @@ impl Action {
     /// promote: gives the keeper its permission, and waits until the keeper holds the lease.
     pub fn promote(&self) -> Outcome {
         let params = self.params.clone()?;
+        let permission = self.read_permission()?;
+        self.others().refuse(permission, params.ports)?;
         let settings = self.settings()?;
         let gate = self.gate(params.ports, &settings)?;
-        if self.read_permission()?.is_none() {
+        if permission.is_none() {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
         self.grant(Granted::Promoted, params.ports)?;
@@ -206,6 +222,11 @@ impl Action {
             (Err(_), None) if !recurring => return Ok(OcfCode::NotRunning),
             (Err(error), _) => return Err(error.clone().into()),
         };
+        match self.others().refuse(permission, params.ports) {
+            // What a probe would see is another's.
+            Err(_) if !recurring && permission.is_none() => return Ok(OcfCode::NotRunning),
+            refused => refused?,
+        }
         let settings = match self.settings() {
             Ok(settings) => settings,
             Err(_) if !recurring && permission.is_none() => return Ok(OcfCode::NotRunning),
@@ -231,12 +252,17 @@ impl Action {
             state = gate.state()?;
         }
         let closed = (watched && granted == Some(Granted::Promoted) && !state.rw.is_open()).then(|| self.lease());
+        if matches!(&closed, Some(Ok(report)) if report.open) {
+            // Since it was read.
+            state = gate.state()?;
+        }
+        let listeners = if watched { gate.listeners()? } else { Vec::new() };
         let lease = closed.map(|lease| match lease {
             Ok(report) => Ok(report.why),
             Err(NoReport { why, keeper_runs: true }) => Ok(why),
             Err(NoReport { why, keeper_runs: false }) => Err(why),
         });
-        let seen = Seen { granted, state, record, lease, recurring, open_for: params.open_for };
+        let seen = Seen { granted, state, record, lease, listeners, recurring, open_for: params.open_for };
         let judgement = judge(&seen);
         if judgement.change != Desired::KEEP {
             gate.set(judgement.change)?;
@@ -294,6 +320,11 @@ impl Action {
         Ok(Gate::new(ports, settings.firewall, self.left() / part)?)
     }
 
+    /// Whose the ports are, if others' gates may have them.
+    pub(super) fn others(&self) -> Others {
+        Others::read(&self.resource, self.is_block)
+    }
+
     /// Whether there is a record with this node in it, or why the gate stays closed.
     fn usable_record(&self, params: &Params) -> Result<(), String> {
         let record = params.record.as_ref().map_err(ToString::to_string)?;
@@ -341,13 +372,13 @@ impl Action {
         })
     }
 
-    /// Closes the ports for which permission was given, and by `others` those of the parameters if they
-    /// differ: a changed parameter must not leave the old port open.
+    /// Closes the ports for which permission was given, and by `configured_too` those of the parameters if they
+    /// differ: a changed parameter must not leave the old port open. What is another gate's is left alone.
     pub(super) fn close(
         &self,
         permission: Option<Permission>,
         desired: Desired,
-        others: Desired,
+        configured_too: Desired,
     ) -> Result<(), Failed> {
         let settings = Settings::load().unwrap_or_else(|error| {
             warn!("using default settings to close: {}", with_causes(&error));
@@ -358,10 +389,22 @@ impl Action {
         let first = granted.or(configured).unwrap_or_default();
         let second = configured.filter(|ports| *ports != first);
         let part = if second.is_some() { 2 } else { 1 };
-        let close =
-            |ports, desired| -> Result<State, Failed> { Ok(self.closing_gate(ports, &settings, part)?.set(desired)?) };
+        let others = self.others();
+        let close = |ports: Ports, desired: Desired| -> Result<State, Failed> {
+            let gate = self.closing_gate(ports, &settings, part)?;
+            let kept = |port: &Port| others.keep(ports.number(*port), permission);
+            let theirs: Vec<Port> = Port::ALL.into_iter().filter(kept).collect();
+            if theirs.is_empty() {
+                return Ok(gate.set(desired)?);
+            }
+            let rest = theirs.into_iter().fold(desired, |desired, port| {
+                warn!(gate = %self.environment.instance, "port {} is left to another gate", ports.number(port));
+                desired.with(port, Want::Keep)
+            });
+            Ok(gate.shut(rest)?)
+        };
         // Both, even if the first fails.
-        let results = [Some(close(first, desired)), second.map(|ports| close(ports, others))];
+        let results = [Some(close(first, desired)), second.map(|ports| close(ports, configured_too))];
         for result in results.into_iter().flatten() {
             result?;
         }

@@ -1,10 +1,11 @@
 //! What a monitor finds and what follows from it: the exit code, the reason, what is to change.
 //! Pure.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::exit::OcfCode;
-use crate::gate::{Baseline, Desired, State, Want};
+use crate::gate::{Baseline, Desired, Port, State, Want, listener_means};
 use crate::permission::Granted;
 
 /// What is known when a monitor decides.
@@ -19,6 +20,8 @@ pub struct Seen {
     /// Why the keeper holds no lease, or why it cannot be asked; in a recurring monitor of a promoted gate that is closed for
     /// writing.
     pub lease: Option<Result<String, String>>,
+    /// The programs that listen on its ports; in a recurring monitor of a gate that may be open.
+    pub listeners: Vec<(Port, SocketAddr)>,
     /// Whether this is a recurring monitor. A probe changes nothing.
     pub recurring: bool,
     /// How long an opening lasts.
@@ -62,7 +65,10 @@ fn probe(seen: &Seen) -> Judgement {
 
 fn recurring(seen: &Seen) -> Judgement {
     let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
-    let renew = Want::Open(seen.open_for);
+    let renew = match seen.listeners.iter().any(|(port, _)| *port == Port::Ro) {
+        true if !ro => Want::Keep,
+        _ => Want::Open(seen.open_for),
+    };
     let say = |code, reason: String, change| Judgement { code, reason: Some(reason), change };
     let broken = broken(&seen.state.baseline);
     match seen.granted {
@@ -80,7 +86,8 @@ fn recurring(seen: &Seen) -> Judgement {
             (Some(why), _) => say(OcfCode::Generic, why, Desired::KEEP),
             (None, Err(why)) => say(OcfCode::Degraded, why.clone(), if ro { Desired::CLOSED } else { Desired::KEEP }),
             (None, Ok(())) => {
-                Judgement { code: OcfCode::Success, reason: None, change: Desired { ro: renew, rw: Want::Keep } }
+                let code = if seen.listeners.is_empty() { OcfCode::Success } else { OcfCode::Degraded };
+                Judgement { code, reason: listening(seen), change: Desired { ro: renew, rw: Want::Keep } }
             }
         },
         Some(Granted::Promoted) => match (broken, &seen.record) {
@@ -88,23 +95,32 @@ fn recurring(seen: &Seen) -> Judgement {
             (None, Err(why)) => {
                 say(OcfCode::DegradedPromoted, why.clone(), if ro || rw { Desired::CLOSED } else { Desired::KEEP })
             }
-            (None, Ok(())) => promoted(seen.lease.as_ref(), rw, renew),
+            (None, Ok(())) => promoted(seen, rw, renew),
         },
     }
 }
 
-fn promoted(lease: Option<&Result<String, String>>, rw: bool, renew: Want) -> Judgement {
+fn promoted(seen: &Seen, rw: bool, renew: Want) -> Judgement {
     let as_it_is = Desired { ro: renew, rw: Want::Keep };
     if rw {
-        return Judgement { code: OcfCode::RunningPromoted, reason: None, change: as_it_is };
+        let code = if seen.listeners.is_empty() { OcfCode::RunningPromoted } else { OcfCode::DegradedPromoted };
+        return Judgement { code, reason: listening(seen), change: as_it_is };
     }
-    let (why, change) = match lease {
+    let (why, change) = match &seen.lease {
+        Some(Ok(why)) if why.is_empty() => ("the keeper is opening or closing it", as_it_is),
         Some(Ok(why)) => (why.as_str(), as_it_is),
         // Nobody else cuts clients that wait for something: when the time is over, they are only not answered any more.
         Some(Err(why)) => (why.as_str(), Desired { ro: renew, rw: Want::Close }),
         None => ("no lease", as_it_is),
     };
     Judgement { code: OcfCode::DegradedPromoted, reason: Some(format!("closed: {why}")), change }
+}
+
+/// What a program that listens on one of the ports means.
+fn listening(seen: &Seen) -> Option<String> {
+    let (port, at) = seen.listeners.first()?;
+    let means = listener_means(seen.state.of(*port), seen.state.ports.number(*port));
+    Some(format!("a program listens on {at}: {means}"))
 }
 
 fn broken(baseline: &Baseline) -> Option<String> {
@@ -137,6 +153,7 @@ mod tests {
             },
             record: Ok(()),
             lease: None,
+            listeners: Vec::new(),
             recurring: true,
             open_for: FOR,
         }
@@ -166,6 +183,27 @@ mod tests {
             assert_eq!(judgement.code, OcfCode::DegradedPromoted);
             assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw });
             assert!(judgement.reason.unwrap().contains(&what));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_came_while_it_was_asked_for_has_a_reason_too() {
+        let judgement = judge(&Seen { lease: Some(Ok(String::new())), ..seen(PROMOTED, true, false) });
+        assert_eq!(judgement.code, OcfCode::DegradedPromoted);
+        assert!(judgement.reason.is_some_and(|reason| reason.len() > "closed: ".len()));
+    }
+
+    #[test]
+    fn a_program_on_a_port_is_said_and_takes_nothing_from_who_is_served() {
+        for (granted, code) in [(STARTED, OcfCode::Degraded), (PROMOTED, OcfCode::DegradedPromoted)] {
+            for ro in [true, false] {
+                let listeners = vec![(Port::Ro, "10.0.0.1:6380".parse().unwrap())];
+                let judgement = judge(&Seen { listeners, ..seen(granted, ro, granted == PROMOTED) });
+                assert_eq!(judgement.code, code);
+                // To open what is closed would be refused, and a monitor that fails takes the writers down.
+                assert_eq!(judgement.change.ro, if ro { Want::Open(FOR) } else { Want::Keep });
+                assert!(judgement.reason.unwrap().contains("a program listens on 10.0.0.1:6380"));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod gate;
 mod judge;
 mod metadata;
 pub mod params;
+mod shared;
 
 use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};

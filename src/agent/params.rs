@@ -246,7 +246,8 @@ impl Params {
     }
 }
 
-fn default_of(name: &str) -> &'static str {
+/// The default of a parameter; empty for none.
+pub(crate) fn default_of(name: &str) -> &'static str {
     GATE_PARAMETERS.iter().find(|parameter| parameter.name == name).map_or("", |parameter| parameter.default)
 }
 

@@ -343,6 +343,8 @@ pub enum Firewall {
         ro_open_seconds: Option<u64>,
         /// How long the read-write port stays open; `None` if it is closed.
         rw_open_seconds: Option<u64>,
+        /// The programs that listen on its ports, and what that means.
+        listeners: Vec<String>,
     },
     /// It could not be seen.
     Unseen {
@@ -762,23 +764,30 @@ fn marks(record: &Record, master: &str, settings: &Settings, within: Duration) -
 }
 
 fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {
-    let seen =
-        gate::Gate::new(ports, settings.firewall, settings.firewall_within.min(within)).and_then(|gate| gate.state());
+    let seen = gate::Gate::new(ports, settings.firewall, settings.firewall_within.min(within))
+        .and_then(|gate| Ok((gate.state()?, gate.listeners()?)));
     let seconds = |state| match state {
         PortState::Closed => None,
         PortState::Open { remaining } => Some(remaining.as_secs()),
     };
     match seen {
         Err(error) => Firewall::Unseen { why: with_causes(&error) },
-        Ok(state) => Firewall::Seen {
+        Ok((state, listeners)) => Firewall::Seen {
             backend: state.backend.to_string(),
             baseline: match state.baseline {
                 Baseline::Intact => None,
                 Baseline::Missing => Some("missing".to_owned()),
-                Baseline::Edited(what) => Some(format!("edited: {what}")),
+                Baseline::Edited(ref what) => Some(format!("edited: {what}")),
             },
             ro_open_seconds: seconds(state.ro),
             rw_open_seconds: seconds(state.rw),
+            listeners: listeners
+                .into_iter()
+                .map(|(port, at)| {
+                    let means = gate::listener_means(state.of(port), ports.number(port));
+                    format!("a program listens on {at} here: {means}")
+                })
+                .collect(),
         },
     }
 }

@@ -12,6 +12,7 @@ use super::status::columns;
 use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
 use crate::exit::CliCode;
 use crate::gate::Port;
+use crate::layout::master_of;
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::record::{NodeEntry, Record, RecordError};
@@ -205,10 +206,12 @@ fn may_replace(mon: &CrmMon, gate: &Gate) -> Result<(), Stop> {
 /// The gate that is meant.
 fn choose(cluster: &Cluster, args: &Args) -> Result<Gate, Stop> {
     let (all, bad) = gates(&cluster.cib);
-    if let Some((resource, error)) =
-        bad.iter().find(|(resource, _)| args.resource.as_ref().is_none_or(|id| *id == resource.id))
-    {
-        if all.is_empty() || args.resource.is_some() {
+    let meant = |resource: &Resource| {
+        args.resource.as_ref().is_none_or(|id| *id == resource.id || *id == resource.outer_id)
+            && args.master.as_ref().is_none_or(|master| *master == master_of(resource))
+    };
+    if let Some((resource, error)) = bad.iter().find(|(resource, _)| meant(resource)) {
+        if all.is_empty() || args.resource.is_some() || args.master.is_some() {
             return Err(Stop::refused(format!("gate {}: {error}", resource.id)));
         }
     }

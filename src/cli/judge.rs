@@ -643,6 +643,11 @@ fn failures(group: &Group, problems: &mut Problems) {
 }
 
 fn firewall(group: &Group, problems: &mut Problems) {
+    if let Some(Firewall::Seen { listeners, .. }) = &group.firewall {
+        for listener in listeners {
+            problems.add_with(Severity::Warning, listener, "let it use another port: ss -ltnp shows it");
+        }
+    }
     match &group.firewall {
         Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add(
             Severity::Warning,
@@ -1059,10 +1064,25 @@ pub(super) mod tests {
                     baseline: Some("missing".into()),
                     ro_open_seconds: None,
                     rw_open_seconds: None,
+                    listeners: vec![],
                 })
             },
             CliCode::Warning,
             &["rolegate's own rules are missing"],
+        ),
+        (
+            "a program listens on a port of the gate",
+            |g| {
+                g.firewall = Some(Firewall::Seen {
+                    backend: "nft".into(),
+                    baseline: None,
+                    ro_open_seconds: None,
+                    rw_open_seconds: None,
+                    listeners: vec!["a program listens on [::]:6381 here: port 6381 cannot open".into()],
+                })
+            },
+            CliCode::Warning,
+            &["a program listens on [::]:6381"],
         ),
     ];
 

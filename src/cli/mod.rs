@@ -25,7 +25,8 @@ use crate::causes::with_causes;
 use crate::command::CommandError;
 use crate::exit::CliCode;
 use crate::gate::Ports;
-use crate::layout::{Guard as Gate, guards as gates};
+use crate::layout::{Guard as Gate, Unusable, guards as gates};
+use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::settings::SettingsError;
 use crate::together::together;
@@ -143,6 +144,9 @@ fn say(text: impl AsRef<str>) {
 const CREATE: &str = "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1\n\
     or:  crm configure primitive RedisGate ocf:rolegate:gate op monitor interval=5s role=Promoted op monitor interval=6s role=Unpromoted\n\
     \x20    crm configure clone RedisGate-clone RedisGate meta promotable=true promoted-max=1 interleave=true";
+
+/// A resource that guards nothing, and why.
+type Bad = (Resource, Unusable);
 
 /// The cluster as this node sees it.
 struct Cluster {

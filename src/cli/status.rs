@@ -9,6 +9,7 @@ use super::judge::{self, Judgement, Problem, Severity};
 use super::probe::Port;
 use super::{Stop, gates, say};
 use crate::exit::CliCode;
+use crate::layout::master_of;
 use crate::settings::Settings;
 use crate::together::together;
 
@@ -67,12 +68,12 @@ fn report(master: Option<&str>, settings: &Settings, until: Instant) -> Result<(
     let (mut all, bad) = seen.cib.as_ref().map(gates).unwrap_or_default();
     let mut problems = judge::cluster(&seen.facts, seen.cib.is_some(), all.len() + bad.len());
     for (resource, error) in &bad {
-        let what = format!("gate {}: {error}: its ports stay closed", resource.id);
+        let what = format!("gate {}: {error}: nothing is opened anew for it", resource.id);
         problems.push(Problem { severity: Severity::Critical, what, next: None });
     }
     if let Some(master) = master {
         if seen.cib.is_some() && !all.iter().any(|gate| gate.params.master == master) {
-            return Err(no_such_master(master, &all));
+            return Err(no_such_master(master, &all, &bad));
         }
         all.retain(|gate| gate.params.master == master);
     }
@@ -106,7 +107,10 @@ fn report(master: Option<&str>, settings: &Settings, until: Instant) -> Result<(
 }
 
 /// No gate has that master name.
-pub fn no_such_master(master: &str, all: &[super::Gate]) -> Stop {
+pub fn no_such_master(master: &str, all: &[super::Gate], bad: &[super::Bad]) -> Stop {
+    if let Some((resource, error)) = bad.iter().find(|(resource, _)| master_of(resource) == master) {
+        return Stop::refused(format!("gate {}: {error}", resource.id));
+    }
     let known: Vec<&str> = all.iter().map(|gate| gate.params.master.as_str()).collect();
     match known.as_slice() {
         [] => Stop::refused(format!("the cluster has no gate (ocf:rolegate:gate). Make one:\n{}", super::CREATE)),
@@ -220,7 +224,8 @@ fn table(cluster: &ClusterFacts, group: &Group) -> String {
     }
     out.push('\n');
     out.push_str(&columns(&rows));
-    if let Some(Firewall::Seen { backend, baseline, ro_open_seconds, rw_open_seconds }) = &group.firewall {
+    if let Some(Firewall::Seen { backend, baseline, ro_open_seconds, rw_open_seconds, listeners: _ }) = &group.firewall
+    {
         let state = |port: u16, open: &Option<u64>| match open {
             Some(seconds) => format!("{port} open for {seconds} s"),
             None => format!("{port} closed"),

@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Backend, BackendChoice, Baseline, Desired, Gate, GateError, LONGEST, Port, PortState, Ports, State, Want};
+use super::{
+    Backend, BackendChoice, Baseline, Desired, Gate, GateError, LONGEST, Port, PortState, Ports, State, Want,
+    listener_means,
+};
 use crate::exit::PortCode;
 use crate::logging::{self, LogTo};
 
@@ -30,7 +33,8 @@ open, and refuse otherwise. Nothing is open unless opened here, and only for the
 connections.";
 
 const CODES: &str = "Exit codes: 0 done, 1 the firewall refused or did not end up as asked, 2 usage, 4 not root, \
-5 no nft and no iptables with ipset, 6 a program listens on the port, 7 a table or chain of our name is not ours, 8 timeout";
+5 no nft and no iptables with ipset, 6 a program listens on the port, 7 a table or chain of our name is not ours, 8 timeout, \
+9 a port is another gate's";
 
 #[derive(Debug, Args)]
 struct GateArgs {
@@ -143,7 +147,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<String, GateError> {
     let args = &cli.gate;
     let ports = Ports::new(args.ro_port, args.rw_port, args.redis_port)?;
-    let gate = Gate::new(ports, args.backend, args.timeout)?;
+    let gate = Gate::new(ports, args.backend, args.timeout)?.sparing_others();
     let state = match &cli.command {
         Command::Baseline => gate.baseline()?,
         Command::Open { port, time } => gate.set(port.wants(Want::Open(*time)))?,
@@ -158,7 +162,12 @@ fn run(cli: &Cli) -> Result<String, GateError> {
             return Ok(format!("nothing is left of the gate on ports {} and {}\n", ports.ro, ports.rw));
         }
     };
-    Ok(text(&state))
+    let mut text = text(&state);
+    for (port, at) in gate.listeners().unwrap_or_default() {
+        let number = ports.number(port);
+        put(&mut text, format_args!("warning: a program listens on {at}: {}", listener_means(state.of(port), number)));
+    }
+    Ok(text)
 }
 
 /// The state for people.

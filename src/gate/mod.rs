@@ -10,6 +10,7 @@
 //!
 //! It must not decide who may open a port: that is for its callers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -61,6 +62,12 @@ impl Ports {
         let ports = Ports { ro, rw, redis };
         let usable = ![ro, rw, redis].contains(&0) && ro != rw && ro != redis && rw != redis;
         if usable { Ok(ports) } else { Err(GateError::Ports(ports)) }
+    }
+
+    /// Whether any port of the one is one of the other, for whatever use.
+    pub fn overlaps(self, other: Ports) -> bool {
+        let all = |ports: Ports| [ports.ro, ports.rw, ports.redis];
+        all(self).iter().any(|port| all(other).contains(port))
     }
 
     /// The number of `port`.
@@ -356,6 +363,19 @@ pub enum GateError {
         /// Where the program listens.
         listener: SocketAddr,
     },
+    /// A port is another gate's. Nothing was changed.
+    #[error(
+        "port {port} is another gate's: it leads to {theirs}, not to {asked}. Each gate needs ports of its own; to take that \
+         one away, call `remove` with its ports"
+    )]
+    Owned {
+        /// The port.
+        port: u16,
+        /// The Redis port to which it leads.
+        theirs: u16,
+        /// The Redis port to which it was to lead.
+        asked: u16,
+    },
     /// Somebody closed the port or took the right to lease it. Nothing was armed.
     #[error("the right to lease the port is gone: it was closed, or another leases it")]
     Withdrawn,
@@ -392,6 +412,7 @@ impl GateError {
             GateError::Foreign(_) => PortCode::Foreign,
             GateError::PortInUse { .. } => PortCode::PortInUse,
             GateError::Timeout { .. } => PortCode::Timeout,
+            GateError::Owned { .. } => PortCode::Owned,
             GateError::Withdrawn | GateError::Mismatch(_) | GateError::Command(_) | GateError::Kernel { .. } => {
                 PortCode::Failed
             }
@@ -433,6 +454,7 @@ pub struct Gate {
     ports: Ports,
     choice: BackendChoice,
     deadline: Duration,
+    spares_others: bool,
 }
 
 impl Gate {
@@ -442,7 +464,14 @@ impl Gate {
     /// [`GateError::Ports`].
     pub fn new(ports: Ports, choice: BackendChoice, deadline: Duration) -> Result<Self, GateError> {
         let Ports { ro, rw, redis } = ports;
-        Ok(Gate { ports: Ports::new(ro, rw, redis)?, choice, deadline })
+        Ok(Gate { ports: Ports::new(ro, rw, redis)?, choice, deadline, spares_others: false })
+    }
+
+    /// The same for somebody who cannot know whose the ports are: what leads to another gate's Redis is not turned to ours.
+    #[must_use]
+    pub fn sparing_others(mut self) -> Self {
+        self.spares_others = true;
+        self
     }
 
     /// Its ports.
@@ -545,6 +574,10 @@ impl Gate {
         if !allowed() {
             return Ok(None);
         }
+        if let Some(owned) = self.owned(until)? {
+            // Whoever's it is, it can be closed.
+            return if want.closes() && !want.opens() { self.shut_locked(want, until).map(Some) } else { Err(owned) };
+        }
         let state = self.change(carrier, possible, until)?;
         refusal.map_or(Ok(Some(state)), Err)
     }
@@ -559,6 +592,64 @@ impl Gate {
         elsewhere?;
         state.cut = self.cut(want, until);
         Ok(state)
+    }
+
+    /// Closes what is to be closed and changes nothing else, neither rules nor where a port leads to: for who shares a port with
+    /// another gate.
+    ///
+    /// # Errors
+    /// As [`Gate::set`], without [`GateError::PortInUse`] and [`GateError::Time`].
+    pub fn shut(&self, want: Desired) -> Result<State, GateError> {
+        let until = Instant::now() + self.deadline;
+        let _lock = self.lock(want.only_closing(), until)?;
+        self.shut_locked(want.only_closing(), until)
+    }
+
+    fn shut_locked(&self, want: Desired, until: Instant) -> Result<State, GateError> {
+        let targets = targets(until)?;
+        let closing: Vec<u16> = want.closing().map(|port| self.ports.number(port)).collect();
+        nft::shut(&closing, until)?;
+        iptables::shut(self.ports, want, until)?;
+        let mut state = match self.carrier(until) {
+            Ok(Carrier::Iptables(variant)) => iptables::state(variant, self.ports, until)?,
+            Ok(Carrier::Nft(seen)) => nft::state(seen.as_ref(), self.ports)?,
+            Err(GateError::NoFirewall(_)) => nft::state(None, self.ports)?,
+            Err(error) => return Err(error),
+        };
+        for port in closing {
+            let redis = targets.get(&port).copied().unwrap_or(self.ports.redis);
+            let Cut { connections, incomplete } = sever::cut(&[port], redis, until);
+            let all = state.cut.get_or_insert(Cut { connections: 0, incomplete: None });
+            all.connections += connections;
+            all.incomplete = all.incomplete.take().or(incomplete);
+        }
+        Ok(state)
+    }
+
+    /// That a port is another gate's, where that matters.
+    fn owned(&self, until: Instant) -> Result<Option<GateError>, GateError> {
+        if !self.spares_others {
+            return Ok(None);
+        }
+        let asked = self.ports.redis;
+        Ok(owned(&targets(until)?, self.ports).map(|(port, theirs)| GateError::Owned { port, theirs, asked }))
+    }
+
+    /// The programs that listen on ports of this gate. While such a port is open, its clients reach Redis all the same: they are
+    /// redirected before. Once it is closed, it does not open again.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+    pub fn listeners(&self) -> Result<Vec<(Port, SocketAddr)>, GateError> {
+        let until = Instant::now() + self.deadline;
+        let mut found = Vec::new();
+        for port in Port::ALL {
+            let listener = sever::listener(self.ports.number(port), until);
+            found.extend(
+                listener.map_err(|error| GateError::of_kernel("looking for listeners", error))?.map(|at| (port, at)),
+            );
+        }
+        Ok(found)
     }
 
     /// Where no program can change a firewall, an open port can only be what the kernel still holds; and that
@@ -592,6 +683,9 @@ impl Gate {
         }
         // One lock for both steps: what came in between them would be left without a guard.
         let _lock = self.lock(Desired::CLOSED, until)?;
+        if let Some(owned) = self.owned(until)? {
+            return Err(owned);
+        }
         let closed = self.change(self.carrier(until)?, Desired::CLOSED, until)?;
         if let Some(Cut { incomplete: Some(reason), .. }) = closed.cut {
             return Err(GateError::Mismatch(format!("connections are blocked but not reset: {reason}")));
@@ -651,7 +745,7 @@ impl Gate {
         }
     }
 
-    /// `want` without the openings of ports on which a program listens, and the refusal to report.
+    /// `want` without the openings of closed ports on which a program listens, and the refusal to report.
     fn without_listeners(&self, mut want: Desired, until: Instant) -> (Desired, Option<GateError>) {
         let mut refusal = None;
         for port in Port::ALL {
@@ -659,6 +753,8 @@ impl Gate {
                 let number = self.ports.number(port);
                 match sever::listener(number, until) {
                     Ok(None) => {}
+                    // Its clients are redirected away from the program: to let it run out would only harm them.
+                    Ok(Some(_)) if self.state().is_ok_and(|state| state.of(port).is_open()) => {}
                     Ok(Some(listener)) => {
                         want = want.with(port, Want::Keep);
                         refusal = Some(GateError::PortInUse { port: number, listener });
@@ -683,6 +779,30 @@ impl Gate {
             Err(error) => Err(GateError::of_kernel(&format!("taking the lock {}", lock::path().display()), error)),
         }
     }
+}
+
+/// What a program that listens on a gate's port means for its clients.
+pub fn listener_means(state: PortState, number: u16) -> String {
+    match state {
+        PortState::Open { .. } => format!("once closed, port {number} cannot open again"),
+        PortState::Closed => format!("port {number} cannot open"),
+    }
+}
+
+/// Where each gate port of this node leads to, on whatever backend.
+fn targets(until: Instant) -> Result<BTreeMap<u16, u16>, GateError> {
+    let mut targets = iptables::targets(until)?;
+    targets.extend(nft::read(until)?.filter(nft::seen::Seen::is_ours).map(|seen| seen.target).unwrap_or_default());
+    Ok(targets)
+}
+
+/// A port of `ports` that is another gate's, with the Redis port to which it leads. Two ports that lead to one Redis are a gate;
+/// one alone that leads elsewhere was turned by somebody's hand. Pure.
+fn owned(targets: &BTreeMap<u16, u16>, ports: Ports) -> Option<(u16, u16)> {
+    [ports.rw, ports.ro].into_iter().find_map(|port| {
+        let theirs = targets.get(&port).copied().filter(|theirs| *theirs != ports.redis)?;
+        (targets.values().filter(|redis| **redis == theirs).count() == 2).then_some((port, theirs))
+    })
 }
 
 /// A short pause of random length, so that callers who collided do not do so again.
@@ -732,6 +852,24 @@ mod tests {
         for (ro, rw, redis) in [(0, 1, 2), (1, 0, 2), (1, 2, 0), (1, 1, 2), (1, 2, 1), (2, 1, 1)] {
             assert_eq!(Ports::new(ro, rw, redis).unwrap_err().code(), PortCode::Usage);
         }
+    }
+
+    #[test]
+    fn two_ports_to_one_redis_are_a_gate_and_one_alone_was_turned() {
+        let default = BTreeMap::from([(6380, 6379), (6381, 6379)]);
+        for (ro, rw, redis, owner) in [
+            (6380, 6381, 6379, None),
+            (7380, 7381, 7379, None),
+            (7380, 6381, 7379, Some((6381, 6379))),
+            (6380, 7381, 7379, Some((6380, 6379))),
+            (6380, 6381, 7379, Some((6381, 6379))),
+        ] {
+            assert_eq!(owned(&default, Ports { ro, rw, redis }), owner, "{ro} {rw} {redis}");
+        }
+        let turned = BTreeMap::from([(6380, 6379), (6381, 9999)]);
+        assert_eq!(owned(&turned, Ports::default()), None);
+        let to_others = BTreeMap::from([(6380, 6379), (6381, 7379), (7380, 7379), (7381, 7379)]);
+        assert_eq!(owned(&to_others, Ports::default()), None);
     }
 
     #[test]

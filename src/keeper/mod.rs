@@ -251,6 +251,14 @@ async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Runnin
             }
             last_length = Some(running.guard.params.lease.max(running.last_length.unwrap_or_default()));
         }
+        let uses = |running: &Running| running.guard.params.ports.overlaps(guard.params.ports);
+        let other =
+            groups.iter().find(|(other, running)| **other != id && !running.task.is_finished() && uses(running));
+        if let Some((other, _)) = other {
+            // Its parameters are wrong now, or not followed yet.
+            warn!(gate = %id, "not kept: its ports are still kept for {other}");
+            continue;
+        }
         let (notes, inbox) = mpsc::channel(64);
         let Some(group) = Group::new(common.clone(), &guard, last_length, inbox) else {
             groups.remove(&id);

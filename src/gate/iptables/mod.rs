@@ -194,6 +194,14 @@ pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError
     withdrawn
 }
 
+/// Where each port leads to whose set is there.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
+pub fn targets(until: Instant) -> Result<plan::Gates, GateError> {
+    Ok(plan::gates(&sets(until)?))
+}
+
 /// Takes all arms of `port` from whoever holds them; what is open stays so.
 ///
 /// # Errors

@@ -232,6 +232,18 @@ fn carry_out(plan: &plan::Plan, seen: Option<&Seen>, bound: Bound, until: Instan
     }
 }
 
+/// Closes `ports` and takes their arms, in whatever state the table is; nothing else is changed.
+///
+/// # Errors
+/// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+pub fn shut(ports: &[u16], until: Instant) -> Result<(), GateError> {
+    again(until, || {
+        let Some(seen) = read(until)?.filter(Seen::is_ours) else { return Ok(()) };
+        let closed: Vec<plan::Element> = ports.iter().flat_map(|port| plan::shutting(&seen, *port)).collect();
+        if closed.is_empty() { Ok(()) } else { elements::change(&closed, None, until).map_err(refused) }
+    })
+}
+
 /// Takes all arms of `port` from whoever holds them; what is open stays so.
 ///
 /// # Errors

@@ -232,17 +232,25 @@ pub fn plan(seen: Option<&Seen>, ports: Ports, want: Desired, anew: bool, renewa
             Want::Open(time) if renewal == Renewal::Add => plan.elements.push(Element::AddOpen(number, time)),
             Want::Open(time) => plan.elements.extend(replace(number, time)),
             Want::Close => {
-                let mut arms = with_arms.into_iter().flat_map(|seen| withdraw(seen, number)).peekable();
-                // With an arm it may have been opened since.
-                if arms.peek().is_some() || seen.is_some_and(|seen| seen.open.contains_key(&number)) {
-                    plan.elements.extend(close(number));
-                }
-                plan.elements.extend(arms);
+                let open = seen.is_some_and(|seen| seen.open.contains_key(&number));
+                plan.elements.extend(shut(open, with_arms, number));
             }
             Want::Keep => {}
         }
     }
     plan
+}
+
+/// Closes `number`, where it is open or has arms: with an arm it may have been opened since.
+fn shut(open: bool, with_arms: Option<&Seen>, number: u16) -> Vec<Element> {
+    let arms: Vec<Element> = with_arms.into_iter().flat_map(|seen| withdraw(seen, number)).collect();
+    let closes = open || !arms.is_empty();
+    closes.then(|| close(number)).into_iter().flatten().chain(arms).collect()
+}
+
+/// What closes `port` in a table that was seen, and leaves everything else as it is.
+pub fn shutting(seen: &Seen, port: u16) -> Vec<Element> {
+    shut(seen.open.contains_key(&port), Some(seen), port)
 }
 
 /// Whether the table as it was seen cannot be repaired piece by piece, or with `anew` is not to be.
