@@ -1,7 +1,7 @@
 #!/bin/sh
-# What user redis may do, for Sentinel's hook, which runs as that user in group haclient. For Valkey
-# write valkey instead of redis where the user is named. Without enable-acl, membership in haclient
-# is full control of the cluster.
+# What Sentinel's user may do, for its hook, which runs as that user in group haclient: redis, and
+# valkey with Debian's Valkey. One that a node does not have does nothing there. Without enable-acl,
+# membership in haclient is full control of the cluster.
 #
 #   read    the nodes with their attributes: who is primary, who is fenced. crm_attribute looks up
 #           the node's id here.
@@ -25,5 +25,7 @@ pcs "$@" acl role create redis-sentinel \
 	read xpath "/cib/configuration/nodes" \
 	read xpath "/cib/configuration/resources//*[(@class='ocf' and @provider='rolegate') or @template=/cib/configuration/resources/template[@class='ocf'][@provider='rolegate']/@id]" \
 	write xpath "/cib/configuration/nodes/node/instance_attributes/nvpair[@name='redis_role']"
-pcs "$@" acl user create redis redis-sentinel
+for user in redis valkey; do
+	pcs "$@" acl user create "$user" redis-sentinel
+done
 pcs "$@" property set enable-acl=true

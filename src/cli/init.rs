@@ -195,7 +195,9 @@ fn may_replace(mon: &CrmMon, gate: &Gate) -> Result<(), Stop> {
         "  rolegate fence NODE, for each node\n  rolegate init --replace\n  rolegate unfence NODE, for each node"
             .to_owned()
     } else {
-        format!("  pcs resource disable {id} --wait\n  rolegate init --replace\n  pcs resource enable {id}")
+        format!(
+            "  pcs resource disable {id}    (and wait until crm_mon shows it stopped)\n  rolegate init --replace\n  pcs resource enable {id}"
+        )
     };
     Err(Stop::refused(format!(
         "a record is replaced only where every gate is known to be closed: {}. With all nodes online:\n{how}",
