@@ -2,9 +2,12 @@
 //! another kind comes; they run one after the other, each on a bed that is whole again. Logs of a trial that failed are in
 //! `target/bed-logs/`.
 //!
-//! A trial is a function in a file of `tests/on_bed/`, named in that file's `TRIALS`.
+//! A trial is a function in a file of `tests/on_bed/`, named in that file's `TRIALS`. It can run on each base (a Debian
+//! release with Redis or Valkey); `tests/on_bed/mod.rs` says which do so unless asked for.
 
 mod bed;
+#[path = "configuration/facts.rs"]
+mod facts;
 mod on_bed;
 
 use std::path::PathBuf;
@@ -13,11 +16,13 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
+use on_bed::Placed;
 
 use bed::Bed;
 
 /// What trials share, with its kind. The error is kept: what cannot be raised once is not tried again.
-static SHARED: Mutex<Option<(on_bed::Kind, Result<Bed, String>)>> = Mutex::new(None);
+type Shared = Option<(on_bed::Kind, Result<Bed, String>)>;
+static SHARED: Mutex<Shared> = Mutex::new(None);
 
 /// A trial on the shared bed.
 type OnBed = fn(&Bed) -> Result<()>;
@@ -32,30 +37,39 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials: Vec<Trial> =
         on_bed::itself::ALONE.iter().map(|(name, run)| Trial::test(*name, || run().map_err(failed))).collect();
-    for (name, kind, run) in on_bed::all() {
-        trials.push(Trial::test(name.clone(), move || on_shared(&name, kind, run).map_err(failed)));
+    for trial in on_bed::all() {
+        let (name, ignored) = (trial.name.clone(), trial.ignored);
+        trials.push(Trial::test(name, move || on_shared(&trial).map_err(failed)).with_ignored_flag(ignored));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Err(error)) = shared.and_then(|(_, bed)| bed.ok()).map(Bed::down) {
-        eprintln!("the bed was not taken down: {error:#}");
+    if let Err(error) = end(&mut SHARED.lock().unwrap_or_else(PoisonError::into_inner)) {
+        eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// Takes down the shared bed, if there is one.
+fn end(shared: &mut Shared) -> Result<()> {
+    match shared.take() {
+        Some((_, Ok(bed))) => bed.down().context("the bed was not taken down"),
+        _ => Ok(()),
+    }
 }
 
 fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
-fn on_shared(name: &str, kind: on_bed::Kind, run: OnBed) -> Result<()> {
+fn on_shared(trial: &Placed) -> Result<()> {
+    let Placed { name, kind, run, .. } = trial;
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, Ok(bed))) = shared.take_if(|(other, _)| *other != kind) {
-        bed.down()?;
+    if shared.as_ref().is_some_and(|(of, _)| of != kind) {
+        end(&mut shared)?;
     }
     let (_, bed) = shared.get_or_insert_with(|| {
         let options = kind.options(format!("tests-{}", std::process::id()));
-        (kind, Bed::up(options).map_err(|error| format!("{error:#}")))
+        (*kind, Bed::up(options).map_err(|error| format!("{error:#}")))
     });
     let bed = bed.as_ref().map_err(|error| anyhow!("no bed: {error}"))?;
     bed.mend()?;
@@ -69,5 +83,5 @@ fn on_shared(name: &str, kind: on_bed::Kind, run: OnBed) -> Result<()> {
             Err(error) => eprintln!("no logs: {error:#}"),
         }
     }
-    done.with_context(|| name.to_owned())
+    done.with_context(|| name.clone())
 }

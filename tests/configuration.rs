@@ -7,12 +7,15 @@
 
 #[path = "configuration/cluster.rs"]
 mod cluster;
+#[path = "configuration/facts.rs"]
+mod facts;
 #[path = "configuration/tools.rs"]
 mod tools;
 
 use std::time::Duration;
 
-use cluster::{Form, Sim, facts};
+use cluster::{Form, Sim};
+use facts::facts;
 use tools::{Machine, SHARE_DTD};
 
 /// Each form for a cluster that is symmetric or not, with the address or without.

@@ -43,11 +43,9 @@ impl Bed {
         if unwell {
             for node in self.nodes() {
                 // What was killed too often for systemd to start it again by itself.
-                let redis: Vec<&str> = self.options().masters().iter().map(|master| master.unit).collect();
-                node.sh(&format!(
-                    "systemctl reset-failed; systemctl start corosync pacemaker redis-sentinel {}",
-                    redis.join(" ")
-                ))?;
+                let others = self.options().masters().iter().skip(1).map(|master| master.unit);
+                let units: Vec<&str> = self.node_units().into_iter().chain(others).collect();
+                node.sh(&format!("systemctl reset-failed; systemctl start {}", units.join(" ")))?;
             }
             self.wait_ready(Duration::from_secs(150)).context("the bed does not recover")?;
         }
@@ -135,19 +133,20 @@ impl Bed {
     /// Writes into `dir` what helps to understand what happened: journals, logs, configuration and state of each host,
     /// of hosts that are off as far as their disks tell.
     pub fn collect_logs(&self, dir: &Path) -> Result<()> {
-        const STATE: [(&str, &str); 12] = [
-            ("crm_mon", "crm_mon -1rfnA"),
-            ("cib.xml", "cibadmin -Q"),
-            ("quorum", "corosync-quorumtool -s; corosync-cfgtool -s"),
-            ("nft", "nft list ruleset"),
-            ("iptables", "iptables-save; ip6tables-save"),
-            ("redis-info", "redis-cli INFO; redis-cli CLIENT LIST"),
-            ("sentinel-info", "redis-cli -p 26379 SENTINEL MASTERS; redis-cli -p 26379 SENTINEL SENTINELS mymaster"),
-            ("redis.conf", "grep -v '^#' /etc/redis/redis.conf | grep ."),
-            ("sentinel.conf", "cat /etc/redis/sentinel.conf"),
-            ("network", "ip addr; ss -tanp"),
-            ("processes", "ps -efwwH"),
-            ("units", "systemctl --failed; systemctl list-units"),
+        let (cli, server) = (self.server().cli(), self.server());
+        let state = [
+            ("crm_mon", "crm_mon -1rfnA".to_owned()),
+            ("cib.xml", "cibadmin -Q".to_owned()),
+            ("quorum", "corosync-quorumtool -s; corosync-cfgtool -s".to_owned()),
+            ("nft", "nft list ruleset".to_owned()),
+            ("iptables", "iptables-save; ip6tables-save".to_owned()),
+            ("redis-info", format!("{cli} INFO; {cli} CLIENT LIST")),
+            ("sentinel-info", format!("{cli} -p 26379 SENTINEL MASTERS; {cli} -p 26379 SENTINEL SENTINELS mymaster")),
+            ("redis.conf", format!("grep -v '^#' {} | grep .", server.config())),
+            ("sentinel.conf", format!("cat {}", server.sentinel_config())),
+            ("network", "ip addr; ss -tanp".to_owned()),
+            ("processes", "ps -efwwH".to_owned()),
+            ("units", "systemctl --failed; systemctl list-units".to_owned()),
         ];
         for host in self.hosts() {
             let there = dir.join(host.name());
@@ -162,7 +161,7 @@ impl Bed {
                 .run()
                 .with_context(|| format!("the journal of {}", host.name()))?;
             fs::write(there.join("journal"), journal.stdout)?;
-            for log in ["redis", "pacemaker", "corosync"] {
+            for log in [server.user(), "pacemaker", "corosync"] {
                 for file in fs::read_dir(host.root().join("var/log").join(log)).into_iter().flatten().flatten() {
                     if file.file_type()?.is_file() {
                         fs::copy(file.path(), there.join(file.file_name()))?;
@@ -173,8 +172,8 @@ impl Bed {
             if !host.is_on()? {
                 continue;
             }
-            for (name, script) in STATE {
-                if CLIENTS.contains(&host.name()) && !matches!(name, "network" | "processes" | "units") {
+            for (name, script) in &state {
+                if CLIENTS.contains(&host.name()) && !matches!(*name, "network" | "processes" | "units") {
                     continue;
                 }
                 // A host in trouble is why we are here: what its commands do not tell is not an error.
@@ -195,16 +194,12 @@ impl Host<'_> {
     /// # Errors
     /// When it does not answer, or answers with an error.
     pub fn redis(&self, port: u16, command: &[&str]) -> Result<String> {
-        let mut client = self.cmd("redis-cli")?.args(["-e", "-p", &port.to_string()]);
+        let cli = self.bed().server().cli();
+        let mut client = self.cmd(cli)?.args(["-e", "-p", &port.to_string()]);
         if let Some(password) = self.bed().options().password() {
             client = client.args(["--no-auth-warning", "-a", password]);
         }
         let output = client.args(command.iter().copied()).run();
-        Ok(output
-            .with_context(|| format!("redis-cli on {}", self.name()))?
-            .text()
-            .replace('\r', "")
-            .trim_end()
-            .to_owned())
+        Ok(output.with_context(|| format!("{cli} on {}", self.name()))?.text().replace('\r', "").trim_end().to_owned())
     }
 }

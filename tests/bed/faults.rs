@@ -206,7 +206,7 @@ pub const FAULTS: &[Fault] = &[
         expects: Expects::Moves,
         before: |scene| persist(scene, "no", ""),
         begin: |scene| {
-            scene.primary.sh("rm -f /var/lib/redis/dump.rdb")?;
+            scene.primary.sh(&format!("rm -f {}/dump.rdb", scene.bed.server().data()))?;
             kill_redis(scene)
         },
         after: |scene| persist(scene, "no", SNAPSHOTS),
@@ -333,7 +333,7 @@ pub const FAULTS: &[Fault] = &[
         expects: Expects::Untouched,
         begin: |scene| {
             for node in scene.bed.nodes() {
-                node.sh("systemctl restart redis-sentinel")?;
+                sentinel(&node, "restart")?;
                 thread::sleep(seconds(2));
             }
             Ok(())
@@ -344,7 +344,7 @@ pub const FAULTS: &[Fault] = &[
         name: "sentinels-at-once",
         says: "all Sentinels are restarted at once",
         expects: Expects::Stays,
-        begin: |scene| on_all(scene, |node| node.sh("systemctl restart redis-sentinel").map(drop)),
+        begin: |scene| on_all(scene, |node| sentinel(node, "restart")),
         ..FAULT
     },
     Fault {
@@ -352,8 +352,8 @@ pub const FAULTS: &[Fault] = &[
         says: "two Sentinels are stopped for 20 s",
         lasts: seconds(20),
         expects: Expects::Stays,
-        begin: |scene| scene.others.iter().try_for_each(|node| node.sh("systemctl stop redis-sentinel").map(drop)),
-        end: |scene| scene.others.iter().try_for_each(|node| node.sh("systemctl start redis-sentinel").map(drop)),
+        begin: |scene| scene.others.iter().try_for_each(|node| sentinel(node, "stop")),
+        end: |scene| scene.others.iter().try_for_each(|node| sentinel(node, "start")),
         ..FAULT
     },
     Fault {
@@ -650,26 +650,32 @@ const PACEMAKER: [&str; 7] = [
 ];
 
 fn kill_redis(scene: &Scene) -> Result<()> {
-    scene.primary.signal("redis-server", Signal::SIGKILL).map(drop)
+    scene.primary.signal(scene.bed.server().unit(), Signal::SIGKILL).map(drop)
 }
 
 fn kill_for_good(scene: &Scene) -> Result<()> {
     // Masked while it runs, so that systemd does not start it again.
-    scene.primary.sh("systemctl mask --runtime redis-server.service 2>/dev/null")?;
+    let unit = scene.bed.server().unit();
+    scene.primary.sh(&format!("systemctl mask --runtime {unit}.service 2>/dev/null"))?;
     kill_redis(scene)
 }
 
 fn start_redis(scene: &Scene) -> Result<()> {
-    let script = "systemctl unmask --runtime redis-server.service; systemctl start redis-server.service";
-    scene.primary.sh(script).map(drop)
+    let unit = scene.bed.server().unit();
+    scene.primary.sh(&format!("systemctl unmask --runtime {unit}.service; systemctl start {unit}.service")).map(drop)
+}
+
+/// What systemctl does with a node's Sentinel.
+fn sentinel(node: &Host, what: &str) -> Result<()> {
+    node.sh(&format!("systemctl {what} {}", node.bed().server().sentinel())).map(drop)
 }
 
 fn stop_redis(scene: &Scene) -> Result<()> {
-    scene.primary.signal("redis-server", Signal::SIGSTOP).map(drop)
+    scene.primary.signal(scene.bed.server().unit(), Signal::SIGSTOP).map(drop)
 }
 
 fn continue_redis(scene: &Scene) -> Result<()> {
-    scene.primary.signal("redis-server", Signal::SIGCONT).map(drop)
+    scene.primary.signal(scene.bed.server().unit(), Signal::SIGCONT).map(drop)
 }
 
 /// What all servers keep on their disks.

@@ -9,46 +9,72 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bed, CLIENTS, NODES, address, address6, hosts, project};
+use super::{Bed, CLIENTS, NODES, Server, address, address6, hosts, project};
 
 /// Where `scripts/install` puts the hook. Sentinel calls it if it is there.
 pub(super) const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
 
-/// Units of a cluster node, and of a client host.
-const NODE_UNITS: [&str; 4] = ["corosync", "pacemaker", "redis-server", "redis-sentinel"];
 /// The unit that `scripts/install` installs; enabled there where systemd runs.
 const KEEPER: &str = "rolegate-keeper";
+/// Units of a client host.
 const CLIENT_UNITS: [&str; 1] = ["haproxy"];
 
 impl Bed {
-    /// Mounts each host's disk (the shared root, rolegate, and what is the host's own) and writes its
-    /// configuration.
+    /// Mounts each host's disk (the shared root, what was installed onto it for this bed, and what is the host's own)
+    /// and writes its configuration.
     pub(super) fn make_disks(&self, root: &Path) -> Result<()> {
         let installed = self.host_dir("installed");
-        let parts = |host| ["upper", "work", "root"].map(|part| self.host_dir(host).join(part));
-        self.jail().make_dirs(hosts().flat_map(parts).chain([installed.clone()]))?;
+        let disk = self.mount_disk(&installed, &[root])?;
+        self.remove_other_servers(&disk)?;
         if !self.options().bare {
-            self.install_rolegate(&installed)?;
+            self.install_rolegate(&disk)?;
         }
+        self.jail().cmd("umount").arg(&disk).run()?;
         for host in hosts() {
-            let dir = self.host_dir(host);
-            let overlay = format!(
-                "lowerdir={}:{},upperdir={},workdir={}",
-                installed.display(),
-                root.display(),
-                dir.join("upper").display(),
-                dir.join("work").display()
-            );
-            self.jail()
-                .cmd("mount")
-                .args(["-t", "overlay", "overlay", "-o", &overlay])
-                .arg(dir.join("root"))
-                .run()
-                .context("the overlay of a host (ROLEGATE_BED_DIR must be on a disk file system)")?;
-            self.configure(host, &self.jail().path(&dir.join("root")))
-                .with_context(|| format!("the disk of {host}"))?;
+            let disk = self.mount_disk(&self.host_dir(host), &[&installed.join("upper"), root])?;
+            self.configure(host, &self.jail().path(&disk)).with_context(|| format!("the disk of {host}"))?;
         }
         Ok(())
+    }
+
+    /// A disk that shows `lower`, the first on top, and keeps in `dir` what is written onto it.
+    fn mount_disk(&self, dir: &Path, lower: &[&Path]) -> Result<PathBuf> {
+        let [upper, work, root] = ["upper", "work", "root"].map(|part| dir.join(part));
+        self.jail().make_dirs([upper.clone(), work.clone(), root.clone()])?;
+        let lower: Vec<_> = lower.iter().map(|dir| dir.display().to_string()).collect();
+        let (lower, upper, work) = (lower.join(":"), upper.display(), work.display());
+        self.jail()
+            .cmd("mount")
+            .args(["-t", "overlay", "overlay", "-o", &format!("lowerdir={lower},upperdir={upper},workdir={work}")])
+            .arg(&root)
+            .run()
+            .context("the overlay of a host (ROLEGATE_BED_DIR must be on a disk file system)")?;
+        Ok(root)
+    }
+
+    /// Hosts have one server of those that the root holds, as an operator's have: nothing may lean on the other's
+    /// programs and users.
+    fn remove_other_servers(&self, disk: &Path) -> Result<()> {
+        let server = self.server();
+        let others = Server::of(&self.options().release).iter().filter(|other| **other != server);
+        for other in others {
+            // The user and what is left of its files as well.
+            let script = "dpkg --purge \"$@\" && { ! getent passwd \"$0\" || deluser --quiet \"$0\"; }";
+            self.jail()
+                .cmd("chroot")
+                .arg(disk)
+                .args(["sh", "-euc", script, other.user()])
+                .args(other.packages())
+                .deadline(Duration::from_secs(120))
+                .run()
+                .with_context(|| format!("removing {} from the hosts", other.user()))?;
+        }
+        Ok(())
+    }
+
+    /// The units that a cluster node starts at boot.
+    pub(super) fn node_units(&self) -> [&'static str; 4] {
+        ["corosync", "pacemaker", self.server().unit(), self.server().sentinel()]
     }
 
     fn install_rolegate(&self, destination: &Path) -> Result<()> {
@@ -82,13 +108,14 @@ impl Bed {
             return enable(root, &CLIENT_UNITS);
         }
         write(root, "etc/corosync/corosync.conf", &corosync(&self.options().name))?;
-        append(root, "etc/redis/redis.conf", &redis(host))?;
+        append(root, self.server().config().trim_start_matches('/'), &redis(host))?;
         let hook = root.join(HOOK).exists();
-        let sentinel = fs::read_to_string(root.join("etc/redis/sentinel.conf"))?;
-        let sentinel = self.sentinel(&sentinel, hook)?;
-        write(root, "etc/redis/sentinel.conf", &sentinel)?;
+        let sentinel_config = self.server().sentinel_config();
+        let sentinel_config = sentinel_config.trim_start_matches('/');
+        let sentinel = fs::read_to_string(root.join(sentinel_config))?;
+        write(root, sentinel_config, &self.sentinel(&sentinel, hook)?)?;
         super::variant::configure(self.options(), host, root)?;
-        enable(root, &NODE_UNITS)?;
+        enable(root, &self.node_units())?;
         if hook {
             let link = format!("etc/systemd/system/multi-user.target.wants/{KEEPER}.service");
             symlink(format!("../{KEEPER}.service"), root.join(&link)).with_context(|| link)?;

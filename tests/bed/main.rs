@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
 use bed::faults::Fault;
-use bed::{Bed, Options};
+use bed::{Bed, Options, Server};
 
 /// Raises a bed on this machine (three cluster nodes and two client hosts, booted Debians), breaks it, and takes it
 /// down.
@@ -143,7 +143,7 @@ enum What {
     /// Only build the root of the hosts.
     Root {
         /// The Debian release.
-        #[arg(long, default_value = "bookworm")]
+        #[arg(long, default_value = bed::debian::BOOKWORM)]
         release: String,
     },
 }
@@ -165,8 +165,11 @@ struct Up {
     #[arg(long)]
     by_hand: bool,
     /// The Debian release of the hosts.
-    #[arg(long, default_value = "bookworm")]
+    #[arg(long, default_value = bed::debian::BOOKWORM)]
     release: String,
+    /// What the nodes run.
+    #[arg(long, value_enum, default_value = "redis")]
+    server: Server,
     /// Sentinel's down-after-milliseconds.
     #[arg(long, value_name = "MS")]
     down_after: Option<u64>,
@@ -221,6 +224,7 @@ fn run(cli: Cli) -> Result<()> {
             options.bare = up.bare;
             (options.secured, options.second, options.by_hand) = (up.secured, up.second, up.by_hand);
             options.release = up.release;
+            options.server = up.server;
             options.bin_dir = up.programs;
             options.down_after = up.down_after.map_or(options.down_after, Duration::from_millis);
             options.failover_timeout = up.failover_timeout.map_or(options.failover_timeout, Duration::from_millis);

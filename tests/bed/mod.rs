@@ -1,5 +1,5 @@
 //! A bed: three cluster nodes and two client hosts, booted on this machine for tests, demo and
-//! benchmarks. Each is a whole Debian with systemd as PID 1, real corosync, Pacemaker, redis-server,
+//! benchmarks. Each is a whole Debian with systemd as PID 1, real corosync, Pacemaker, Redis or Valkey,
 //! Sentinel and netfilter from Debian's own units, and rolegate as `scripts/install` installs it.
 //!
 //! # Use
@@ -27,6 +27,7 @@
 //!
 //! # Rooms
 //! - [`jail`]: the namespaces, who holds them, and how nothing is left over.
+//! - [`debian`]: what differs between Debian's releases, and between Redis and Valkey.
 //! - [`root`]: the Debian root that all hosts of all beds share, built once.
 //! - [`net`]: the switch: cables, partitions, one-way cuts; running code in a host's network.
 //! - [`host`]: one machine: boot, power cut, freeze, commands, signals.
@@ -47,6 +48,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod debian;
 pub mod demo;
 pub mod faults;
 pub mod files;
@@ -71,6 +73,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 
+pub use debian::{Base, Server};
 pub use host::Host;
 pub use jail::entry;
 pub use net::Drop as DropRule;
@@ -123,6 +126,8 @@ pub struct Options {
     pub name: String,
     /// The Debian release of all its hosts.
     pub release: String,
+    /// What its nodes run, out of [`Server::of`] that release.
+    pub server: Server,
     /// Only cluster and Redis; rolegate is not installed.
     pub bare: bool,
     /// Redis and Sentinels ask for passwords, and rolegate has a user of its own with the rights that README gives it.
@@ -143,11 +148,17 @@ pub struct Options {
 }
 
 impl Options {
+    /// A bed called `name` on another base than by default.
+    pub fn on(base: Base, name: impl Into<String>) -> Self {
+        Options { release: base.release.into(), server: base.server, ..Options::new(name) }
+    }
+
     /// A bed called `name`, otherwise as by default.
     pub fn new(name: impl Into<String>) -> Self {
         Options {
             name: name.into(),
-            release: "bookworm".into(),
+            release: debian::BOOKWORM.into(),
+            server: Server::Redis,
             bare: false,
             secured: false,
             second: false,
@@ -178,6 +189,13 @@ impl Bed {
         check_name(&options.name)?;
         if !nix::unistd::geteuid().is_root() {
             bail!("a bed needs root: it mounts, makes namespaces and boots machines");
+        }
+        let (release, server) = (&options.release, options.server);
+        if !Server::of(release).contains(&server) {
+            bail!("Debian {release} has no {}", server.user());
+        }
+        if server != Server::Redis && (options.secured || options.second || options.by_hand) {
+            bail!("passwords, a second master name and installing by hand are there for Redis only");
         }
         let started = Instant::now();
         let root = root::cached(&options.release).context("building the root of the hosts")?;
@@ -228,6 +246,11 @@ impl Bed {
     /// How it was raised.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// What its nodes run.
+    pub fn server(&self) -> Server {
+        self.options.server
     }
 
     /// The namespaces that hold it.

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use rolegate::command::Cmd;
 
+use super::debian::Server;
 use super::jail::{Jail, Network, end_any, is_alive};
 
-/// What is installed beyond Debian's minimal variant.
-const PACKAGES: [&str; 27] = [
+/// What is installed beyond Debian's minimal variant and the release's servers.
+const PACKAGES: [&str; 24] = [
     "systemd",
     "systemd-sysv",
     "dbus",
@@ -24,9 +25,6 @@ const PACKAGES: [&str; 27] = [
     "crmsh",
     // With ocf-tester on bookworm.
     "resource-agents",
-    "redis-server",
-    "redis-sentinel",
-    "redis-tools",
     "haproxy",
     "nftables",
     "iptables",
@@ -66,7 +64,17 @@ const MASKED: [&str; 16] = [
 ];
 
 /// Units that each host enables for itself ([`super::files`]).
-const DISABLED: [&str; 7] = ["corosync", "pacemaker", "redis-server", "redis-sentinel", "haproxy", "pcsd", "pcsd-ruby"];
+const DISABLED: [&str; 5] = ["corosync", "pacemaker", "haproxy", "pcsd", "pcsd-ruby"];
+
+/// All packages of a root, and all units that are disabled in it.
+fn contents(release: &str) -> (Vec<&'static str>, Vec<&'static str>) {
+    let (mut packages, mut disabled) = (PACKAGES.to_vec(), DISABLED.to_vec());
+    for server in Server::of(release) {
+        packages.extend(server.packages());
+        disabled.extend([server.unit(), server.sentinel()]);
+    }
+    (packages, disabled)
+}
 
 /// The root of `release`, built now if it is not there yet (a minute, and Debian's mirror).
 ///
@@ -74,7 +82,7 @@ const DISABLED: [&str; 7] = ["corosync", "pacemaker", "redis-server", "redis-sen
 /// When it cannot be built. Nothing is left of it then.
 pub fn cached(release: &str) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (PACKAGES, MASKED, DISABLED).hash(&mut hasher);
+    (contents(release), MASKED).hash(&mut hasher);
     let roots = super::state_dir().join("roots");
     fs::create_dir_all(&roots)?;
     let root = roots.join(format!("{release}-{:016x}", hasher.finish()));
@@ -100,13 +108,14 @@ pub fn cached(release: &str) -> Result<PathBuf> {
 fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
     let mut jail = Jail::start(dir, Network::Host)?;
     let new = dir.join("root");
+    let (packages, disabled) = contents(release);
     let chroot = |command: &str| format!("--customize-hook=chroot \"$1\" {command}");
     let built = jail
         .cmd("mmdebstrap")
         .args(["--mode=root", "--variant=minbase"])
-        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--include={}", packages.join(",")))
         .args([
-            chroot(&format!("systemctl disable {}", DISABLED.join(" "))),
+            chroot(&format!("systemctl disable {}", disabled.join(" "))),
             chroot(&format!("systemctl mask {}", MASKED.join(" "))),
             // Names are in /etc/hosts; asking a name server of the machine would only wait.
             "--customize-hook=: > \"$1/etc/resolv.conf\"".into(),

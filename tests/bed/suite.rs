@@ -463,7 +463,7 @@ fn chance(seed: u64, purpose: u64) -> u64 {
 
 fn versions(bed: &Bed) -> Result<Versions> {
     let node = bed.host(NODES[0])?;
-    let redis = node.ask("redis-server", &["--version"])?;
+    let redis = node.ask(bed.server().unit(), &["--version"])?;
     let pacemaker = node.ask("pacemakerd", &["--version"])?;
     let word =
         |text: &str, starts: &str| text.split_whitespace().find_map(|word| word.strip_prefix(starts).map(String::from));

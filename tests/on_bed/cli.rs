@@ -111,26 +111,28 @@ fn status(bed: &Bed) -> Result<()> {
     let group = &report["masters"][0];
     ensure!(group["writers"] == serde_json::json!([primary]), "{group:#}");
 
-    replica.sh("systemctl stop redis-server")?;
+    let (server, sentinel) = (bed.server().unit(), bed.server().sentinel());
+    replica.ask("systemctl", &["stop", server])?;
     wait_status(&writer, 1, &format!("Redis on {other}: connection refused"))?;
-    replica.sh("systemctl start redis-server")?;
+    replica.ask("systemctl", &["start", server])?;
     wait_status(&writer, 0, "\"code\": 0")?;
 
-    replica.sh("systemctl stop redis-sentinel")?;
+    replica.ask("systemctl", &["stop", sentinel])?;
     wait_status(&writer, 1, "26379: connection refused")?;
-    last.sh("systemctl stop redis-sentinel")?;
+    last.ask("systemctl", &["stop", sentinel])?;
     wait_status(&writer, 3, "1 of 3 Sentinels answer here and 2 are needed")?;
-    replica.sh("systemctl start redis-sentinel")?;
-    last.sh("systemctl start redis-sentinel")?;
+    replica.ask("systemctl", &["start", sentinel])?;
+    last.ask("systemctl", &["start", sentinel])?;
     wait_status(&writer, 0, "\"code\": 0")?;
 
     // A port that is open where Sentinels name another node.
-    replica.ask("rolegate-port", &["open", "rw", "--for", "30s"])?;
-    let said = rolegate(&writer, &["status"])?;
-    ensure!(
-        said.code == 2 && said.text.contains(&format!("6381 is open on {other}, though Sentinels name {primary}")),
-        "{said:?}"
-    );
+    let wrong = format!("6381 is open on {other}, though Sentinels name {primary}");
+    wait_for("status to see it before the keeper closes it", LONG, || {
+        replica.ask("rolegate-port", &["open", "rw", "--for", "30s"])?;
+        let said = rolegate(&writer, &["status"])?;
+        ensure!(said.code == 2 && said.text.contains(&wrong), "{said:?}");
+        Ok(())
+    })?;
     replica.ask("rolegate-port", &["close", "all"])?;
     wait_status(&writer, 0, "\"code\": 0")?;
     Ok(())
@@ -233,10 +235,13 @@ fn minority(bed: &Bed) -> Result<()> {
 fn loopback(bed: &Bed) -> Result<()> {
     let (_, other) = healthy(bed)?;
     // What an operator does who follows a guide for one machine: each Sentinel watches its own host.
+    let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
     for node in bed.nodes() {
-        node.sh("systemctl stop redis-sentinel && cp -p /etc/redis/sentinel.conf /etc/redis/sentinel.kept &&
+        node.sh(&format!(
+            "systemctl stop {sentinel} && cp -p {config} {config}.kept &&
              sed -i -e 's/^sentinel monitor mymaster .*/sentinel monitor mymaster 127.0.0.1 6379 2/' \
-                 -e '/^sentinel known-/d' /etc/redis/sentinel.conf && systemctl start redis-sentinel")?;
+                 -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
+        ))?;
     }
     let node = bed.host(other)?;
     wait_status(&node, 2, "nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address")?;
@@ -248,8 +253,7 @@ fn loopback(bed: &Bed) -> Result<()> {
     let refused = rolegate(&node, &["init", "--replace"])?;
     ensure!(refused.code == 2 && refused.text.contains("a loopback address"), "{refused:?}");
     for node in bed.nodes() {
-        node.sh("systemctl stop redis-sentinel && mv /etc/redis/sentinel.kept /etc/redis/sentinel.conf &&
-             systemctl start redis-sentinel")?;
+        node.sh(&format!("systemctl stop {sentinel} && mv {config}.kept {config} && systemctl start {sentinel}"))?;
     }
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }

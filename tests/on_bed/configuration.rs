@@ -10,10 +10,12 @@ use rolegate::exit::OcfCode;
 use rolegate::pacemaker::CrmMon;
 use rolegate::pacemaker::crm_mon::{self, ResourceRole};
 
+use super::moves::as_sentinel;
 use crate::OnBed;
 use crate::bed::gates::{self, open_gates};
 use crate::bed::load::{Bounds, Load, Writer};
 use crate::bed::{Bed, CLIENTS, Host, NODES, project, wait_for};
+use crate::facts::facts;
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("the_pcs_form_gives_a_working_cluster_whose_address_writers_follow", |bed| {
@@ -26,9 +28,11 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("the_xml_form_gives_a_working_cluster", |bed| {
         works(bed, &format!("{XML}; cibadmin -M --allow-create -x xml/vip.xml"), |_| Ok(()))
     }),
+    ("the_tools_of_the_release_make_one_cluster_of_the_three_forms", one_cluster),
     ("the_classic_layout_looks_and_works_as_that_of_ansible_redis_ha", classic),
     ("ocf_tester_passes", ocf_tester),
     ("the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl", hook),
+    ("the_hook_of_a_new_primary_clears_an_old_one_that_is_cut_off", hook_clears),
     ("promote_made_to_fail_five_times_the_gate_comes_back_by_itself", comes_back),
 ];
 
@@ -39,10 +43,12 @@ const BLOCK: &str = "/usr/lib/ocf/resource.d/rolegate/block";
 /// The address that follows the primary.
 const ADDRESS: &str = "10.77.0.50";
 
-/// Stops the gate or the blocks, if there are any, and takes resources, constraints and node attributes away.
+/// Stops the gate or the blocks, if there are any, and takes resources, constraints and node attributes away. Not by
+/// `crm_resource --wait`: Pacemaker 3 takes a monitor for pending whose first answer was "degraded", and waits for ever.
 const EMPTY: &str = "
     for resource in RedisVIP RedisGate-clone RedisLBReadBlock-clone RedisLBWriteBlock-clone; do
-        if crm_resource -r $resource -m -p target-role -v Stopped; then crm_resource --wait --timeout=60s; fi
+        crm_resource -r $resource -m -p target-role -v Stopped || continue
+        while crm_resource -r $resource --locate | grep -q 'is running on'; do sleep 0.2; done
     done
     for part in constraints/* resources/* nodes/node/instance_attributes; do
         cibadmin --delete-all --force --xpath \"/cib/configuration/$part\"
@@ -210,13 +216,38 @@ fn works(bed: &Bed, script: &str, more: impl Fn(&Bed) -> Result<()>) -> Result<(
         let said = node.cmd("crm_verify")?.args(["-L", "-V"]).run()?;
         ensure!(said.stderr.trim().is_empty(), "crm_verify says: {}", said.stderr);
         // The same roles under the ACL's eyes: Sentinel's user sees the record and nothing else.
-        let seen =
-            node.ask("setpriv", &["--reuid=redis", "--regid=redis", "--groups=haclient", "cibadmin", "-Q", "-l"])?;
-        ensure!(seen.contains("sentinels") && seen.contains("redis_role"), "user redis sees too little: {seen}");
-        ensure!(!seen.contains("crm_config") && !seen.contains("<acls"), "user redis sees too much: {seen}");
-        ensure!(!seen.contains(ADDRESS), "user redis sees other resources: {seen}");
+        let seen = as_sentinel(&node)?.args(["cibadmin", "-Q", "-l"]).run()?.text();
+        ensure!(seen.contains("sentinels") && seen.contains("redis_role"), "Sentinel's user sees too little: {seen}");
+        ensure!(!seen.contains("crm_config") && !seen.contains("<acls"), "Sentinel's user sees too much: {seen}");
+        ensure!(!seen.contains(ADDRESS), "Sentinel's user sees other resources: {seen}");
         more(bed)
     })
+}
+
+/// Each form applied to a file by the release's own pcs, crmsh and cibadmin; Pacemaker's schema and scheduler have
+/// nothing to say.
+fn one_cluster(bed: &Bed) -> Result<()> {
+    let node = bed.host(NODES[0])?;
+    apply(
+        &node,
+        "for form in pcs crmsh xml; do CIB_file=/root/$form.xml cibadmin --empty > /root/$form.xml; done
+         for part in gate acl vip; do
+             sh pcs/$part.sh -f /root/pcs.xml
+             CIB_file=/root/crmsh.xml crm -F configure load update crmsh/$part.crm
+             CIB_file=/root/xml.xml cibadmin --modify --allow-create --xml-file xml/$part.xml
+         done
+         for form in pcs crmsh xml; do
+             CIB_file=/root/$form.xml crm_attribute -n stonith-enabled -v false
+             said=$(crm_verify -V -x /root/$form.xml 2>&1) && [ -z \"$said\" ] || { echo \"$form: $said\" >&2; exit 1; }
+         done",
+    )?;
+    let read = |form: &str| Ok(facts(&std::fs::read_to_string(node.root().join(format!("root/{form}.xml")))?));
+    let forms: Result<Vec<_>> = ["pcs", "crmsh", "xml"].into_iter().map(read).collect();
+    let [pcs, crmsh, xml] = &forms?[..] else { anyhow::bail!("three forms") };
+    ensure!(xml.len() > 30, "too little was compared: {xml:#?}");
+    ensure!(pcs == xml, "pcs and XML: {:#?}", Vec::from_iter(pcs.symmetric_difference(xml)));
+    ensure!(crmsh == xml, "crmsh and XML: {:#?}", Vec::from_iter(crmsh.symmetric_difference(xml)));
+    Ok(())
 }
 
 fn ocf_tester(bed: &Bed) -> Result<()> {
@@ -270,12 +301,11 @@ fn hook(bed: &Bed) -> Result<()> {
     configured(bed, XML, || {
         // The unit is Debian's, hardened, with nothing but our drop-in.
         for node in bed.nodes() {
-            let unit = node.ask(
-                "systemctl",
-                &["show", "redis-sentinel", "-p", "NoExecPaths", "-p", "DropInPaths", "-p", "User"],
-            )?;
-            let dropin = "DropInPaths=/etc/systemd/system/redis-sentinel.service.d/rolegate.conf";
-            for line in ["NoExecPaths=/", "User=redis", dropin] {
+            let (name, user) = (bed.server().sentinel(), bed.server().user());
+            let unit =
+                node.ask("systemctl", &["show", name, "-p", "NoExecPaths", "-p", "DropInPaths", "-p", "User"])?;
+            let dropin = format!("DropInPaths=/etc/systemd/system/{name}.service.d/rolegate.conf");
+            for line in ["NoExecPaths=/", &format!("User={user}"), &dropin] {
                 ensure!(unit.lines().any(|found| found == line), "{}: no {line} in {unit}", node.name());
             }
         }
@@ -291,21 +321,58 @@ fn hook(bed: &Bed) -> Result<()> {
         for node in bed.nodes() {
             let log = hook_log(&node, since)?;
             ensure!(log.contains("the keeper follows"), "{}: {log}", node.name());
-            node.sh("systemctl stop rolegate-keeper")?;
         }
-        let tried = hook_alone(bed, since);
-        for node in bed.nodes() {
-            node.sh("systemctl start rolegate-keeper")?;
-        }
-        tried?;
-        bed.wait_ready(Duration::from_secs(120))?;
+        without_keepers(bed, || hook_writes(bed))?;
         wait_working(bed)
     })
 }
 
 /// Without keepers the hooks write by themselves.
-fn hook_alone(bed: &Bed, since: SystemTime) -> Result<()> {
-    // A primary that is cut off cannot clear its own role: the new one's hook does it.
+fn without_keepers(bed: &Bed, trial: impl FnOnce() -> Result<()>) -> Result<()> {
+    for node in bed.nodes() {
+        node.sh("systemctl stop rolegate-keeper")?;
+    }
+    let tried = trial();
+    for node in bed.nodes() {
+        node.sh("systemctl start rolegate-keeper")?;
+    }
+    tried
+}
+
+/// The last change must be the hook's.
+fn written_by_the_hook(node: &Host<'_>) -> Result<()> {
+    let cib = node.ask("cibadmin", &["-Q", "-l"])?;
+    let user = format!("update-user=\"{}\"", node.bed().server().user());
+    ensure!(cib.contains(&user), "it was not written by {user}: {}", &cib[..300]);
+    Ok(())
+}
+
+fn hook_writes(bed: &Bed) -> Result<()> {
+    let old = bed.primary()?;
+    wait_for("Sentinel to know the replicas again", Duration::from_secs(30), || {
+        old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])
+    })?;
+    wait_for("the hooks to write the roles", Duration::from_secs(30), || {
+        let new = bed.primary()?;
+        ensure!(new.name() != old.name(), "{} is still primary", old.name());
+        let roles = (gates::role(&old)?, gates::role(&new)?);
+        ensure!(roles == ("replica".into(), "primary".into()), "the old and the new one are {roles:?}");
+        written_by_the_hook(&new)
+    })
+}
+
+fn hook_clears(bed: &Bed) -> Result<()> {
+    configured(bed, XML, || {
+        set_roles(bed)?;
+        wait_working(bed)?;
+        without_keepers(bed, || cut_off(bed, SystemTime::now()))?;
+        bed.wait_ready(Duration::from_secs(120))?;
+        wait_working(bed)
+    })
+}
+
+/// A primary that is cut off cannot clear its own role: the new one's hook does it.
+fn cut_off(bed: &Bed, since: SystemTime) -> Result<()> {
     let old = bed.primary()?;
     bed.isolate(&[old.name()])?;
     let new = wait_for("a failover", Duration::from_secs(60), || {
@@ -320,9 +387,7 @@ fn hook_alone(bed: &Bed, since: SystemTime) -> Result<()> {
     wait_for("the gate of the new primary to be promoted", Duration::from_secs(30), || {
         let log = hook_log(&new, since)?;
         ensure!(log.contains(&format!("{} cleared to replica", old.name())), "{log}");
-        let cib = new.ask("cibadmin", &["-Q", "-l"])?;
-        ensure!(cib.contains("update-user=\"redis\""), "the last change must be the hook's: {}", &cib[..300]);
-        Ok(())
+        written_by_the_hook(&new)
     })?;
     ensure!(open_gates(bed)?.is_empty(), "open without a keeper: {:?}", open_gates(bed)?);
     bed.heal()
@@ -338,7 +403,7 @@ fn comes_back(bed: &Bed) -> Result<()> {
         primary.sh("cibadmin -M --xpath \"//op[@id='RedisGate-promote-interval-0s']\" --xml-text '<op id=\"RedisGate-promote-interval-0s\" timeout=\"4s\"/>'")?;
         // Without a majority the keepers leave the roles as they are, too.
         for node in &others {
-            node.sh("systemctl stop redis-sentinel")?;
+            node.ask("systemctl", &["stop", bed.server().sentinel()])?;
         }
         wait_for("the lease to run out", Duration::from_secs(20), || {
             ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
@@ -369,7 +434,7 @@ fn comes_back(bed: &Bed) -> Result<()> {
         })?;
         primary.ask("attrd_updater", &["-n", "trial", "-D"])?;
         for node in &others {
-            node.sh("systemctl start redis-sentinel")?;
+            node.ask("systemctl", &["start", bed.server().sentinel()])?;
         }
         // By itself: nobody cleans up.
         wait_working_within_failure_timeout(bed)
@@ -452,9 +517,9 @@ fn classic(bed: &Bed) -> Result<()> {
 
         // Redis down: both ports are blocked there, until it is back.
         let failing = NODES.into_iter().find(|node| *node != moved).context("a replica")?;
-        bed.host(failing)?.sh("systemctl stop redis-server")?;
+        bed.host(failing)?.ask("systemctl", &["stop", bed.server().unit()])?;
         wait_classic(bed, Some(failing))?;
-        bed.host(failing)?.sh("systemctl start redis-server")?;
+        bed.host(failing)?.ask("systemctl", &["start", bed.server().unit()])?;
         wait_classic(bed, None)?;
 
         let fenced = node.cmd("rolegate")?.args(["fence", failing]).deadline(Duration::from_secs(60)).run()?;
@@ -521,6 +586,8 @@ fn as_in_the_readme(seen: &str, primary: &str) -> Result<()> {
         let line = match line.split_once(") ").filter(|_| line.contains("rc=")) {
             Some((_call, operation)) => {
                 let kept = ["start:", "monitor:", "interval=", "rc=", "(ok)"];
+                // "OK" since Pacemaker 3.
+                let operation = operation.replace("(OK)", "(ok)");
                 let kept = operation.split(' ').filter(|word| kept.iter().any(|start| word.starts_with(start)));
                 kept.collect::<Vec<_>>().join(" ")
             }

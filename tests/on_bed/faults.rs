@@ -75,7 +75,12 @@ fn one_way(bed: &Bed) -> Result<()> {
 fn freeze(bed: &Bed) -> Result<()> {
     let (node1, node3) = (bed.host("node1")?, bed.host("node3")?);
     let ask = || {
-        node1.cmd("redis-cli")?.args(["-h", "node3", "PING"]).deadline(Duration::from_secs(2)).run().map_err(Into::into)
+        node1
+            .cmd(bed.server().cli())?
+            .args(["-h", "node3", "PING"])
+            .deadline(Duration::from_secs(2))
+            .run()
+            .map_err(Into::into)
     };
     let before: Result<_> = ask();
     ensure!(before?.text() == "PONG\n");
@@ -102,11 +107,12 @@ fn is_timeout(error: &anyhow::Error) -> bool {
 
 fn stop(bed: &Bed) -> Result<()> {
     let node2 = bed.host("node2")?;
-    let ask = || -> Result<_> { Ok(node2.cmd("redis-cli")?.arg("PING").deadline(Duration::from_secs(1)).run()?) };
-    ensure!(node2.signal("redis-server", Signal::SIGSTOP)? == 1);
+    let ask =
+        || -> Result<_> { Ok(node2.cmd(bed.server().cli())?.arg("PING").deadline(Duration::from_secs(1)).run()?) };
+    ensure!(node2.signal(bed.server().unit(), Signal::SIGSTOP)? == 1);
     ensure!(matches!(ask(), Err(error) if is_timeout(&error)), "a stopped Redis must not answer");
     ensure!(node2.redis(26379, &["PING"])? == "PONG", "its Sentinel must");
-    ensure!(node2.signal("redis-server", Signal::SIGCONT)? == 1);
+    ensure!(node2.signal(bed.server().unit(), Signal::SIGCONT)? == 1);
     ensure!(ask()?.text() == "PONG\n");
     ensure!(node2.signal("no-such-program", Signal::SIGCONT).is_err());
     Ok(())
@@ -116,7 +122,7 @@ fn kill(bed: &Bed) -> Result<()> {
     let node2 = bed.host("node2")?;
     let run_id = |info: String| info.lines().find_map(|line| line.strip_prefix("run_id:").map(str::to_owned));
     let before = run_id(node2.redis(6379, &["INFO", "server"])?);
-    node2.signal("redis-server", Signal::SIGKILL)?;
+    node2.signal(bed.server().unit(), Signal::SIGKILL)?;
     wait_for("Redis with a new run id", Duration::from_secs(10), || {
         let now = run_id(node2.redis(6379, &["INFO", "server"])?);
         ensure!(now.is_some() && now != before, "run id {now:?}, was {before:?}");

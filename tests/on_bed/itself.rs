@@ -141,7 +141,7 @@ fn expect_nothing(name: &str, before: &BTreeSet<String>) -> Result<()> {
 fn two_beds(first: &Bed) -> Result<()> {
     let before = surroundings()?;
     let name = own_name("second");
-    let second = Bed::up(Options::new(&name))?;
+    let second = Bed::up(Options { name: name.clone(), ..first.options().clone() })?;
     for bed in [first, &second] {
         bed.primary()?.redis(6379, &["SET", "bed", &bed.options().name])?;
     }
@@ -151,7 +151,7 @@ fn two_beds(first: &Bed) -> Result<()> {
     }
     first.check().context("a partition in one bed reached the other")?;
     ensure!(bed::list()?.contains(&(name.clone(), true)));
-    let taken = Bed::up(Options::new(&name));
+    let taken = Bed::up(second.options().clone());
     ensure!(taken.is_err_and(|error| error.to_string().contains("in use")), "a name must not be taken twice");
     ensure!(!remains(&name)?.is_empty(), "what is looked for below must be seen while the bed is up");
     second.down()?;
@@ -161,13 +161,17 @@ fn two_beds(first: &Bed) -> Result<()> {
 
 fn units(bed: &Bed) -> Result<()> {
     for node in bed.nodes() {
-        for unit in ["corosync", "pacemaker", "redis-server", "redis-sentinel"] {
+        for unit in ["corosync", "pacemaker", bed.server().unit(), bed.server().sentinel()] {
             ensure!(node.ask("systemctl", &["is-active", unit])? == "active");
             let path = node.ask("systemctl", &["show", "-P", "FragmentPath", unit])?;
-            ensure!(path.starts_with("/lib/systemd/system/"), "{unit} is {path}, not Debian's");
+            // /usr/lib since Debian 13; the same directory.
+            ensure!(
+                path.trim_start_matches("/usr").starts_with("/lib/systemd/system/"),
+                "{unit} is {path}, not Debian's"
+            );
         }
         // The unit's hardening is in force: what is not below /usr/lib cannot be executed.
-        let sentinel = node.ask("pidof", &["redis-sentinel"])?;
+        let sentinel = node.ask("pidof", &[bed.server().sentinel()])?;
         let within = node.cmd("nsenter")?.args(["-t", &sentinel, "-m", "/usr/bin/true"]).run_expecting(&[0, 126])?;
         ensure!(within.code == 126, "a program outside /usr/lib must not start in Sentinel's unit");
         ensure!(node.sh("nft list ruleset && crm_mon -1 && ipset list").is_ok());
@@ -175,7 +179,7 @@ fn units(bed: &Bed) -> Result<()> {
     for name in bed::CLIENTS {
         let client = bed.host(name)?;
         ensure!(client.ask("systemctl", &["is-active", "haproxy"])? == "active");
-        ensure!(client.cmd("systemctl")?.args(["is-active", "redis-server"]).run_expecting(&[3]).is_ok());
+        ensure!(client.cmd("systemctl")?.args(["is-active", bed.server().unit()]).run_expecting(&[3]).is_ok());
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The trials on shared beds, by what they are about. A new file: its `mod` line and its line in
-//! [`all`].
+//! [`trials`].
 
 pub mod cli;
 pub mod configuration;
@@ -11,7 +11,8 @@ pub mod variants;
 pub mod watch;
 
 use super::OnBed;
-use crate::bed::Options;
+use crate::bed::debian::TRIXIE;
+use crate::bed::{Base, Options, Server};
 
 /// Which bed a trial wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,20 +21,84 @@ pub enum Kind {
     Usual,
     /// With passwords, with two master names, and rolegate not yet installed.
     Variant,
+    /// The usual one on another base.
+    On(Base),
 }
 
 impl Kind {
     /// Such a bed.
     pub fn options(self, name: String) -> Options {
-        let variant = self == Kind::Variant;
-        Options { secured: variant, second: variant, by_hand: variant, ..Options::new(name) }
+        match self {
+            Kind::Usual => Options::new(name),
+            Kind::Variant => Options { secured: true, second: true, by_hand: true, ..Options::new(name) },
+            Kind::On(base) => Options::on(base, name),
+        }
     }
 }
 
-/// All trials, each with its file's name in front.
-pub fn all() -> Vec<(String, Kind, OnBed)> {
-    // Those of one kind together: each change of the kind is another bed.
-    let files: [(&str, &[(&str, OnBed)]); 8] = [
+/// A trial with its place.
+pub struct Placed {
+    /// Its name: its file's in front, and before that the base, where it is another.
+    pub name: String,
+    /// On which bed it runs.
+    pub kind: Kind,
+    /// Only when asked for (`-- --include-ignored FILTER`).
+    pub ignored: bool,
+    /// What it does.
+    pub run: OnBed,
+}
+
+/// On the usual bed's release `tests/configuration.rs` does this without one.
+const ONE_CLUSTER: &str = "configuration::the_tools_of_the_release_make_one_cluster_of_the_three_forms";
+
+/// What runs of all trials of the usual bed on Debian 13 with Valkey. The others can.
+const TRIXIE_VALKEY: &[&str] = &[
+    "itself::each_host_runs_debian_s_own_units",
+    "moves::writers_go_on_after_the_primary_is_killed",
+    "moves::a_failover_by_hand_moves_the_port",
+    ONE_CLUSTER,
+    "configuration::the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl",
+    "cli::fencing_the_primary_closes_it_before_the_command_returns",
+];
+
+/// And with Redis 8.
+const TRIXIE_REDIS: &[&str] = &["moves::a_failover_by_hand_moves_the_port"];
+
+/// All trials, those of one kind of bed together: each change of the kind is another bed.
+///
+/// # Panics
+/// If a trial is chosen that there is not.
+pub fn all() -> Vec<Placed> {
+    let usual = trials();
+    let mut placed: Vec<Placed> = usual
+        .iter()
+        .map(|(name, run)| Placed { name: name.clone(), kind: Kind::Usual, ignored: name == ONE_CLUSTER, run: *run })
+        .collect();
+    placed.extend(variants::TRIALS.iter().map(|(name, run)| Placed {
+        name: format!("variants::{name}"),
+        kind: Kind::Variant,
+        ignored: false,
+        run: *run,
+    }));
+    for (prefix, server, chosen) in
+        [("trixie-valkey", Server::Valkey, TRIXIE_VALKEY), ("trixie-redis", Server::Redis, TRIXIE_REDIS)]
+    {
+        for name in chosen {
+            assert!(usual.iter().any(|(there, _)| there == name), "there is no trial {name}");
+        }
+        placed.extend(usual.iter().map(|(name, run)| Placed {
+            name: format!("{prefix}::{name}"),
+            kind: Kind::On(Base { release: TRIXIE, server }),
+            ignored: !chosen.contains(&name.as_str()),
+            run: *run,
+        }));
+    }
+    placed
+}
+
+/// The trials of the usual bed, each with its file's name in front.
+fn trials() -> Vec<(String, OnBed)> {
+    let files: [(&str, &[(&str, OnBed)]); 7] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("load", load::TRIALS),
@@ -41,11 +106,9 @@ pub fn all() -> Vec<(String, Kind, OnBed)> {
         ("moves", moves::TRIALS),
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
-        ("variants", variants::TRIALS),
     ];
-    let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, Kind, OnBed)> {
-        let kind = if file == "variants" { Kind::Variant } else { Kind::Usual };
-        trials.iter().map(|(name, run)| (format!("{file}::{name}"), kind, *run)).collect()
+    let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
+        trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
     };
     files.into_iter().flat_map(named).collect()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use rolegate::command::Cmd;
 
 use crate::OnBed;
 use crate::bed::gates::{self, configure, open_gates, role};
@@ -47,7 +48,7 @@ fn settled(bed: &Bed) -> Result<Host<'_>> {
 fn role_behind(from: &Host, address: &str, port: u16) -> Result<Option<String>> {
     let output = from
         .cmd("timeout")?
-        .args(["3", "redis-cli", "-h", address, "-p", &port.to_string(), "ROLE"])
+        .args(["3", from.bed().server().cli(), "-h", address, "-p", &port.to_string(), "ROLE"])
         .run_expecting(&[0, 1, 124])?;
     match (output.code, output.text().lines().next()) {
         (0, Some(role)) => Ok(Some(role.to_owned())),
@@ -129,19 +130,21 @@ pub(super) fn nothing_stale(report: &Report) -> Result<()> {
 
 fn killed(bed: &Bed) -> Result<()> {
     let old = with_gate(bed)?;
+    let unit = bed.server().unit();
+    let start = format!("systemctl unmask --runtime {unit}.service 2>/dev/null; systemctl start {unit}");
     let report = with_writers(
         bed,
         || {
-            old.sh("systemctl mask --runtime redis-server.service 2>/dev/null")?;
-            old.signal("redis-server", Signal::SIGKILL)?;
+            old.sh(&format!("systemctl mask --runtime {unit}.service 2>/dev/null"))?;
+            old.signal(unit, Signal::SIGKILL)?;
             wait_for("another node's port to open", Duration::from_secs(90), || {
                 ensure!(open_gates(bed)?.iter().any(|node| *node != old.name()), "none");
                 Ok(())
             })
         },
-        || old.sh("systemctl unmask --runtime redis-server.service; systemctl start redis-server").map(drop),
+        || old.sh(&start).map(drop),
     );
-    old.sh("systemctl unmask --runtime redis-server.service 2>/dev/null; systemctl start redis-server")?;
+    old.sh(&start)?;
     let report = report?;
     nothing_stale(&report)?;
     let waiting = report.writers.iter().find(|writer| writer.name == "waiting").context("the waiting writer")?;
@@ -236,12 +239,18 @@ fn flushed(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// A command as Sentinel's user, in the groups that the drop-in gives it.
+pub fn as_sentinel(node: &Host) -> Result<Cmd> {
+    let user = node.bed().server().user();
+    let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+    Ok(node.cmd("setpriv")?.args(ids).arg("--groups=haclient"))
+}
+
 /// Runs the hook as Sentinel would, by hand; its exit code.
 pub(super) fn hook(node: &Host, args: &[&str]) -> Result<i32> {
     let codes: Vec<i32> = (0..=255).collect();
-    let output = node
-        .cmd("setpriv")?
-        .args(["--reuid=redis", "--regid=redis", "--groups=haclient", "/usr/lib/rolegate/rolegate-hook"])
+    let output = as_sentinel(node)?
+        .arg("/usr/lib/rolegate/rolegate-hook")
         .args(args.iter().copied())
         .deadline(Duration::from_secs(58))
         .run_expecting(&codes)?;
