@@ -84,7 +84,7 @@ pub fn check(bed: &Bed, worst: i32) -> Result<()> {
 
 /// Whether the firewall of `node` has 6381 open.
 fn in_firewall(bed: &Bed, node: &Host) -> Result<bool> {
-    let gate = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(2))?;
+    let gate = Gate::new(Ports::default(), BackendChoice::Auto, Duration::from_secs(5))?;
     Ok(bed.in_net(node.name(), || gate.state())??.rw.is_open())
 }
 

@@ -1,10 +1,11 @@
 //! `rolegate` on a real cluster: what it says of it, and that what it says is so.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::variants::keeper_log;
 use crate::OnBed;
 use crate::bed::{Bed, Host, NODES, gates, wait_for};
 
@@ -14,6 +15,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("status_answers_within_three_seconds_with_two_hosts_frozen", frozen),
     ("fencing_the_primary_closes_it_before_the_command_returns", fence),
     ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
+    ("a_gate_with_the_ports_of_another_is_refused_and_harms_nothing", newcomer),
     ("without_quorum_nothing_is_written", minority),
     ("sentinels_that_monitor_loopback_open_no_gate_and_status_says_why", loopback),
 ];
@@ -68,15 +70,21 @@ fn configuration(on: &Host<'_>) -> Result<String> {
     on.ask("cibadmin", &["-Q", "-o", "configuration"])
 }
 
-fn init(bed: &Bed) -> Result<()> {
-    let node = bed.host("node2")?;
-    node.sh_within(
+/// The cluster without its gate.
+pub(super) fn forget(on: &Host<'_>) -> Result<()> {
+    on.sh_within(
         LONG,
         &format!(
             "{HAS_GATE} && pcs resource delete RedisGate; \
          for n in node1 node2 node3; do crm_attribute -N $n -n redis_role -D; done; true"
         ),
-    )?;
+    )
+    .map(drop)
+}
+
+fn init(bed: &Bed) -> Result<()> {
+    let node = bed.host("node2")?;
+    forget(&node)?;
     let none = rolegate(&node, &["init"])?;
     ensure!(none.code == 2 && none.text.contains("pcs resource create"), "{none:?}");
     node.sh_within(LONG, "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1")?;
@@ -214,6 +222,60 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     ensure!(lifted.code == 0 && gates::open_gates(bed)? == [other], "{lifted:?}");
     last.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// What an operator does who follows the README for a second master name, and forgets its ports.
+fn newcomer(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let since = SystemTime::now();
+    let roles = || NODES.map(|name| bed.host(name).and_then(|node| gates::role(&node)).unwrap_or_default());
+    let before = roles();
+    let used = "used by RedisGate (master name mymaster) already";
+    // Through some monitors of both gates.
+    let untouched = || -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(12);
+        while Instant::now() < until {
+            for node in bed.nodes() {
+                let state: Value = serde_json::from_str(&node.ask("rolegate-port", &["state", "--json"])?)?;
+                ensure!(state["baseline"] == "intact", "{}: {state}", node.name());
+            }
+        }
+        Ok(())
+    };
+    node.sh_within(
+        LONG,
+        "pcs resource create OtherGate ocf:rolegate:gate master=other attribute=redis_role-other redis_port=7379 \
+         promotable promoted-max=1",
+    )?;
+    let tried = || -> Result<()> {
+        wait_status(&node, 2, &format!("gate OtherGate: ro_port=6380, rw_port=6381: {used}"))?;
+        wait_for("crm_mon to say why it does not start", LONG, || {
+            let said = node.ask("crm_mon", &["-1", "-rf"])?;
+            ensure!(said.contains("'not configured' (ro_port=6380, rw_port=6381: used by RedisGate"), "{said}");
+            Ok(())
+        })?;
+        let refused = rolegate(&node, &["init", "--master", "other"])?;
+        ensure!(refused.code == 2 && refused.text.contains(used), "{refused:?}");
+        untouched()?;
+        // With the other's attribute, too.
+        node.sh_within(LONG, "pcs resource update OtherGate attribute= ro_port=7380 rw_port=7381")?;
+        let refused = rolegate(&node, &["init", "--master", "other"])?;
+        ensure!(refused.code == 2 && refused.text.contains("attribute=redis_role: used by RedisGate"), "{refused:?}");
+        untouched()?;
+        wait_status(&node, 2, "attribute=redis_role: used by RedisGate").map(drop)
+    };
+    let tried = tried();
+    node.sh_within(LONG, "pcs resource delete OtherGate")?;
+    tried?;
+    wait_status(&node, 0, "\"code\": 0")?;
+    ensure!(roles() == before, "roles were {before:?} and are {:?}", roles());
+    // A lease may run out on a busy machine; but nobody takes it away.
+    for node in bed.nodes() {
+        let log = keeper_log(&node, since)?;
+        ensure!(!log.contains("closed from outside") && !log.contains("without a lease"), "{}: {log}", node.name());
+    }
+    Ok(())
 }
 
 fn minority(bed: &Bed) -> Result<()> {

@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod configuration;
 pub mod faults;
+pub mod firewalls;
 pub mod itself;
 pub mod load;
 pub mod moves;
@@ -98,7 +99,7 @@ pub fn all() -> Vec<Placed> {
 
 /// The trials of the usual bed, each with its file's name in front.
 fn trials() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 7] = [
+    let files: [(&str, &[(&str, OnBed)]); 8] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("load", load::TRIALS),
@@ -106,6 +107,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("moves", moves::TRIALS),
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
+        ("firewalls", firewalls::TRIALS),
     ];
     let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()

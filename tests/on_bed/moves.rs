@@ -39,13 +39,13 @@ fn with_gate(bed: &Bed) -> Result<Host<'_>> {
 }
 
 /// Waits until exactly the primary's read-write port is open and all roles are right.
-fn settled(bed: &Bed) -> Result<Host<'_>> {
+pub(super) fn settled(bed: &Bed) -> Result<Host<'_>> {
     wait_for("one open read-write port, on the primary's node", Duration::from_secs(120), || gates::check(bed, ANY))?;
     bed.primary()
 }
 
 /// What a client on `from` gets of a port: the server's role, or None where it is refused.
-fn role_behind(from: &Host, address: &str, port: u16) -> Result<Option<String>> {
+pub(super) fn role_behind(from: &Host, address: &str, port: u16) -> Result<Option<String>> {
     let output = from
         .cmd("timeout")?
         .args(["3", from.bed().server().cli(), "-h", address, "-p", &port.to_string(), "ROLE"])
@@ -57,7 +57,7 @@ fn role_behind(from: &Host, address: &str, port: u16) -> Result<Option<String>> 
     }
 }
 
-fn ports(bed: &Bed) -> Result<()> {
+pub(super) fn ports(bed: &Bed) -> Result<()> {
     let primary = with_gate(bed)?.name();
     for from in hosts() {
         let from = bed.host(from)?;

@@ -69,7 +69,7 @@ fn well(bed: &Bed, master: &Master) -> Result<()> {
 }
 
 /// The keeper's log on a node since then.
-fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
+pub(super) fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
     let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
     on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-keeper", "--since", &since])
 }
