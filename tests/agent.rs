@@ -33,6 +33,7 @@ fn main() {
         ("another_gates_ports_are_left_alone", another_gates_ports),
         ("a_port_that_opens_while_the_keeper_is_asked_is_seen", opens_while_asked),
         ("a_program_on_a_port_is_said_and_stops_nothing", listener),
+        ("a_refused_node_is_not_to_be_chosen", a_refused_node_is_not_to_be_chosen),
         ("a_block_that_does_not_run_leaves_its_port_to_the_role", blocks),
         (
             "a_lease_outlasts_its_keeper_by_its_length_and_no_more",
@@ -573,6 +574,39 @@ fn random_sequences(backend: BackendChoice) {
             Ok(())
         })
         .unwrap();
+}
+
+/// Its Redis' replica-priority is 0 while no gate runs here, and then what it was before.
+fn a_refused_node_is_not_to_be_chosen() {
+    let mut world = World::new();
+    world.write_cib_with(&world.resource(&world.instance, "gate", &[]), &[("redis_role", "primary")]);
+    world.reset();
+    let priority = |world: &World| {
+        let said = world.redis_cli(6379, "CONFIG GET replica-priority").unwrap();
+        said.lines().last().unwrap().to_owned()
+    };
+    let becomes = |world: &World, wanted: &str| {
+        eventually(&format!("replica-priority {wanted}"), || priority(world) == wanted);
+    };
+    assert_eq!(world.agent("start", false, &[]), 0);
+    world.redis_cli(6379, "CONFIG SET replica-priority 42").unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(priority(&world), "42", "a gate runs");
+    assert_eq!(world.agent("stop", false, &[]), 0);
+    becomes(&world, "0");
+    // What Sentinel makes permanent when it turns a server around.
+    world.redis_cli(6379, "CONFIG REWRITE").unwrap();
+    // The next keeper knows what to put back.
+    world.stop_keeper(Signal::SIGKILL);
+    world.start_keeper();
+    assert_eq!(world.agent("start", false, &[]), 0);
+    becomes(&world, "42");
+    world.redis_cli(6379, "CONFIG SET replica-priority 0").unwrap();
+    assert_eq!(world.agent("stop", false, &[]), 0);
+    std::thread::sleep(Duration::from_secs(9));
+    assert_eq!(world.agent("start", false, &[]), 0);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(priority(&world), "0", "an operator's own");
 }
 
 fn stop_and_demote_work_with_everything_broken() {

@@ -22,7 +22,7 @@ use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
 use super::memory::{Memory, Run};
 use super::socket::Report;
-use super::{restart, roles};
+use super::{restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{
@@ -35,6 +35,7 @@ use crate::pacemaker::Cib;
 use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
 use crate::role::Role;
+use crate::roles::fenced;
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
@@ -149,6 +150,7 @@ pub struct Group {
     first_look: bool,
     remembered: Option<Instant>,
     roles: roles::Keeper,
+    veto: veto::Keeper,
     ending: Option<Instant>,
     outdated: bool,
     /// Another round is wanted when this one is over.
@@ -244,6 +246,14 @@ impl Group {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let memory = Memory::new(gate_id);
         let remembered = memory.read();
+        let readers = record.nodes().iter().filter(|other| **other != node);
+        let veto = veto::Keeper::new(veto::Site {
+            master: params.master.clone(),
+            gate: gate_id.to_owned(),
+            redis: node.address,
+            readers: readers.map(|other| SocketAddr::new(other.address.ip(), params.ports.ro)).collect(),
+            settings: common.settings.clone(),
+        });
         Some(Group {
             terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
             longest: lengths.longest,
@@ -254,6 +264,7 @@ impl Group {
             lease: remembered.last.clone().filter(|_| remembered.held),
             last: remembered.last,
             roles: roles::Keeper::new(),
+            veto,
             params,
             record,
             node,
@@ -361,6 +372,7 @@ impl Group {
             return Poll::Ready(Happened::Restart(result));
         }
         self.roles.poll(context);
+        self.veto.poll(context);
         Poll::Pending
     }
 
@@ -476,6 +488,7 @@ impl Group {
         };
         self.ask();
         self.keep_roles();
+        self.answer_veto(now);
     }
 
     /// One reading of open element and arms. Begins the right to arm where there is none.
@@ -916,16 +929,19 @@ impl Group {
 
     /// What the Sentinels say together.
     fn verdict(&self) -> Verdict {
-        let heard: Vec<Heard> = self
-            .lines
+        Verdict::of(&self.record, &self.fresh_answers(), self.local_server().as_ref())
+    }
+
+    /// What each Sentinel of the record said just now.
+    fn fresh_answers(&self) -> Vec<Heard> {
+        self.lines
             .iter()
             .zip(self.record.sentinels())
             .map(|(line, sentinel)| match &line.heard {
                 Some((at, heard)) if at.elapsed() < FRESH => heard.clone(),
                 _ => Heard { sentinel: sentinel.clone(), answer: Err(AskError::Silent) },
             })
-            .collect();
-        Verdict::of(&self.record, &heard, self.local_server().as_ref())
+            .collect()
     }
 
     fn local_server(&self) -> Option<LocalServer> {
@@ -1095,6 +1111,32 @@ impl Group {
             About::Refused(_) | About::Unknown(_) => None,
         };
         self.roles.keep(&self.common.me, named.as_deref(), &local, cib, &self.params);
+    }
+
+    /// Where Pacemaker refuses what Sentinels chose, and where Sentinels choose nobody.
+    fn answer_veto(&mut self, now: Instant) {
+        let Some(cib) = &self.cib else { return };
+        let heard = self.fresh_answers();
+        let verdict = Verdict::of(&self.record, &heard, self.local_server().as_ref());
+        let named = verdict.points_at_node.as_deref();
+        let down = named.and_then(|named| veto::down(&self.record, &heard, named, &self.common.me));
+        let local = match &self.local {
+            Local::Says(at, instance) if at.elapsed() < FRESH => Some(&**instance),
+            _ => None,
+        };
+        let Some(me) = cib.node(&self.common.me) else { return };
+        let seen = veto::Seen {
+            now,
+            granted: self.granted,
+            role: own_role(me, &self.params.attribute),
+            fenced: fenced(me),
+            paused: cib.leaves_alone(&self.gate_id, me),
+            named: self.about == About::Named,
+            local,
+            free_sentinel: self.who_can_fail_over(),
+            down,
+        };
+        self.veto.keep(&seen);
     }
 
     // --- Telling.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 /// Where the files are. They outlast a reboot: a Redis that came back with its machine has restarted, too.
-const DIRECTORY: &str = "/var/lib/rolegate";
+pub(super) const DIRECTORY: &str = "/var/lib/rolegate";
 
 /// The kernel's number for this boot: what was open before it is not any more.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -70,9 +70,9 @@ impl Memory {
     }
 
     fn under(directory: &Path, instance: &str) -> Self {
-        let name: String = instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let file = File { path: directory.join(format!("lease-{name}")), boot: boot.trim().to_owned() };
+        let file =
+            File { path: directory.join(format!("lease-{}", file_name(instance))), boot: boot.trim().to_owned() };
         let (sender, receiver) = mpsc::channel::<Entry>();
         let to = file.clone();
         let thread = thread::spawn(move || {
@@ -150,14 +150,24 @@ impl File {
 
     fn replace(&self, run: &Run, held: bool) -> io::Result<()> {
         let text = serde_json::to_string(&Written { boot: self.boot.clone(), held, last: run.clone() })?;
-        fs::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
-        let new = self.path.with_extension("new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(text.as_bytes())?;
-        // Else a power cut could leave an empty file.
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
+        replace(&self.path, &text)
     }
+}
+
+/// The part of a file's name that a resource's id gives.
+pub(super) fn file_name(instance: &str) -> String {
+    instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect()
+}
+
+/// Replaces a file's text in one step, as far as the disk.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    // Else a power cut could leave an empty file.
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@ mod connection;
 mod events;
 mod group;
 mod memory;
+mod priority;
 mod restart;
 mod roles;
 pub mod socket;
+mod veto;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::memory::Run;
 use crate::instance::{self, Instance, ServerRole};
 use crate::record::NodeEntry;
-use crate::server::{self, AskError, Value};
+use crate::sentinel;
+use crate::server::AskError;
 use crate::settings::Settings;
 use crate::together::together;
 
@@ -72,16 +73,9 @@ pub fn answer(case: &Case) -> Outcome {
         Others::CouldNotTell => return Outcome::CouldNotTell,
         Others::Hold => {}
     }
-    let command: &[&[&str]] = &[&["SENTINEL", "FAILOVER", &case.master]];
-    match server::ask(case.sentinel, &case.settings.sentinel, ANSWER_WITHIN, command).as_deref() {
-        // Silence may come behind a failover that has begun.
-        Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => Outcome::Asked(case.sentinel),
-        Ok([Value::ServerError(error)]) if error.code() == "INPROG" => Outcome::Asked(case.sentinel),
-        Ok(replies) => {
-            let shown: Vec<_> = replies.iter().map(server::shown).collect();
-            Outcome::NotAsked(format!("{}: {}", case.sentinel, shown.join(" ")))
-        }
-        Err(error) => Outcome::NotAsked(format!("{}: {error}", case.sentinel)),
+    match sentinel::fail_over(case.sentinel, &case.master, &case.settings.sentinel, ANSWER_WITHIN) {
+        Ok(()) => Outcome::Asked(case.sentinel),
+        Err(why) => Outcome::NotAsked(why),
     }
 }
 

@@ -115,6 +115,19 @@ pub struct Rule {
 }
 
 impl Cib {
+    /// Whether Pacemaker leaves the resource `id` on `node` as it is: maintenance mode of the cluster, the node or the resource, or
+    /// a resource that is not managed.
+    pub fn leaves_alone(&self, id: &str, node: &Node) -> bool {
+        let is = |value: Option<&str>, wanted| value.is_some_and(|value: &str| value.eq_ignore_ascii_case(wanted));
+        let property = |name: &str| self.properties.get(name).map(String::as_str);
+        let resource = self.gates.iter().chain(&self.blocks).find(|resource| resource.id == id);
+        let meta = |name: &str| resource.and_then(|resource| resource.meta.get(name)).map(String::as_str);
+        is(property("maintenance-mode"), "true")
+            || is(node.attribute("maintenance"), "true")
+            || is(meta("maintenance"), "true")
+            || is(meta("is-managed").or(property("is-managed-default")), "false")
+    }
+
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(name))

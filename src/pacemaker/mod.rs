@@ -154,6 +154,25 @@ pub fn has_quorum() -> Result<bool, PacemakerError> {
     }
 }
 
+/// Whether Pacemaker has done all that it means to do: its designated controller has nothing under way (`S_IDLE`).
+///
+/// # Errors
+/// [`PacemakerError`]: there is no such controller now, for example.
+pub fn is_idle() -> Result<bool, PacemakerError> {
+    let ask = |arguments: &[&str]| run(&tool("crmadmin").args(arguments).arg("--output-as=xml"));
+    let controller = crmadmin(&ask(&["-D"])?, "dc", "node_name")?;
+    Ok(crmadmin(&ask(&["-S", &controller])?, "crmd", "state")? == "S_IDLE")
+}
+
+/// An attribute of what `crmadmin --output-as=xml` says (its api-result schemas: crmadmin-2.4.rng and later).
+fn crmadmin(xml: &str, element: &str, attribute: &str) -> Result<String, PacemakerError> {
+    let unreadable = |reason: String| PacemakerError::Unreadable { what: "crmadmin's output", reason };
+    let document = roxmltree::Document::parse(xml).map_err(|error| unreadable(error.to_string()))?;
+    let found = document.descendants().find(|node| node.has_tag_name(element));
+    let value = found.and_then(|found| found.attribute(attribute)).filter(|value| !value.is_empty());
+    value.map(str::to_owned).ok_or_else(|| unreadable(format!("it gives no {attribute} of a {element}")))
+}
+
 /// Writes the permanent node attribute `name`. The caller has made sure of quorum: the tool
 /// overrides it.
 ///
@@ -196,4 +215,23 @@ pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> 
     let replace = tool("cibadmin").args(["--replace", "--xpath", &xpath, "--xml-text", &nvpair]);
     let (code, _) = run_expecting(&replace, &[0, CRM_EX_NOSUCH])?;
     Ok(code == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_crmadmin_says_is_read() {
+        // Of Pacemaker 2.1.5.
+        let controller = r#"<pacemaker-result api-version="2.25" request="crmadmin -D --output-as=xml"><dc node_name="node1"/>
+            <status code="0" message="OK"/></pacemaker-result>"#;
+        assert_eq!(crmadmin(controller, "dc", "node_name").unwrap(), "node1");
+        let state = r#"<pacemaker-result api-version="2.25" request="crmadmin -S node1 --output-as=xml">
+            <crmd node_name="node1" state="S_IDLE" result="ok"/><status code="0" message="OK"/></pacemaker-result>"#;
+        assert_eq!(crmadmin(state, "crmd", "state").unwrap(), "S_IDLE");
+        for bad in ["", "<dc/>", "<dc node_name=\"\"/>", "Designated Controller is: node1"] {
+            assert!(crmadmin(bad, "dc", "node_name").is_err(), "{bad}");
+        }
+    }
 }

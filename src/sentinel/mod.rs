@@ -204,6 +204,28 @@ pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadlin
         .collect()
 }
 
+/// Asks one Sentinel for a failover (`SENTINEL FAILOVER`: without asking the others whether the primary is down). One: a second would
+/// begin a second failover.
+///
+/// # Errors
+/// Why it has begun none. Silence is no error: it may come behind a failover that has begun.
+pub fn fail_over(
+    address: SocketAddr,
+    master: &str,
+    credentials: &Credentials,
+    deadline: Duration,
+) -> Result<(), String> {
+    match server::ask(address, credentials, deadline, &[&["SENTINEL", "FAILOVER", master]]).as_deref() {
+        Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => Ok(()),
+        Ok([Value::ServerError(error)]) if error.code() == "INPROG" => Ok(()),
+        Ok(replies) => {
+            let shown: Vec<_> = replies.iter().map(server::shown).collect();
+            Err(format!("{address}: {}", shown.join(" ")))
+        }
+        Err(error) => Err(format!("{address}: {error}")),
+    }
+}
+
 /// Reads the replies to the three questions of [`ask`].
 ///
 /// # Errors

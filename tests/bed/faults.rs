@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::{Bed, CLIENTS, DropRule, Host, wait_for};
@@ -412,6 +412,31 @@ pub const FAULTS: &[Fault] = &[
         begin: |scene| {
             scene.primary.redis(26379, FAILOVER)?;
             wait_for("a second failover to begin", seconds(30), || scene.primary.redis(26379, FAILOVER).map(drop))
+        },
+        ..FAULT
+    },
+    Fault {
+        name: "leader-freeze",
+        says: "Redis on {primary} stands still, and so does the first Sentinel that begins a failover, for 40 s",
+        lasts: seconds(40),
+        expects: Expects::Moves,
+        begin: |scene| {
+            let count = "grep -c +try-failover /var/log/redis/redis-sentinel.log || :";
+            let tries = |node: &Host| node.sh(count).map(|output| output.text());
+            let before: Vec<String> = scene.bed.nodes().map(|node| tries(&node)).collect::<Result<_>>()?;
+            stop_redis(scene)?;
+            wait_for("a Sentinel to begin a failover", seconds(30), || {
+                for (node, before) in scene.bed.nodes().zip(&before) {
+                    if tries(&node)? != *before {
+                        return node.signal("redis-sentinel", Signal::SIGSTOP).map(drop);
+                    }
+                }
+                bail!("none has")
+            })
+        },
+        end: |scene| {
+            on_all(scene, |node| node.signal("redis-sentinel", Signal::SIGCONT).map(drop))?;
+            continue_redis(scene)
         },
         ..FAULT
     },

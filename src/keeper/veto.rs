@@ -1,0 +1,588 @@
+//! What is done where Sentinel chooses and Pacemaker refuses, and where Sentinel chooses nobody.
+//!
+//! * A node on which Pacemaker runs no gate (standby, shutdown, a ban, failures, no quorum, a fence), or whose gate it does not promote
+//!   though a majority names it, is *refused*. Its Redis gets replica-priority 0, so that Sentinel does not choose it; the value that it
+//!   had is kept on disk, and put back.
+//! * If a majority names it, its Redis is well and another node could open, a Sentinel is asked for a failover: its ports are closed, so
+//!   nothing is written meanwhile.
+//! * Where the named Redis is down and no failover begins (a leader that died or is stuck keeps the others quiet for twice Sentinel's
+//!   failover-timeout, which is minutes), a Sentinel that is in none is asked for one.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{info, warn};
+
+use super::priority::Priority;
+use crate::causes::with_causes;
+use crate::instance::{self, Instance, ServerRole};
+use crate::pacemaker;
+use crate::permission::Granted;
+use crate::record::{Record, canonical};
+use crate::role::Role;
+use crate::sentinel::{self, Heard, Place};
+use crate::server::Credentials;
+use crate::settings::Settings;
+use crate::together::together;
+
+/// A gate that is back within this was restarted, not refused.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What Sentinel reads of a replica it keeps for ten seconds: replica-priority is not changed for a refusal, or a Redis, that is younger.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Whom Pacemaker has not promoted by then, and has nothing more to do, it does not want to promote.
+const BEGUN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Nor by then, where it cannot be asked.
+const PROMOTED_WITHIN: Duration = Duration::from_secs(20);
+
+/// A node that was named and not promoted is not chosen again for that long.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Between two requests for a failover.
+const DAMPED: Duration = Duration::from_secs(20);
+
+/// After one that was not made, because nobody could take over.
+const LOOKS_AGAIN: Duration = Duration::from_secs(5);
+
+/// From the moment at which the Sentinels agree that the primary is down: a failover has begun by then.
+const BEGINS_WITHIN: Duration = Duration::from_secs(3);
+
+/// And one that has begun has ended by then, or is stuck.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// The nodes do not ask at the same time: by then the others have seen what the first one's request did.
+const ONE_BY_ONE: Duration = Duration::from_secs(2);
+
+/// How long the other nodes and a Sentinel may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(600);
+
+/// Between two attempts to set replica-priority.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What a group knows in one round.
+pub struct Seen<'a> {
+    /// Now.
+    pub now: Instant,
+    /// What Pacemaker permits on this node.
+    pub granted: Option<Granted>,
+    /// This node's role in the cluster.
+    pub role: Option<Role>,
+    /// An operator keeps its ports closed.
+    pub fenced: bool,
+    /// Pacemaker leaves the gate alone (maintenance mode, unmanaged): nothing new follows from what it does not do.
+    pub paused: bool,
+    /// A majority names this node.
+    pub named: bool,
+    /// What Redis on this node said, if it just did.
+    pub local: Option<&'a Instance>,
+    /// A Sentinel that names this node, where none is in a failover.
+    pub free_sentinel: Option<SocketAddr>,
+    /// The named primary is another node's, and down.
+    pub down: Option<Down>,
+}
+
+/// A primary that the Sentinels agree is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Down {
+    /// A Sentinel is in a failover, and may be stuck in it.
+    busy: bool,
+    /// One that is in none.
+    sentinel: Option<SocketAddr>,
+    /// How many nodes ask before this one.
+    rank: usize,
+}
+
+/// Who it is about.
+pub struct Site {
+    /// The master name.
+    pub master: String,
+    /// The gate resource.
+    pub gate: String,
+    /// Redis on this node.
+    pub redis: SocketAddr,
+    /// The other nodes' read-only ports.
+    pub readers: Vec<SocketAddr>,
+    /// Credentials.
+    pub settings: Settings,
+}
+
+/// See the module.
+pub struct Keeper {
+    site: Site,
+    refusal: Refusal,
+    /// What Pacemaker last said about itself, and when: whether it has nothing more to do.
+    resting: Option<(Instant, Result<bool, String>)>,
+    idle: Idle,
+    priority: Priority,
+    /// When the next failover may be asked for.
+    not_before: Option<Instant>,
+    /// When replica-priority may be looked at again.
+    look_after: Option<Instant>,
+    /// The run of Redis whose priority was set to 0 last.
+    set_in: Option<String>,
+    /// A priority waits on the disk to be put back.
+    is_kept: bool,
+    job: Option<JoinHandle<Done>>,
+    said: String,
+}
+
+enum Done {
+    Asked(Instant, Result<bool, String>),
+    /// And whether a value is kept now.
+    Priority(Result<(), String>, bool),
+    HandOver(Result<SocketAddr, String>),
+    Begun(SocketAddr, Result<(), String>),
+}
+
+/// Whether Pacemaker refuses this node.
+#[derive(Debug, Default)]
+struct Refusal {
+    /// Since when it looks like that, and whether a gate runs.
+    since: Option<(Instant, bool)>,
+    refused: Option<(Instant, Refused)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// No gate runs here.
+    NoGate,
+    /// Its gate was not promoted, though the node was named; until then.
+    NotPromoted(Instant),
+}
+
+impl Refusal {
+    /// Since when it is refused, if it is.
+    ///
+    /// `resting`: when Pacemaker was asked whether it has nothing more to do, and its answer.
+    fn see(&mut self, seen: &Seen, resting: Option<&(Instant, Result<bool, String>)>) -> Option<Instant> {
+        let (now, granted) = (seen.now, seen.granted);
+        let runs = granted.is_some_and(|granted| granted > Granted::Stopping);
+        let over = self.refused.is_some_and(|(_, refused)| match refused {
+            _ if granted == Some(Granted::Promoted) => true,
+            Refused::NoGate => runs,
+            Refused::NotPromoted(until) => !seen.named && now >= until,
+        });
+        if over {
+            self.refused = None;
+        }
+        // Where the role in the cluster is still to be put right, Pacemaker cannot know better.
+        let waits = match runs {
+            false => seen.fenced || seen.role.is_some_and(|role| role != Role::Fail),
+            true => seen.named && granted == Some(Granted::Started) && seen.role == Some(Role::Primary),
+        };
+        if !waits || seen.paused {
+            self.since = None;
+        } else {
+            let since = self.since.filter(|(_, ran)| *ran == runs).map_or(now, |(since, _)| since);
+            self.since = Some((since, runs));
+            let new = match runs {
+                false if now >= since + GRACE => Some(Refused::NoGate),
+                true => {
+                    let not_promoted = match resting.filter(|(asked, _)| *asked >= since + BEGUN_WITHIN) {
+                        Some((_, Ok(resting))) => *resting,
+                        Some((_, Err(_))) => now >= since + PROMOTED_WITHIN,
+                        None => false,
+                    };
+                    not_promoted.then_some(Refused::NotPromoted(now + REMEMBERED))
+                }
+                false => None,
+            };
+            if let Some(new) = new {
+                self.refused = Some((self.refused.map_or(now, |(since, _)| since), new));
+            }
+        }
+        self.refused.map(|(since, _)| since)
+    }
+
+    /// Whether it hangs on what Pacemaker says of itself.
+    fn wants_to_know(&self, now: Instant) -> bool {
+        self.refused.is_none() && self.since.is_some_and(|(since, runs)| runs && now >= since + BEGUN_WITHIN)
+    }
+}
+
+/// How long the named primary has been down without anything coming of it.
+#[derive(Debug, Default)]
+struct Idle {
+    /// Since when nobody is in a failover, or somebody is.
+    since: Option<(Instant, bool)>,
+}
+
+impl Idle {
+    /// The Sentinel to be asked for a failover, when it is time.
+    fn see(&mut self, now: Instant, down: Option<Down>) -> Option<SocketAddr> {
+        let Some(down) = down else {
+            self.since = None;
+            return None;
+        };
+        let since = match self.since {
+            // Whoever began one and gave it up needs no more patience.
+            Some((since, busy)) if busy || busy == down.busy => since,
+            _ => now,
+        };
+        self.since = Some((since, down.busy));
+        let patience = if down.busy { ENDS_WITHIN } else { BEGINS_WITHIN };
+        let due = since + patience + ONE_BY_ONE * u32::try_from(down.rank).unwrap_or(u32::MAX);
+        (now >= due).then_some(down.sentinel).flatten()
+    }
+}
+
+/// Whether the Sentinels agree that the primary, another node's, is down. Some Sentinel must have found so with the quorum that it was given.
+pub fn down(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<Down> {
+    let node = record.node(named).filter(|_| !named.eq_ignore_ascii_case(me))?;
+    let flags: Vec<(SocketAddr, &Vec<String>)> = heard
+        .iter()
+        .filter_map(|heard| {
+            let master = heard.answer.as_ref().ok()?.master.as_ref()?;
+            let address = master.place.as_ref().and_then(Place::address)?;
+            (canonical(address) == canonical(node.address)).then_some((heard.sentinel.address, &master.flags))
+        })
+        .collect();
+    let has = |flags: &[String], flag: &str| flags.iter().any(|one| one == flag);
+    let down = flags.iter().filter(|(_, flags)| has(flags, "s_down")).count();
+    if down < record.majority() || !flags.iter().any(|(_, flags)| has(flags, "o_down")) {
+        return None;
+    }
+    let free = |flags: &&(SocketAddr, &Vec<String>)| !has(flags.1, "failover_in_progress");
+    let others = record.nodes().iter().filter(|node| !node.name.eq_ignore_ascii_case(named));
+    Some(Down {
+        busy: !flags.iter().all(|flags| free(&flags)),
+        sentinel: flags.iter().find(free).map(|(address, _)| *address),
+        rank: others.take_while(|node| !node.name.eq_ignore_ascii_case(me)).count(),
+    })
+}
+
+impl Keeper {
+    /// For one master name.
+    pub fn new(site: Site) -> Self {
+        let priority = Priority::new(&site.gate);
+        Keeper {
+            is_kept: priority.is_kept(),
+            site,
+            refusal: Refusal::default(),
+            resting: None,
+            idle: Idle::default(),
+            priority,
+            not_before: None,
+            look_after: None,
+            set_in: None,
+            job: None,
+            said: String::new(),
+        }
+    }
+
+    /// Does what is to be done, if anything is.
+    pub fn keep(&mut self, seen: &Seen) {
+        let now = seen.now;
+        let refused = self.refusal.see(seen, self.resting.as_ref());
+        let idle = self.idle.see(now, seen.down);
+        if self.job.is_some() {
+            return;
+        }
+        if self.look_after.is_none_or(|at| now >= at) {
+            if let Some((run, zero)) = self.priority_to_set(refused, seen) {
+                self.look_after = Some(now + PAUSE);
+                self.set_in = zero.then_some(run);
+                let (redis, credentials) = (self.site.redis, self.site.settings.redis.clone());
+                let priority = self.priority.clone();
+                self.job = Some(spawn_blocking(move || {
+                    let result = priority.set(redis, &credentials, zero);
+                    Done::Priority(result, priority.is_kept())
+                }));
+                return;
+            }
+        }
+        if self.refusal.wants_to_know(now) && self.resting.as_ref().is_none_or(|(at, _)| now > *at + PAUSE) {
+            let is_idle = || pacemaker::is_idle().map_err(|error| with_causes(&error));
+            self.job = Some(spawn_blocking(move || Done::Asked(now, is_idle())));
+            return;
+        }
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let settings = &self.site.settings;
+        let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
+        let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
+        if let (true, true, true, Some(sentinel)) = (refused.is_some(), seen.named, well, seen.free_sentinel) {
+            self.not_before = Some(now + DAMPED);
+            let (readers, redis) = (self.site.readers.clone(), settings.redis.clone());
+            self.job = Some(spawn_blocking(move || {
+                Done::HandOver(hand_over(&readers, &redis, sentinel, &sentinels, &master))
+            }));
+        } else if let Some(sentinel) = idle {
+            self.not_before = Some(now + DAMPED);
+            self.job = Some(spawn_blocking(move || {
+                Done::Begun(sentinel, sentinel::fail_over(sentinel, &master, &sentinels, ANSWER_WITHIN))
+            }));
+        }
+    }
+
+    /// Whether replica-priority is to be set to 0, or back, and in which run of Redis. A primary does not say its own.
+    fn priority_to_set(&self, refused: Option<Instant>, seen: &Seen) -> Option<(String, bool)> {
+        let local = seen.local.filter(|local| !local.loading)?;
+        let due = match refused {
+            None => self.is_kept,
+            Some(since) if seen.now < since + SETTLED || local.uptime < SETTLED => false,
+            Some(_) => self.set_in.as_ref() != Some(&local.run_id) || !local.is_primary() && local.priority != 0,
+        };
+        due.then(|| (local.run_id.clone(), refused.is_some()))
+    }
+
+    /// Takes note of what has ended.
+    pub fn poll(&mut self, context: &mut Context<'_>) {
+        let Some(job) = &mut self.job else { return };
+        let Poll::Ready(result) = Pin::new(job).poll(context) else { return };
+        self.job = None;
+        // One that panicked has said so on stderr.
+        let Ok(done) = result else { return };
+        let master = &self.site.master;
+        let (what, why) = match done {
+            Done::Asked(at, resting) => {
+                self.resting = Some((at, resting));
+                return;
+            }
+            Done::Priority(Ok(()), is_kept) => {
+                self.is_kept = is_kept;
+                return;
+            }
+            Done::HandOver(Ok(sentinel)) => {
+                self.said.clear();
+                warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
+                return;
+            }
+            Done::Begun(sentinel, Ok(())) => {
+                self.said.clear();
+                warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
+                return;
+            }
+            Done::Priority(Err(why), is_kept) => {
+                (self.set_in, self.is_kept) = (None, is_kept);
+                ("replica-priority is not set", why)
+            }
+            Done::HandOver(Err(why)) => {
+                self.not_before = Some(Instant::now() + LOOKS_AGAIN);
+                ("Pacemaker does not let this node be primary, and no failover is asked for", why)
+            }
+            Done::Begun(_, Err(why)) => ("the primary is down, and no Sentinel begins a failover", why),
+        };
+        // Once, not every few seconds for hours.
+        if self.said != why {
+            info!(MASTER = %master, "{master}: {what}: {why}");
+            self.said = why;
+        }
+    }
+}
+
+/// Asks for a failover where another node could open: its read-only port is open, so its gate runs, and its Redis follows.
+fn hand_over(
+    readers: &[SocketAddr],
+    redis: &Credentials,
+    sentinel: SocketAddr,
+    sentinels: &Credentials,
+    master: &str,
+) -> Result<SocketAddr, String> {
+    let jobs = readers.iter().map(|&reader| {
+        let redis = redis.clone();
+        move || instance::ask(reader, &redis, ANSWER_WITHIN)
+    });
+    let answers = together(ANSWER_WITHIN, jobs);
+    let mut why = Vec::new();
+    for (reader, answer) in readers.iter().zip(answers) {
+        match answer {
+            Some(Ok(instance)) => match can_take_over(&instance) {
+                Ok(()) => return sentinel::fail_over(sentinel, master, sentinels, ANSWER_WITHIN).map(|()| sentinel),
+                Err(not) => why.push(format!("{reader} {not}")),
+            },
+            Some(Err(error)) => why.push(format!("{reader}: {error}")),
+            None => why.push(format!("{reader}: no answer")),
+        }
+    }
+    Err(format!("no other node could take over ({})", why.join("; ")))
+}
+
+fn can_take_over(instance: &Instance) -> Result<(), &'static str> {
+    match &instance.role {
+        _ if instance.loading => Err("is loading its data"),
+        _ if instance.priority == 0 => Err("has replica-priority 0"),
+        ServerRole::Replica { link_up: true, .. } => Ok(()),
+        ServerRole::Replica { .. } => Err("has lost its primary"),
+        ServerRole::Primary { .. } | ServerRole::Unknown => Err("is no replica"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::SentinelEntry;
+    use crate::sentinel::{Answer, Master};
+
+    struct Clock(Instant);
+
+    impl Clock {
+        fn at(&self, seconds: f64) -> Instant {
+            self.0 + Duration::from_secs_f64(seconds)
+        }
+    }
+
+    fn seen<'a>(now: Instant, granted: Option<Granted>, named: bool) -> Seen<'a> {
+        let role = Some(if named { Role::Primary } else { Role::Replica });
+        Seen { now, granted, role, fenced: false, paused: false, named, local: None, free_sentinel: None, down: None }
+    }
+
+    #[test]
+    fn a_node_without_a_gate_is_refused_until_it_has_one() {
+        let clock = Clock(Instant::now());
+        for granted in [None, Some(Granted::Stopping)] {
+            let mut refusal = Refusal::default();
+            let mut see = |seconds, granted, named| refusal.see(&seen(clock.at(seconds), granted, named), None);
+            assert_eq!(see(0.0, granted, false), None);
+            assert_eq!(see(1.9, granted, false), None, "it may be restarted");
+            assert_eq!(see(2.0, granted, false), Some(clock.at(2.0)));
+            assert_eq!(see(9.0, granted, false), Some(clock.at(2.0)), "since then");
+            assert_eq!(see(9.1, Some(Granted::Started), true), None);
+            assert_eq!(see(9.2, granted, false), None, "anew");
+        }
+    }
+
+    #[test]
+    fn waiting_is_no_refusal() {
+        let clock = Clock(Instant::now());
+        let (mut refusal, mut fenced) = (Refusal::default(), Refusal::default());
+        for second in 0..100 {
+            let now = clock.at(f64::from(second));
+            let seen = |granted, named| seen(now, granted, named);
+            let idle = Some((now, Ok(true)));
+            let mut see = |seen| refusal.see(&seen, idle.as_ref());
+            // Promoted, and closed for want of a lease.
+            assert_eq!(see(seen(Some(Granted::Promoted), true)), None);
+            assert_eq!(see(seen(Some(Granted::Started), false)), None);
+            // In maintenance mode, and while the role in the cluster is still to be put right.
+            assert_eq!(see(Seen { paused: true, ..seen(None, true) }), None);
+            assert_eq!(see(Seen { role: Some(Role::Replica), ..seen(Some(Granted::Started), true) }), None);
+            let fail = Seen { role: Some(Role::Fail), ..seen(None, true) };
+            assert_eq!(see(Seen { role: None, ..seen(None, true) }), None);
+            assert_eq!(see(Seen { now, ..fail }), None);
+            assert_eq!(fenced.see(&Seen { fenced: true, ..fail }, None).is_some(), second >= 2);
+        }
+    }
+
+    #[test]
+    fn who_is_named_is_refused_when_pacemaker_has_nothing_more_to_do() {
+        let clock = Clock(Instant::now());
+        let asks = |looks: &[(f64, Option<(f64, Result<bool, String>)>)]| -> Vec<(bool, bool)> {
+            let mut refusal = Refusal::default();
+            looks
+                .iter()
+                .map(|(at, said)| {
+                    let said = said.clone().map(|(at, said)| (clock.at(at), said));
+                    let refused = refusal.see(&seen(clock.at(*at), Some(Granted::Started), true), said.as_ref());
+                    (refused.is_some(), refusal.wants_to_know(clock.at(*at)))
+                })
+                .collect()
+        };
+        let (no, unknown, yes) = ((false, false), (false, true), (true, false));
+        let resting = |at| Some((at, Ok(true)));
+        let busy = |at| Some((at, Ok(false)));
+        let silent = |at| Some((at, Err("no".to_owned())));
+        assert_eq!(
+            asks(&[(0.0, None), (2.9, resting(2.9)), (3.0, resting(2.9)), (3.1, resting(3.0))]),
+            [no, no, unknown, yes]
+        );
+        assert_eq!(asks(&[(0.0, None), (60.0, busy(60.0)), (61.0, resting(61.0))]), [no, unknown, yes]);
+        assert_eq!(asks(&[(0.0, None), (19.9, silent(19.0)), (20.0, silent(19.0))]), [no, unknown, yes]);
+    }
+
+    #[test]
+    fn what_was_named_and_not_promoted_is_not_chosen_again_for_a_while() {
+        let clock = Clock(Instant::now());
+        let mut refusal = Refusal::default();
+        let mut see = |seconds, granted, named| {
+            let now = clock.at(seconds);
+            refusal.see(&seen(now, Some(granted), named), Some(&(now, Ok(true))))
+        };
+        use Granted::{Promoted, Started};
+        assert_eq!(see(0.0, Started, true), None);
+        assert_eq!(see(3.0, Started, true), Some(clock.at(3.0)));
+        assert_eq!(see(8.0, Started, false), Some(clock.at(3.0)));
+        assert_eq!(see(602.0, Started, false), Some(clock.at(3.0)));
+        assert_eq!(see(604.0, Started, false), None);
+        // Or until it was promoted.
+        assert_eq!(see(610.0, Started, true), None);
+        assert_eq!(see(614.0, Started, true), Some(clock.at(614.0)));
+        assert_eq!(see(615.0, Promoted, true), None);
+        assert_eq!(see(616.0, Started, false), None);
+    }
+
+    #[test]
+    fn a_failover_that_nobody_begins_is_asked_for_one_node_after_the_other() {
+        let clock = Clock(Instant::now());
+        let sentinel: SocketAddr = "10.0.0.2:26379".parse().unwrap();
+        let down = |busy, rank| Some(Down { busy, sentinel: Some(sentinel), rank });
+        let asks = |looks: &[(f64, Option<Down>)]| -> Vec<bool> {
+            let mut idle = Idle::default();
+            looks.iter().map(|(at, down)| idle.see(clock.at(*at), *down).is_some()).collect()
+        };
+        assert_eq!(asks(&[(0.0, down(false, 0)), (2.9, down(false, 0)), (3.0, down(false, 0))]), [false, false, true]);
+        assert_eq!(asks(&[(0.0, down(false, 1)), (4.9, down(false, 1)), (5.0, down(false, 1))]), [false, false, true]);
+        // It is up again in between.
+        assert_eq!(asks(&[(0.0, down(false, 0)), (2.0, None), (3.0, down(false, 0))]), [false, false, false]);
+        // Somebody is in a failover, and gets his time; then he is stuck, or has given up.
+        let looks = [(0.0, false), (2.0, true), (16.9, true), (17.0, true)];
+        assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, false, true]);
+        let looks = [(0.0, false), (2.0, true), (6.0, false), (6.4, true)];
+        assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, true, false]);
+        assert_eq!(asks(&[(0.0, Some(Down { busy: true, sentinel: None, rank: 0 })), (60.0, None)]), [false, false]);
+    }
+
+    #[test]
+    fn down_is_what_a_majority_sees_and_one_has_agreed_on() {
+        let ids = ["a", "b", "c"].map(|c| c.repeat(40));
+        let sentinels: Vec<String> = ids.iter().zip(1..).map(|(id, n)| format!("{id}@10.0.0.{n}:26379")).collect();
+        let nodes = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=10.0.0.3:6379";
+        let record = Record::parse(&sentinels.join(" "), nodes).unwrap();
+        let says = |n: usize, names: &str, flags: &[&str]| {
+            let place = Some(Place { host: names.to_owned(), port: 6379 });
+            let master = Master {
+                place: place.clone(),
+                run_id: String::new(),
+                flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+                config_epoch: 1,
+                down_after: Duration::from_secs(5),
+                quorum: 2,
+            };
+            let sentinel: SentinelEntry = record.sentinels()[n].clone();
+            let answer = Answer { id: sentinel.id.clone(), named: place, master: Some(master) };
+            Heard { sentinel, answer: Ok(answer) }
+        };
+        let judge = |flags: [&[&str]; 3], me| {
+            let heard: Vec<Heard> = flags.iter().enumerate().map(|(n, flags)| says(n, "10.0.0.1", flags)).collect();
+            down(&record, &heard, "node1", me)
+        };
+        let sentinel = |n: usize| Some(record.sentinels()[n].address);
+        let (s, o, f) =
+            (["master", "s_down"], ["master", "s_down", "o_down"], ["s_down", "o_down", "failover_in_progress"]);
+        assert_eq!(judge([&o, &s, &["master"]], "node2"), Some(Down { busy: false, sentinel: sentinel(0), rank: 0 }));
+        assert_eq!(judge([&f, &s, &[]], "node3"), Some(Down { busy: true, sentinel: sentinel(1), rank: 1 }));
+        assert_eq!(judge([&s, &s, &s], "node2"), None, "nobody has found a quorum");
+        assert_eq!(judge([&o, &[], &[]], "node2"), None, "one alone");
+        assert_eq!(judge([&o, &o, &o], "node1"), None, "its own keeper says so by rule");
+        let elsewhere = [says(0, "10.0.0.1", &o), says(1, "10.0.0.2", &o), says(2, "10.0.0.2", &[])];
+        assert_eq!(down(&record, &elsewhere, "node1", "node3"), None, "it speaks of another server");
+    }
+
+    #[test]
+    fn who_follows_can_take_over() {
+        let replica = |link_up| ServerRole::Replica { of: "10.0.0.1:6379".into(), link_up, link_down_for: None };
+        let with = |role| Instance { role, priority: 100, ..Instance::default() };
+        assert_eq!(can_take_over(&with(replica(true))), Ok(()));
+        assert!(can_take_over(&with(replica(false))).is_err());
+        assert!(can_take_over(&with(ServerRole::Primary { replicas: vec![] })).is_err());
+        assert!(can_take_over(&Instance { priority: 0, ..with(replica(true)) }).is_err());
+        assert!(can_take_over(&Instance { loading: true, ..with(replica(true)) }).is_err());
+    }
+}
