@@ -6,6 +6,7 @@
 //! they have not.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::facts::{self, Member};
@@ -25,6 +26,9 @@ use crate::together::together;
 
 /// How long Pacemaker may take to stop or start a gate before we say that it has not.
 const WAIT: Duration = Duration::from_secs(20);
+
+/// How long it may take until another node takes writes.
+const HANDED_OVER: Duration = Duration::from_secs(15);
 
 /// How long Redis may still be primary after another one was named: Sentinel makes it a replica
 /// about 10 s after a failover.
@@ -137,7 +141,7 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
             say("Where nobody reaches it: cut its power.");
         }
     }
-    let who = who_takes_writes(settings, Some(name));
+    let who = who_takes_writes(settings, Some(name), if seen.is_ok() { HANDED_OVER } else { Duration::ZERO });
     Ok(match seen {
         Ok(()) => who,
         Err(last) if last.open => CliCode::Critical,
@@ -365,17 +369,37 @@ fn close(gate: &Gate, settings: &Settings) -> Result<(), gate::GateError> {
     gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)?.set(Desired::CLOSED).map(drop)
 }
 
-/// Says who takes writes, or that nobody does and which command comes next.
-fn who_takes_writes(settings: &Settings, fenced: Option<&str>) -> CliCode {
-    let seen = facts::cluster(Duration::from_secs(2));
-    let Some(cib) = &seen.cib else { return CliCode::Unknown };
+/// Says who takes writes, or that nobody does and which command comes next. Waits for that long until somebody does: where the primary was
+/// fenced its keeper asks for a failover.
+fn who_takes_writes(settings: &Settings, fenced: Option<&str>, patience: Duration) -> CliCode {
+    let until = Instant::now() + patience;
+    let mut said = false;
+    let groups = loop {
+        let seen = facts::cluster(Duration::from_secs(2));
+        let Some(cib) = &seen.cib else { return CliCode::Unknown };
+        let groups: Vec<_> = gates(cib)
+            .0
+            .iter()
+            .map(|gate| {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                let group = facts::group(gate, cib, seen.mon.as_ref(), settings, deadline);
+                let writers = judge::group(&seen.facts, &group).writers;
+                (group, writers)
+            })
+            .collect();
+        if groups.iter().all(|(_, writers)| !writers.is_empty()) || Instant::now() >= until {
+            break groups;
+        }
+        if !std::mem::replace(&mut said, true) {
+            say("waiting for another node to take over");
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
     let mut code = CliCode::Ok;
-    for gate in gates(cib).0 {
-        let group = facts::group(&gate, cib, seen.mon.as_ref(), settings, Instant::now() + Duration::from_secs(2));
-        let judgement = judge::group(&seen.facts, &group);
+    for (group, writers) in groups {
         let master = &group.master;
-        if !judgement.writers.is_empty() {
-            say(format!("{master}: {} takes writes", judgement.writers.join(" and ")));
+        if !writers.is_empty() {
+            say(format!("{master}: {} takes writes", writers.join(" and ")));
             continue;
         }
         code = CliCode::Warning;

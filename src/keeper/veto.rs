@@ -421,6 +421,9 @@ mod tests {
     use crate::record::SentinelEntry;
     use crate::sentinel::{Answer, Master};
 
+    /// Second, and what Pacemaker said of itself at which second.
+    type Look = (f64, Option<(f64, Result<bool, String>)>);
+
     struct Clock(Instant);
 
     impl Clock {
@@ -474,7 +477,7 @@ mod tests {
     #[test]
     fn who_is_named_is_refused_when_pacemaker_has_nothing_more_to_do() {
         let clock = Clock(Instant::now());
-        let asks = |looks: &[(f64, Option<(f64, Result<bool, String>)>)]| -> Vec<(bool, bool)> {
+        let asks = |looks: &[Look]| -> Vec<(bool, bool)> {
             let mut refusal = Refusal::default();
             looks
                 .iter()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::variants::keeper_log;
@@ -168,27 +168,45 @@ fn frozen(bed: &Bed) -> Result<()> {
 
 fn fence(bed: &Bed) -> Result<()> {
     let (primary, other) = healthy(bed)?;
+    let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
     let node = bed.host(other)?;
+    let closed = |name: &str| {
+        let state = bed.host(name)?.ask("rolegate-port", &["state", "--json"])?;
+        let state: Value = serde_json::from_str(&state)?;
+        ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{name}: {state}");
+        Ok(())
+    };
     let said = rolegate(&node, &["fence", primary, "--reason", "a \"trial\""])?;
+    closed(primary)?;
+    // Its keeper has handed over.
+    let open = gates::open_gates(bed)?;
+    let [writer] = open.as_slice() else { bail!("6381 is open on {open:?}: {said:?}") };
+    ensure!(said.code == 0 && said.text.contains(&format!("mymaster: {writer} takes writes")), "{said:?}");
+    wait_status(&node, 1, "ports closed by operator")?;
+
+    // The others may not be chosen: nobody can take over.
+    let (writer, last) = if *writer == other { (other, third) } else { (third, other) };
+    bed.host(last)?.redis(6379, &["CONFIG", "SET", "replica-priority", "0"])?;
+    let said = rolegate(&bed.host(last)?, &["fence", writer])?;
     // What stands now must have stood when it returned.
     let open = gates::open_gates(bed)?;
     ensure!(open.is_empty(), "fence returned, and 6381 is open on {open:?}");
-    let state = bed.host(primary)?.ask("rolegate-port", &["state", "--json"])?;
-    let state: Value = serde_json::from_str(&state)?;
-    ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{state}");
+    closed(writer)?;
     ensure!(said.code == 1, "nobody takes writes: {said:?}");
     let text = &said.text;
     ensure!(text.contains("nobody takes writes now") && text.contains("SENTINEL FAILOVER mymaster"), "{text}");
-    wait_status(&node, 2, &format!("Sentinels name {primary}, and it is fenced: ports closed by operator"))?;
+    wait_status(&node, 2, &format!("Sentinels name {writer}, and it is fenced: ports closed by operator"))?;
 
-    let again = rolegate(&node, &["fence", primary])?;
+    let again = rolegate(&bed.host(last)?, &["fence", writer])?;
     ensure!(again.code == 1 && again.text.contains("is fenced already"), "{again:?}");
 
-    let lifted = rolegate(&node, &["unfence", primary])?;
-    ensure!(lifted.code == 0 && lifted.text.contains(&format!("{primary} takes writes")), "{lifted:?}");
-    ensure!(gates::open_gates(bed)? == [primary]);
-    let again = rolegate(&node, &["unfence", primary])?;
+    let lifted = rolegate(&node, &["unfence", writer])?;
+    ensure!(lifted.code == 0 && lifted.text.contains(&format!("{writer} takes writes")), "{lifted:?}");
+    ensure!(gates::open_gates(bed)? == [writer]);
+    let again = rolegate(&node, &["unfence", writer])?;
     ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
+    rolegate(&node, &["unfence", primary])?;
+    bed.host(last)?.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
@@ -196,9 +214,12 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     let (primary, other) = healthy(bed)?;
     let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
     let (node, fenced) = (bed.host(primary)?, bed.host(other)?);
-    // The third may not be chosen, so that the failover goes to the fenced node.
+    // The others may not be chosen, so that the failover goes to the fenced node, and nobody can take over from it.
     let last = bed.host(third)?;
     last.redis(6379, &["CONFIG", "SET", "replica-priority", "0"])?;
+    node.redis(6379, &["CONFIG", "SET", "replica-priority", "0"])?;
+    // Its keeper would see to it that it is not chosen, either.
+    fenced.sh("systemctl stop rolegate-keeper")?;
     wait_for("Sentinels to know that one replica may not be chosen", LONG, || {
         for name in NODES {
             let known = bed.host(name)?.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
@@ -209,6 +230,7 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     let said = rolegate(&fenced, &["fence", other])?;
     ensure!(said.code == 0 && said.text.contains(&format!("{primary} takes writes")), "{said:?}");
     node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+    fenced.sh("systemctl start rolegate-keeper")?;
     wait_status(&node, 2, &format!("Sentinels name {other}, and it is fenced"))?;
     // A hook that has looked before the fence writes primary after it: the location rule holds.
     let until = Instant::now() + Duration::from_secs(8);
@@ -221,6 +243,7 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     let lifted = rolegate(&node, &["unfence", other])?;
     ensure!(lifted.code == 0 && gates::open_gates(bed)? == [other], "{lifted:?}");
     last.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    node.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
