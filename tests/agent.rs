@@ -601,6 +601,14 @@ fn a_refused_node_is_not_to_be_chosen() {
     world.start_keeper();
     assert_eq!(world.agent("start", false, &[]), 0);
     becomes(&world, "42");
+    // Nor does it stay when the gate is gone for good.
+    assert_eq!(world.agent("stop", false, &[]), 0);
+    becomes(&world, "0");
+    world.write_cib_with("", &[("redis_role", "primary")]);
+    becomes(&world, "42");
+    world.write_cib_with(&world.resource(&world.instance, "gate", &[]), &[("redis_role", "primary")]);
+    assert_eq!(world.agent("start", false, &[]), 0);
+    std::thread::sleep(Duration::from_secs(3));
     world.redis_cli(6379, "CONFIG SET replica-priority 0").unwrap();
     assert_eq!(world.agent("stop", false, &[]), 0);
     std::thread::sleep(Duration::from_secs(9));

@@ -224,7 +224,15 @@ async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Runnin
             info!("gate {id} is gone from the cluster");
             // A gate's agent has closed when it stopped. A block's has not.
             let left = running.guard.is_blocks().then_some(running.guard.params.ports);
+            let redis =
+                running.guard.params.record.as_ref().ok().and_then(|record| Some(record.node(&common.me)?.address));
             end(running).await;
+            if let Some(redis) = redis {
+                let (gate, settings) = (id.clone(), common.settings.clone());
+                if let Ok(Err(why)) = spawn_blocking(move || veto::leave(&gate, redis, &settings)).await {
+                    warn!(gate = %id, "replica-priority is not put back: {why}");
+                }
+            }
             if let Some(ports) = left {
                 let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
                 let close = move || Gate::new(ports, firewall, within)?.set(Desired::CLOSED).map(drop);

@@ -378,6 +378,15 @@ impl Keeper {
     }
 }
 
+/// What is left behind by a gate that is gone from the cluster: nothing.
+///
+/// # Errors
+/// Why its Redis has still the replica-priority of a refused node.
+pub fn leave(gate: &str, redis: SocketAddr, settings: &Settings) -> Result<(), String> {
+    let priority = Priority::new(gate);
+    if priority.is_kept() { priority.set(redis, &settings.redis, false) } else { Ok(()) }
+}
+
 /// Asks for a failover where another node could open: its read-only port is open, so its gate runs, and its Redis follows.
 fn hand_over(
     readers: &[SocketAddr],
