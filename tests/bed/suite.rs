@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::{BEYOND, FAULTS, Fault, Needs, Scene};
 use super::load::{Bounds, Load, Writer};
-use super::watch::{Seen, Watch};
+use super::watch::{Blind, Seen, Watch};
 use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, project, table, wait_every};
 
 /// What is put to the test.
@@ -118,6 +118,9 @@ pub struct Args {
     /// How often each.
     #[arg(long, value_name = "N", default_value_t = 1)]
     runs: u64,
+    /// Repeat a run that could not be measured, because the machine stood still, up to that often.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    again: u32,
     /// Append a JSON line for each run to this file.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -263,12 +266,19 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         let mut bed = None;
         for fault in chosen.iter().filter(|fault| system.has(fault.needs)) {
             for run in 0..args.runs {
-                let line = one(&mut bed, name, system, fault, seed.wrapping_add(run), &commit)?;
-                eprintln!("{}", summary(&line));
-                if let Some(file) = &args.out {
-                    append(file, &line)?;
+                let mut left = args.again;
+                loop {
+                    let (line, measured) = one(&mut bed, name, system, fault, seed.wrapping_add(run), &commit)?;
+                    eprintln!("{}", summary(&line));
+                    if let Some(file) = &args.out {
+                        append(file, &line)?;
+                    }
+                    if measured || left == 0 {
+                        lines.push(line);
+                        break;
+                    }
+                    left -= 1;
                 }
-                lines.push(line);
             }
         }
         if let Some(bed) = bed {
@@ -279,8 +289,15 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
     judge(&lines)
 }
 
-/// One run, on `bed` if there is one, which is taken down where it does not recover.
-fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u64, commit: &str) -> Result<Line> {
+/// One run, on `bed` if there is one, which is taken down where it does not recover; and whether the machine let it be measured.
+fn one(
+    bed: &mut Option<Bed>,
+    name: &str,
+    system: System,
+    fault: &Fault,
+    seed: u64,
+    commit: &str,
+) -> Result<(Line, bool)> {
     let mut fresh = None;
     if let Some(bed) = bed.as_ref() {
         fresh = refresh(bed, system).map_err(|error| eprintln!("this bed is given up: {error:#}")).ok();
@@ -299,6 +316,7 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     if jail::interrupted() {
         bail!("interrupted");
     }
+    let measured = !figures.as_ref().err().is_some_and(|error| error.is::<Blind>());
     let trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
     let figures = figures.ok();
     if trouble.is_some() || figures.as_ref().is_some_and(|figures| is_wrong(system, figures)) {
@@ -324,7 +342,7 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     } else {
         standing.down()?;
     }
-    Ok(line)
+    Ok((line, measured))
 }
 
 /// Makes a bed of an earlier run as a new one.
