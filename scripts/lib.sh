@@ -10,6 +10,12 @@ need_root() {
 	fi
 }
 
+# What apt knows is to be of today, once.
+need_lists() {
+	[ -n "${updated:-}" ] || apt-get -q update >&2
+	updated=yes
+}
+
 # need_packages PACKAGE...: installs those that are missing.
 need_packages() {
 	missing=
@@ -19,10 +25,9 @@ need_packages() {
 	done
 	[ -n "$missing" ] || return 0
 	echo "installing$missing" >&2
-	[ -n "${updated:-}" ] || apt-get -qq update
-	updated=yes
+	need_lists
 	# shellcheck disable=SC2086  # a list of words
-	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $missing >&2
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >&2
 }
 
 # A cargo that builds us. Debian 12's own is too old; its rustc-web is newer than Debian 13's rustc.
@@ -31,6 +36,7 @@ need_cargo() {
 	found=$(cargo --version 2>/dev/null | cut -d' ' -f2) || found=
 	oldest=$(printf '%s\n%s\n' "$wanted" "${found:-0}" | sort -V | head -n 1)
 	if [ "$oldest" != "$wanted" ]; then
+		need_lists
 		if apt-cache show cargo-web >/dev/null 2>&1; then
 			need_packages cargo-web rustc-web gcc libc6-dev
 		else

@@ -25,11 +25,11 @@ use crate::server::AskError;
 use crate::settings::{Settings, SettingsError};
 use crate::together::together;
 
-/// How long one run may take: Sentinel kills it at 60 s.
-const BUDGET: Duration = Duration::from_secs(25);
+/// How long one run may take until it writes: Sentinel kills it at 60 s.
+const BUDGET: Duration = Duration::from_secs(20);
 
 /// No write begins after this: each may take 10 s, and at 60 s Sentinel kills us, but not what we have started.
-const LAST_WRITE: Duration = Duration::from_secs(40);
+const LAST_WRITE: Duration = BUDGET;
 
 /// A Redis or a Sentinel gets no more time than this, whatever the settings say.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);

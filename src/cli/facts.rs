@@ -107,6 +107,8 @@ pub struct NodeFacts {
     pub hidden_role: Option<String>,
     /// Who fenced it, when and why.
     pub fence: Option<String>,
+    /// The location constraints that keep its gate off it, or from being promoted there, by name.
+    pub bans: Vec<String>,
     /// The gate there.
     pub gate: Option<GateFacts>,
     /// Failures that Pacemaker remembers.
@@ -569,6 +571,18 @@ pub fn rules_of(resource: &Resource, attribute: &str, fenced: &str, cib: &Cib) -
     }
 }
 
+/// The location constraints by which no instance of the gate, or no promoted one, may be on `node`.
+fn bans(gate: &Gate, cib: &Cib, node: &str) -> Vec<String> {
+    let of_gate = |placed: &str| {
+        gate.resources().any(|resource| [&resource.outer_id, &resource.id].contains(&&placed.to_owned()))
+    };
+    let on_node = |named: &Option<String>| named.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(node));
+    let bans = cib.locations.iter().filter(|location| {
+        of_gate(&location.resource) && on_node(&location.node) && location.score.as_deref() == Some("-INFINITY")
+    });
+    bans.map(|location| location.id.clone()).collect()
+}
+
 fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
     let record = gate.params.record.as_ref().ok();
     let mut nodes: Vec<NodeFacts> = Vec::new();
@@ -580,6 +594,7 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             role: node.attribute(attribute).map(str::to_owned),
             hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
             fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
+            bans: bans(gate, cib, &node.name),
             fail_count: gate.resources().map(|resource| node.fail_count(&resource.id)).fold(0, u64::saturating_add),
             ..NodeFacts::default()
         });

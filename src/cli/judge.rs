@@ -150,6 +150,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     for node in &group.nodes {
         membership(node, said(node, Topic::Member), &mut problems);
         fence(group, node, said(node, Topic::Fence), &mut problems);
+        bans(node, &mut problems);
         if !said(node, Topic::Role) {
             role(group, node, &mut problems);
         }
@@ -456,6 +457,16 @@ fn fence(group: &Group, node: &NodeFacts, said: bool, problems: &mut Problems) {
     }
 }
 
+fn bans(node: &NodeFacts, problems: &mut Problems) {
+    for ban in &node.bans {
+        problems.add_with(
+            Severity::Warning,
+            format!("location constraint {ban} keeps the gate off {}, or from being promoted there", node.name),
+            format!("pcs constraint delete {ban}    or: cibadmin --delete --xml-text '<rsc_location id=\"{ban}\"/>'"),
+        );
+    }
+}
+
 fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
     let (name, attribute) = (&node.name, &group.attribute);
     if let (Some(role), Some(hidden)) = (&node.role, &node.hidden_role) {
@@ -490,7 +501,16 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             );
         }
         Some("fail") if node.fence.is_none() => {
-            problems.add_with(Severity::Warning, format!("{name} has {attribute}=fail: its ports stay closed"), set);
+            let what = format!("{name} has {attribute}=fail: its ports stay closed");
+            match &node.redis {
+                // The keeper writes another role when Redis is what it should be.
+                Some(Server::Given(server)) if server.primary && !is_target && target.is_some() => problems.add(
+                    Severity::Warning,
+                    format!("{what} until Sentinel has made its Redis a replica, some 10 s after a failover"),
+                ),
+                Some(Server::Given(server)) if !server.loading => problems.add_with(Severity::Warning, what, set),
+                _ => problems.add(Severity::Warning, what),
+            }
         }
         Some("primary" | "replica" | "fail") => {}
         Some(other) => {
@@ -1050,6 +1070,25 @@ pub(super) mod tests {
         ),
         ("no rule about fences", |g| g.rules.by_fence = false, CliCode::Warning, &["a fence would not hold"]),
         ("an old failure", |g| g.nodes[2].fail_count = u64::MAX, CliCode::Warning, &["fail count INFINITY"]),
+        (
+            "a ban",
+            |g| g.nodes[2].bans = vec!["cli-ban-RedisGate-clone-on-node3".into()],
+            CliCode::Warning,
+            &[
+                "cli-ban-RedisGate-clone-on-node3 keeps the gate off node3",
+                "pcs constraint delete cli-ban-RedisGate-clone-on-node3",
+            ],
+        ),
+        (
+            "the old primary, just after a failover",
+            |g| {
+                g.nodes[2].role = Some("fail".into());
+                let server = server(g, 3);
+                (server.primary, server.of) = (true, None);
+            },
+            CliCode::Warning,
+            &["node3 has redis_role=fail: its ports stay closed until Sentinel has made its Redis a replica"],
+        ),
         (
             "standby",
             |g| g.nodes[2].member.as_mut().unwrap().standby = true,

@@ -38,7 +38,7 @@ use crate::together::together;
     version,
     after_help = "Without a command: status.\n\
         Exit codes: 0 healthy or done; 1 redundancy lost, or done but look; 2 nobody or more than one node takes writes, \
-        or refused; 3 could not tell."
+        or refused; 3 could not tell, or wrong usage."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -64,7 +64,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version too: clap knows which stream. A closed pipe is nobody's trouble.
             let _closed = error.print();
-            return ExitCode::from(error.exit_code() as u8);
+            // For a monitoring system 2 would be an outage.
+            return if error.use_stderr() { CliCode::Unknown } else { CliCode::Ok }.into();
         }
     };
     let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {

@@ -50,8 +50,19 @@ struct Judged {
     group: Group,
 }
 
-/// Looks, judges, prints.
+/// Looks, judges, prints. Its own trouble is never the cluster's: that is unknown then.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
+    match look(args) {
+        Err(stop) if args.json => {
+            let code = CliCode::Unknown;
+            say(serde_json::json!({ "code": code as u8, "error": stop.message }).to_string());
+            Ok(code)
+        }
+        result => result.map_err(|stop| Stop::unknown(stop.message)),
+    }
+}
+
+fn look(args: &Args) -> Result<CliCode, Stop> {
     let until = Instant::now() + BUDGET;
     let settings = Settings::load()?;
     let (report, code) = report(args.master.as_deref(), &settings, until)?;

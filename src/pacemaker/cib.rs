@@ -99,6 +99,10 @@ pub struct Location {
     pub id: String,
     /// The resource that it places.
     pub resource: String,
+    /// The node that it names, where it has no rules.
+    pub node: Option<String>,
+    /// Its score for that node.
+    pub score: Option<String>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -169,6 +173,8 @@ pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
         cib.locations.push(Location {
             id: text(location, "id"),
             resource: text(location, "rsc"),
+            node: location.attribute("node").map(str::to_owned),
+            score: location.attribute("score").map(str::to_owned),
             rules: children(location, "rule").map(read_rule).collect(),
         });
     }

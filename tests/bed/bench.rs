@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::gates::{configure, open_gates};
 use super::spread::Spread;
-use super::{Bed, CLIENTS, NODES, wait_for};
+use super::{Bed, CLIENTS, Host, NODES, wait_for};
 
 /// All figures, in the order in which they were measured: name, unit, spread.
 #[derive(Debug, Default, Serialize)]
@@ -332,12 +332,12 @@ fn watch(clients: Vec<TcpStream>, deadline: Duration) -> Result<Seen> {
     Ok(seen)
 }
 
-/// From `redis_role` written to the port open, both by the new primary's keeper's own log: nothing outside sees the one without
-/// asking Pacemaker all the time. The old node closes before that, when a Sentinel begins the promotion.
+/// From `redis_role` written to the port open, and closed on the old node, by the keepers' own logs (one clock for all): nothing outside
+/// sees the one without asking Pacemaker all the time.
 fn role_change(bed: &Bed, figures: &mut Figures) -> Result<()> {
     const RUNS: usize = 10;
     bed.say("from redis_role written to the port open on the new node");
-    let mut opened = Vec::new();
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         wait_for("the cluster to be well", Duration::from_secs(120), || {
             bed.check()?;
@@ -354,19 +354,23 @@ fn role_change(bed: &Bed, figures: &mut Figures) -> Result<()> {
             let open = open_gates(bed)?;
             let new = bed.nodes().find(|node| open.contains(&node.name()) && node.name() != old.name());
             let new = new.with_context(|| format!("open on {open:?}"))?;
-            let log = new.ask(
-                "journalctl",
-                &["-q", "--no-pager", "-o", "short-unix", "-t", "rolegate-keeper", "-S", &format!("@{begun:.6}")],
-            )?;
-            let when = |what: &str| -> Option<f64> {
-                log.lines().find(|line| line.contains(what))?.split(' ').next()?.parse().ok()
+            let since = format!("@{begun:.6}");
+            let when = |node: &Host, what: &str| -> Result<f64> {
+                let unit = ["-q", "--no-pager", "-o", "short-unix", "-t", "rolegate-keeper", "-S", &since];
+                let log = node.ask("journalctl", &unit)?;
+                let line = log.lines().find(|line| line.contains(what));
+                let time = line.and_then(|line| line.split(' ').next()?.parse().ok());
+                time.with_context(|| format!("{}: no {what:?} in {log}", node.name()))
             };
-            let written = when(&format!("{} set to primary", new.name()));
-            let written = written.with_context(|| format!("not written by this keeper: {log}"))?;
-            Ok((when("is open for writing").context("not open by its log")? - written) * 1e3)
+            let written = when(&new, &format!("{} set to primary", new.name()))?;
+            let [opened, closed] = [(&new, "is open for writing"), (&old, "is closed for writing")]
+                .map(|(node, what)| when(node, what).map(|at| (at - written) * 1e3));
+            Ok((opened?, closed?))
         })?;
-        opened.push(took);
+        opened.push(took.0);
+        closed.push(took.1);
     }
     figures.add("from redis_role written to 6381 open on the new node", "ms", opened)?;
+    figures.add("from redis_role written to 6381 closed on the old node (less than 0: before)", "ms", closed)?;
     Ok(())
 }
