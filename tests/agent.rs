@@ -621,11 +621,13 @@ fn stop_and_demote_work_with_everything_broken() {
     let mut world = World::new();
     let broken = [("rw_port", "none"), ("sentinels", "nobody"), ("open_for", "-1")];
     for action in ["demote", "stop"] {
+        support::settings("");
         world.reset();
         assert_eq!((world.agent("start", false, &[]), world.agent("promote", false, &[])), (0, 0));
         assert!(world.agree("promote").rw.is_open());
         world.redis = None;
         world.stop_sentinels(3);
+        support::settings("what = [");
         assert_eq!(world.agent(action, false, &broken), 0, "{action}");
         let after = world.agree(action);
         assert!(!after.rw.is_open(), "{action}: {after:?}");

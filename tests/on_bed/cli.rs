@@ -17,7 +17,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
     ("a_gate_with_the_ports_of_another_is_refused_and_harms_nothing", newcomer),
     ("without_quorum_nothing_is_written", minority),
-    ("sentinels_that_monitor_loopback_open_no_gate_and_status_says_why", loopback),
+    ("sentinels_that_name_a_loopback_a_host_name_or_a_vip_open_no_gate", names_nobody),
 ];
 
 /// Succeeds where the cluster has a gate.
@@ -317,28 +317,38 @@ fn minority(bed: &Bed) -> Result<()> {
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
-fn loopback(bed: &Bed) -> Result<()> {
+fn names_nobody(bed: &Bed) -> Result<()> {
     let (_, other) = healthy(bed)?;
-    // What an operator does who follows a guide for one machine: each Sentinel watches its own host.
-    let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
-    for node in bed.nodes() {
-        node.sh(&format!(
-            "systemctl stop {sentinel} && cp -p {config} {config}.kept &&
-             sed -i -e 's/^sentinel monitor mymaster .*/sentinel monitor mymaster 127.0.0.1 6379 2/' \
-                 -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
-        ))?;
-    }
     let node = bed.host(other)?;
-    wait_status(&node, 2, "nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address")?;
-    wait_for("every gate to close", LONG, || {
-        let open = gates::open_gates(bed)?;
-        ensure!(open.is_empty(), "open on {open:?}");
-        Ok(())
-    })?;
-    let refused = rolegate(&node, &["init", "--replace"])?;
-    ensure!(refused.code == 2 && refused.text.contains("a loopback address"), "{refused:?}");
-    for node in bed.nodes() {
-        node.sh(&format!("systemctl stop {sentinel} && mv {config}.kept {config} && systemctl start {sentinel}"))?;
+    let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
+    node.sh_within(LONG, "pcs resource create Address ocf:heartbeat:IPaddr2 ip=10.77.0.200 --disabled")?;
+    let by_name = "sentinel resolve-hostnames yes\\nsentinel announce-hostnames yes\\n";
+    for (monitored, with, says) in [
+        // What an operator does who follows a guide for one machine: each Sentinel watches its own host.
+        ("127.0.0.1", "", "127.0.0.1:6379, a loopback address"),
+        ("node1", by_name, "node1:6379, a host name"),
+        ("10.77.0.200", "", "10.77.0.200:6379, an address that moves with the cluster resource Address"),
+    ] {
+        for node in bed.nodes() {
+            node.sh(&format!(
+                "systemctl stop {sentinel} && cp -p {config} {config}.kept &&
+                 sed -i -e 's/^sentinel monitor mymaster .*/{with}sentinel monitor mymaster {monitored} 6379 2/' \
+                     -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
+            ))?;
+        }
+        wait_status(&node, 2, &format!("nobody can take writes: Sentinels name {says}"))?;
+        wait_for("every gate to close", LONG, || {
+            let open = gates::open_gates(bed)?;
+            ensure!(open.is_empty(), "Sentinels name {monitored}: open on {open:?}");
+            Ok(())
+        })?;
+        let refused = rolegate(&node, &["init", "--replace"])?;
+        let why = says.split_once(", ").map_or(says, |(_, why)| why);
+        ensure!(refused.code == 2 && refused.text.contains(why), "{refused:?}");
+        for node in bed.nodes() {
+            node.sh(&format!("systemctl stop {sentinel} && mv {config}.kept {config} && systemctl start {sentinel}"))?;
+        }
+        wait_status(&node, 0, "\"code\": 0")?;
     }
-    wait_status(&node, 0, "\"code\": 0").map(drop)
+    node.sh_within(LONG, "pcs resource delete Address").map(drop)
 }

@@ -428,6 +428,12 @@ fn comes_back(bed: &Bed) -> Result<()> {
                 format!("//node_state[@uname='{}']//nvpair[@name='fail-count-RedisGate#promote_0']", primary.name());
             let counted = primary.ask("cibadmin", &["-Q", "-l", "--xpath", &count])?;
             ensure!(counted.contains("value=\"5\""), "{counted}");
+            let mut reasons = seen.failures.iter().map(|failure| failure.reason.as_str());
+            ensure!(
+                reasons.any(|why| why.contains("not promoted in time: 1 of 3 Sentinels answered")),
+                "{:?}",
+                seen.failures
+            );
             ensure!(unpromoted.len() == 2 && !unpromoted.contains(&primary.name().to_owned()), "{unpromoted:?}");
             ensure!(open_gates(bed)?.is_empty(), "open on {:?}", open_gates(bed)?);
             Ok(())
