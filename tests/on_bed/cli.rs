@@ -332,7 +332,7 @@ fn names_nobody(bed: &Bed) -> Result<()> {
         for node in bed.nodes() {
             node.sh(&format!(
                 "systemctl stop {sentinel} && cp -p {config} {config}.kept &&
-                 sed -i -e 's/^sentinel monitor mymaster .*/{with}sentinel monitor mymaster {monitored} 6379 2/' \
+                 sed -i -e '/^sentinel [a-z]*-hostnames/Id' -e 's/^sentinel monitor mymaster .*/{with}sentinel monitor mymaster {monitored} 6379 2/' \
                      -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
             ))?;
         }
