@@ -4,7 +4,9 @@
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -99,10 +101,26 @@ pub fn cached(release: &str) -> Result<PathBuf> {
     };
     if !root.exists() {
         eprintln!("building a Debian {release} for the hosts (once; a minute or two)");
-        build(release, &roots.join("building"), &root)?;
+        telling(&format!("building Debian {release}"), || build(release, &roots.join("building"), &root))?;
     }
     drop(lock);
     Ok(root)
+}
+
+/// Says every ten seconds that something long still goes on.
+fn telling<T>(what: &str, long: impl FnOnce() -> T) -> T {
+    let (done, waits) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let started = Instant::now();
+            while waits.recv_timeout(Duration::from_secs(10)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{what}: {} s", started.elapsed().as_secs());
+            }
+        });
+        let outcome = long();
+        drop(done);
+        outcome
+    })
 }
 
 fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
