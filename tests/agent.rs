@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::prelude::*;
@@ -617,17 +618,32 @@ fn a_refused_node_is_not_to_be_chosen() {
     assert_eq!(priority(&world), "0", "an operator's own");
 }
 
+/// Writes the settings of the machine on which the programs believe to be, for this trial alone.
+fn settings(text: &str) {
+    let [upper, work] = ["upper", "work"].map(|name| format!("/run/rolegate/etc-{name}"));
+    if !std::path::Path::new(&upper).exists() {
+        for directory in [&upper, &work] {
+            std::fs::create_dir(directory).expect("a directory");
+        }
+        let options = format!("lowerdir=/etc,upperdir={upper},workdir={work}");
+        mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .expect("an /etc of our own");
+    }
+    std::fs::create_dir_all("/etc/rolegate").expect("a directory");
+    std::fs::write("/etc/rolegate/rolegate.toml", text).expect("settings");
+}
+
 fn stop_and_demote_work_with_everything_broken() {
     let mut world = World::new();
     let broken = [("rw_port", "none"), ("sentinels", "nobody"), ("open_for", "-1")];
     for action in ["demote", "stop"] {
-        support::settings("");
+        settings("");
         world.reset();
         assert_eq!((world.agent("start", false, &[]), world.agent("promote", false, &[])), (0, 0));
         assert!(world.agree("promote").rw.is_open());
         world.redis = None;
         world.stop_sentinels(3);
-        support::settings("what = [");
+        settings("what = [");
         assert_eq!(world.agent(action, false, &broken), 0, "{action}");
         let after = world.agree(action);
         assert!(!after.rw.is_open(), "{action}: {after:?}");

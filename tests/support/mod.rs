@@ -50,21 +50,6 @@ pub fn apart(case: impl FnOnce() + Send) {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Writes the settings of the machine on which the programs believe to be, for this case alone.
-pub fn settings(text: &str) {
-    let [upper, work] = ["upper", "work"].map(|name| format!("/run/rolegate/etc-{name}"));
-    if !Path::new(&upper).exists() {
-        for directory in [&upper, &work] {
-            std::fs::create_dir(directory).expect("a directory");
-        }
-        let options = format!("lowerdir=/etc,upperdir={upper},workdir={work}");
-        mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .expect("an /etc of our own");
-    }
-    std::fs::create_dir_all("/etc/rolegate").expect("a directory");
-    std::fs::write("/etc/rolegate/rolegate.toml", text).expect("settings");
-}
-
 /// Runs a shell script and gives its stdout; panics where it fails.
 pub fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().expect("sh");
