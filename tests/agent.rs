@@ -29,7 +29,7 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 10] = [
+    let trials: [(&str, fn()); 11] = [
         ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
         ("another_gates_ports_are_left_alone", another_gates_ports),
         ("a_port_that_opens_while_the_keeper_is_asked_is_seen", opens_while_asked),
