@@ -1036,7 +1036,10 @@ impl Group {
         if !named || now < due || self.restarting.is_some() {
             return;
         }
-        let Some(sentinel) = self.who_can_fail_over() else { return };
+        let sentinels = self.who_can_fail_over();
+        if sentinels.is_empty() {
+            return;
+        }
         if let Some((_, due)) = &mut self.restarted {
             *due = now + restart::PAUSE;
         }
@@ -1044,26 +1047,26 @@ impl Group {
         let case = restart::Case {
             last: last.clone(),
             others,
-            sentinel,
+            sentinels,
             master: self.params.master.clone(),
             settings: self.common.settings.clone(),
         };
         self.restarting = Some(spawn_blocking(move || restart::answer(&case)));
     }
 
-    /// A Sentinel that names this node, where none is in a failover.
-    fn who_can_fail_over(&self) -> Option<SocketAddr> {
+    /// The Sentinels that name this node, where none is in a failover.
+    fn who_can_fail_over(&self) -> Vec<SocketAddr> {
         let fresh = self.lines.iter().filter_map(|line| line.heard.as_ref().filter(|(at, _)| at.elapsed() < FRESH));
-        let mut found = None;
+        let mut found = Vec::new();
         for (_, heard) in fresh {
             let Ok(answer) = &heard.answer else { continue };
             let flags = answer.master.iter().flat_map(|master| &master.flags);
             if flags.into_iter().any(|flag| flag == "failover_in_progress") {
-                return None;
+                return Vec::new();
             }
             let address = answer.named.as_ref().and_then(Place::address);
             if address.is_some_and(|address| canonical(address) == canonical(self.node.address)) {
-                found = found.or(Some(heard.sentinel.address));
+                found.push(heard.sentinel.address);
             }
         }
         found
@@ -1133,7 +1136,7 @@ impl Group {
             paused: cib.leaves_alone(&self.gate_id, me),
             named: self.about == About::Named,
             local,
-            free_sentinel: self.who_can_fail_over(),
+            free_sentinels: self.who_can_fail_over(),
             down,
         };
         self.veto.keep(&seen);

@@ -31,8 +31,8 @@ pub struct Case {
     pub last: Run,
     /// The other nodes.
     pub others: Vec<NodeEntry>,
-    /// A Sentinel that names this node now and is in no failover. One: a second would begin a second failover.
-    pub sentinel: SocketAddr,
+    /// The Sentinels that name this node now, where none is in a failover.
+    pub sentinels: Vec<SocketAddr>,
     /// The master name.
     pub master: String,
     /// Credentials.
@@ -73,8 +73,8 @@ pub fn answer(case: &Case) -> Outcome {
         Others::CouldNotTell => return Outcome::CouldNotTell,
         Others::Hold => {}
     }
-    match sentinel::fail_over(case.sentinel, &case.master, &case.settings.sentinel, ANSWER_WITHIN) {
-        Ok(()) => Outcome::Asked(case.sentinel),
+    match sentinel::fail_over(&case.sentinels, &case.master, &case.settings.sentinel, ANSWER_WITHIN) {
+        Ok(sentinel) => Outcome::Asked(sentinel),
         Err(why) => Outcome::NotAsked(why),
     }
 }

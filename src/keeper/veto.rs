@@ -81,19 +81,19 @@ pub struct Seen<'a> {
     pub named: bool,
     /// What Redis on this node said, if it just did.
     pub local: Option<&'a Instance>,
-    /// A Sentinel that names this node, where none is in a failover.
-    pub free_sentinel: Option<SocketAddr>,
+    /// The Sentinels that name this node, where none is in a failover.
+    pub free_sentinels: Vec<SocketAddr>,
     /// The named primary is another node's, and down.
     pub down: Option<Down>,
 }
 
 /// A primary that the Sentinels agree is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Down {
     /// A Sentinel is in a failover, and may be stuck in it.
     busy: bool,
-    /// One that is in none.
-    sentinel: Option<SocketAddr>,
+    /// Those that are in none.
+    sentinels: Vec<SocketAddr>,
     /// How many nodes ask before this one.
     rank: usize,
 }
@@ -137,7 +137,7 @@ enum Done {
     /// And whether a value is kept now.
     Priority(Result<(), String>, bool),
     HandOver(Result<SocketAddr, String>),
-    Begun(SocketAddr, Result<(), String>),
+    Begun(Result<SocketAddr, String>),
 }
 
 /// Whether Pacemaker refuses this node.
@@ -214,11 +214,11 @@ struct Idle {
 }
 
 impl Idle {
-    /// The Sentinel to be asked for a failover, when it is time.
-    fn see(&mut self, now: Instant, down: Option<Down>) -> Option<SocketAddr> {
+    /// The Sentinels that may be asked for a failover, when it is time.
+    fn see<'d>(&mut self, now: Instant, down: Option<&'d Down>) -> &'d [SocketAddr] {
         let Some(down) = down else {
             self.since = None;
-            return None;
+            return &[];
         };
         let since = match self.since {
             // Whoever began one and gave it up needs no more patience.
@@ -228,7 +228,7 @@ impl Idle {
         self.since = Some((since, down.busy));
         let patience = if down.busy { ENDS_WITHIN } else { BEGINS_WITHIN };
         let due = since + patience + ONE_BY_ONE * u32::try_from(down.rank).unwrap_or(u32::MAX);
-        (now >= due).then_some(down.sentinel).flatten()
+        if now >= due { &down.sentinels } else { &[] }
     }
 }
 
@@ -252,7 +252,7 @@ pub fn down(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<D
     let others = record.nodes().iter().filter(|node| !node.name.eq_ignore_ascii_case(named));
     Some(Down {
         busy: !flags.iter().all(|flags| free(&flags)),
-        sentinel: flags.iter().find(free).map(|(address, _)| *address),
+        sentinels: flags.iter().filter(free).map(|(address, _)| *address).collect(),
         rank: others.take_while(|node| !node.name.eq_ignore_ascii_case(me)).count(),
     })
 }
@@ -280,7 +280,7 @@ impl Keeper {
     pub fn keep(&mut self, seen: &Seen) {
         let now = seen.now;
         let refused = self.refusal.see(seen, self.resting.as_ref());
-        let idle = self.idle.see(now, seen.down);
+        let idle = self.idle.see(now, seen.down.as_ref());
         if self.job.is_some() {
             return;
         }
@@ -308,16 +308,17 @@ impl Keeper {
         let settings = &self.site.settings;
         let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
         let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
-        if let (true, true, true, Some(sentinel)) = (refused.is_some(), seen.named, well, seen.free_sentinel) {
+        if refused.is_some() && seen.named && well && !seen.free_sentinels.is_empty() {
             self.not_before = Some(now + DAMPED);
             let (readers, redis) = (self.site.readers.clone(), settings.redis.clone());
-            self.job = Some(spawn_blocking(move || {
-                Done::HandOver(hand_over(&readers, &redis, sentinel, &sentinels, &master))
-            }));
-        } else if let Some(sentinel) = idle {
+            let free = seen.free_sentinels.clone();
+            self.job =
+                Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
+        } else if !idle.is_empty() {
             self.not_before = Some(now + DAMPED);
+            let idle = idle.to_vec();
             self.job = Some(spawn_blocking(move || {
-                Done::Begun(sentinel, sentinel::fail_over(sentinel, &master, &sentinels, ANSWER_WITHIN))
+                Done::Begun(sentinel::fail_over(&idle, &master, &sentinels, ANSWER_WITHIN))
             }));
         }
     }
@@ -355,7 +356,7 @@ impl Keeper {
                 warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
                 return;
             }
-            Done::Begun(sentinel, Ok(())) => {
+            Done::Begun(Ok(sentinel)) => {
                 self.said.clear();
                 warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
@@ -368,7 +369,10 @@ impl Keeper {
                 self.not_before = Some(Instant::now() + LOOKS_AGAIN);
                 ("Pacemaker does not let this node be primary, and no failover is asked for", why)
             }
-            Done::Begun(_, Err(why)) => ("the primary is down, and no Sentinel begins a failover", why),
+            Done::Begun(Err(why)) => {
+                self.not_before = Some(Instant::now() + LOOKS_AGAIN);
+                ("the primary is down, and no Sentinel begins a failover", why)
+            }
         };
         // Once, not every few seconds for hours.
         if self.said != why {
@@ -391,7 +395,7 @@ pub fn leave(gate: &str, redis: SocketAddr, settings: &Settings) -> Result<(), S
 fn hand_over(
     readers: &[SocketAddr],
     redis: &Credentials,
-    sentinel: SocketAddr,
+    free: &[SocketAddr],
     sentinels: &Credentials,
     master: &str,
 ) -> Result<SocketAddr, String> {
@@ -404,7 +408,7 @@ fn hand_over(
     for (reader, answer) in readers.iter().zip(answers) {
         match answer {
             Some(Ok(instance)) => match can_take_over(&instance) {
-                Ok(()) => return sentinel::fail_over(sentinel, master, sentinels, ANSWER_WITHIN).map(|()| sentinel),
+                Ok(()) => return sentinel::fail_over(free, master, sentinels, ANSWER_WITHIN),
                 Err(not) => why.push(format!("{reader} {not}")),
             },
             Some(Err(error)) => why.push(format!("{reader}: {error}")),
@@ -443,7 +447,17 @@ mod tests {
 
     fn seen<'a>(now: Instant, granted: Option<Granted>, named: bool) -> Seen<'a> {
         let role = Some(if named { Role::Primary } else { Role::Replica });
-        Seen { now, granted, role, fenced: false, paused: false, named, local: None, free_sentinel: None, down: None }
+        Seen {
+            now,
+            granted,
+            role,
+            fenced: false,
+            paused: false,
+            named,
+            local: None,
+            free_sentinels: Vec::new(),
+            down: None,
+        }
     }
 
     #[test]
@@ -476,10 +490,10 @@ mod tests {
             // In maintenance mode, and while the role in the cluster is still to be put right.
             assert_eq!(see(Seen { paused: true, ..seen(None, true) }), None);
             assert_eq!(see(Seen { role: Some(Role::Replica), ..seen(Some(Granted::Started), true) }), None);
-            let fail = Seen { role: Some(Role::Fail), ..seen(None, true) };
+            let fail = || Seen { role: Some(Role::Fail), ..seen(None, true) };
             assert_eq!(see(Seen { role: None, ..seen(None, true) }), None);
-            assert_eq!(see(Seen { now, ..fail }), None);
-            assert_eq!(fenced.see(&Seen { fenced: true, ..fail }, None).is_some(), second >= 2);
+            assert_eq!(see(fail()), None);
+            assert_eq!(fenced.see(&Seen { fenced: true, ..fail() }, None).is_some(), second >= 2);
         }
     }
 
@@ -534,10 +548,10 @@ mod tests {
     fn a_failover_that_nobody_begins_is_asked_for_one_node_after_the_other() {
         let clock = Clock(Instant::now());
         let sentinel: SocketAddr = "10.0.0.2:26379".parse().unwrap();
-        let down = |busy, rank| Some(Down { busy, sentinel: Some(sentinel), rank });
+        let down = |busy, rank| Some(Down { busy, sentinels: vec![sentinel], rank });
         let asks = |looks: &[(f64, Option<Down>)]| -> Vec<bool> {
             let mut idle = Idle::default();
-            looks.iter().map(|(at, down)| idle.see(clock.at(*at), *down).is_some()).collect()
+            looks.iter().map(|(at, down)| !idle.see(clock.at(*at), down.as_ref()).is_empty()).collect()
         };
         assert_eq!(asks(&[(0.0, down(false, 0)), (2.9, down(false, 0)), (3.0, down(false, 0))]), [false, false, true]);
         assert_eq!(asks(&[(0.0, down(false, 1)), (4.9, down(false, 1)), (5.0, down(false, 1))]), [false, false, true]);
@@ -548,7 +562,7 @@ mod tests {
         assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, false, true]);
         let looks = [(0.0, false), (2.0, true), (6.0, false), (6.4, true)];
         assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, true, false]);
-        assert_eq!(asks(&[(0.0, Some(Down { busy: true, sentinel: None, rank: 0 })), (60.0, None)]), [false, false]);
+        assert_eq!(asks(&[(0.0, Some(Down { busy: true, sentinels: vec![], rank: 0 })), (60.0, None)]), [false, false]);
     }
 
     #[test]
@@ -575,11 +589,14 @@ mod tests {
             let heard: Vec<Heard> = flags.iter().enumerate().map(|(n, flags)| says(n, "10.0.0.1", flags)).collect();
             down(&record, &heard, "node1", me)
         };
-        let sentinel = |n: usize| Some(record.sentinels()[n].address);
+        let sentinels = |of: &[usize]| of.iter().map(|&n| record.sentinels()[n].address).collect();
         let (s, o, f) =
             (["master", "s_down"], ["master", "s_down", "o_down"], ["s_down", "o_down", "failover_in_progress"]);
-        assert_eq!(judge([&o, &s, &["master"]], "node2"), Some(Down { busy: false, sentinel: sentinel(0), rank: 0 }));
-        assert_eq!(judge([&f, &s, &[]], "node3"), Some(Down { busy: true, sentinel: sentinel(1), rank: 1 }));
+        assert_eq!(
+            judge([&o, &s, &["master"]], "node2"),
+            Some(Down { busy: false, sentinels: sentinels(&[0, 1, 2]), rank: 0 })
+        );
+        assert_eq!(judge([&f, &s, &[]], "node3"), Some(Down { busy: true, sentinels: sentinels(&[1, 2]), rank: 1 }));
         assert_eq!(judge([&s, &s, &s], "node2"), None, "nobody has found a quorum");
         assert_eq!(judge([&o, &[], &[]], "node2"), None, "one alone");
         assert_eq!(judge([&o, &o, &o], "node1"), None, "its own keeper says so by rule");

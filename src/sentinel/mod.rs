@@ -204,26 +204,46 @@ pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadlin
         .collect()
 }
 
-/// Asks one Sentinel for a failover (`SENTINEL FAILOVER`: without asking the others whether the primary is down). One: a second would
-/// begin a second failover.
+/// Asks the Sentinels at `addresses`, one after the other, for a failover (`SENTINEL FAILOVER`: without asking the others whether the
+/// primary is down) until one begins it: a second would begin a second failover. One in TILT would begin it and do nothing
+/// until TILT is over, 30 s; it is passed over (INFO's `sentinel_tilt`).
+///
+/// Gives the one that was asked.
 ///
 /// # Errors
-/// Why it has begun none. Silence is no error: it may come behind a failover that has begun.
+/// Why none has begun one. Silence behind the request is no error: a failover may have begun.
 pub fn fail_over(
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     master: &str,
     credentials: &Credentials,
     deadline: Duration,
-) -> Result<(), String> {
-    match server::ask(address, credentials, deadline, &[&["SENTINEL", "FAILOVER", master]]).as_deref() {
-        Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => Ok(()),
-        Ok([Value::ServerError(error)]) if error.code() == "INPROG" => Ok(()),
-        Ok(replies) => {
-            let shown: Vec<_> = replies.iter().map(server::shown).collect();
-            Err(format!("{address}: {}", shown.join(" ")))
+) -> Result<SocketAddr, String> {
+    let mut why = Vec::new();
+    for &address in addresses {
+        let ask = |command: &[&str]| server::ask(address, credentials, deadline, &[command]);
+        match ask(&["INFO", "sentinel"]) {
+            Ok(info) if info.first().and_then(server::text).is_some_and(|info| info.contains("sentinel_tilt:1")) => {
+                why.push(format!("{address} is in TILT"));
+                continue;
+            }
+            // Whose rights do not go that far is asked all the same.
+            Ok(_) | Err(AskError::Denied(_)) => {}
+            Err(error) => {
+                why.push(format!("{address}: {error}"));
+                continue;
+            }
         }
-        Err(error) => Err(format!("{address}: {error}")),
+        match ask(&["SENTINEL", "FAILOVER", master]).as_deref() {
+            Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => return Ok(address),
+            Ok([Value::ServerError(error)]) if error.code() == "INPROG" => return Ok(address),
+            Ok(replies) => {
+                let shown: Vec<_> = replies.iter().map(server::shown).collect();
+                why.push(format!("{address}: {}", shown.join(" ")));
+            }
+            Err(error) => why.push(format!("{address}: {error}")),
+        }
     }
+    Err(why.join("; "))
 }
 
 /// Reads the replies to the three questions of [`ask`].
