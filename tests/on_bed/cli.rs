@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::variants::keeper_log;
 use crate::OnBed;
-use crate::bed::{Bed, Host, NODES, gates, wait_for};
+use crate::bed::{Bed, Host, NODES, address, gates, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("init_makes_a_bare_gate_work_and_a_second_run_changes_nothing", init),
@@ -210,6 +210,14 @@ fn fence(bed: &Bed) -> Result<()> {
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
+/// The priority of the replica at `ip` in what SENTINEL REPLICAS says: names and values, a line each.
+fn priority<'k>(known: &'k str, ip: &str) -> Option<&'k str> {
+    let lines: Vec<&str> = known.lines().collect();
+    let pairs = || lines.chunks_exact(2);
+    let at = pairs().position(|pair| pair == ["ip", ip])?;
+    pairs().skip(at).find(|pair| pair[0] == "slave-priority").map(|pair| pair[1])
+}
+
 fn fence_holds(bed: &Bed) -> Result<()> {
     let (primary, other) = healthy(bed)?;
     let third = NODES.into_iter().find(|name| *name != primary && *name != other).context("three nodes")?;
@@ -220,10 +228,11 @@ fn fence_holds(bed: &Bed) -> Result<()> {
     node.redis(6379, &["CONFIG", "SET", "replica-priority", "0"])?;
     // Its keeper would see to it that it is not chosen, either.
     fenced.sh("systemctl stop rolegate-keeper")?;
-    wait_for("Sentinels to know that one replica may not be chosen", LONG, || {
+    wait_for("Sentinels to know who may be chosen", LONG, || {
         for name in NODES {
             let known = bed.host(name)?.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
-            ensure!(known.lines().any(|line| line == "0"), "{name}: {known}");
+            ensure!(priority(&known, &address(third)) == Some("0"), "{name}: {known}");
+            ensure!(priority(&known, &address(other)) == Some("100"), "{name}: {known}");
         }
         Ok(())
     })?;

@@ -325,16 +325,14 @@ fn fence(bed: &Bed) -> Result<()> {
             open.push(port);
         }
     }
-    let lifted = rolegate(&on, &["unfence", fenced.name()])?;
     ensure!(open.is_empty(), "{open:?} are open on the fenced {}: {said:?}", fenced.name());
+    // Where it was the primary its keeper has handed over.
     for master in bed.options().masters() {
-        let primary = bed.primary_of(master)?.name();
-        let part = match primary == fenced.name() {
-            true => format!("{}: nobody takes writes now", master.name),
-            false => format!("{}: {primary} takes writes", master.name),
-        };
-        ensure!(said.code == 1 && said.text.contains(&part), "no {part:?}: {said:?}");
+        let open = open_on(bed, master.rw)?;
+        let part = format!("{}: {} takes writes", master.name, open.join(" and "));
+        ensure!(said.code == 0 && open.len() == 1 && said.text.contains(&part), "no {part:?}: {said:?}");
     }
+    let lifted = rolegate(&on, &["unfence", fenced.name()])?;
     ensure!(lifted.code == 0, "{lifted:?}");
     well(bed, &MYMASTER)?;
     well(bed, &CACHE)
