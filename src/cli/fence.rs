@@ -28,7 +28,7 @@ use crate::together::together;
 const WAIT: Duration = Duration::from_secs(20);
 
 /// How long it may take until another node takes writes.
-const HANDED_OVER: Duration = Duration::from_secs(15);
+const HANDED_OVER: Duration = Duration::from_secs(25);
 
 /// How long Redis may still be primary after another one was named: Sentinel makes it a replica
 /// about 10 s after a failover.
@@ -373,10 +373,15 @@ fn close(gate: &Gate, settings: &Settings) -> Result<(), gate::GateError> {
 /// fenced its keeper asks for a failover.
 fn who_takes_writes(settings: &Settings, fenced: Option<&str>, patience: Duration) -> CliCode {
     let until = Instant::now() + patience;
-    let mut said = false;
+    let mut waits_for: Option<Vec<String>> = None;
     let groups = loop {
         let seen = facts::cluster(Duration::from_secs(2));
-        let Some(cib) = &seen.cib else { return CliCode::Unknown };
+        let Some(cib) = &seen.cib else {
+            if Instant::now() >= until {
+                return CliCode::Unknown;
+            }
+            continue;
+        };
         let groups: Vec<_> = gates(cib)
             .0
             .iter()
@@ -387,10 +392,19 @@ fn who_takes_writes(settings: &Settings, fenced: Option<&str>, patience: Duratio
                 (group, writers)
             })
             .collect();
-        if groups.iter().all(|(_, writers)| !writers.is_empty()) || Instant::now() >= until {
+        // Of others nobody knows whether they ever will.
+        let first = waits_for.is_none();
+        let waits_for = waits_for.get_or_insert_with(|| {
+            let was_its =
+                |group: &facts::Group| group.verdict.as_ref().and_then(|v| v.points_at_node.as_deref()) == fenced;
+            let closed = groups.iter().filter(|(group, writers)| writers.is_empty() && was_its(group));
+            closed.map(|(group, _)| group.master.clone()).collect()
+        });
+        let waits = |group: &facts::Group, writers: &[String]| writers.is_empty() && waits_for.contains(&group.master);
+        if !groups.iter().any(|(group, writers)| waits(group, writers)) || Instant::now() >= until {
             break groups;
         }
-        if !std::mem::replace(&mut said, true) {
+        if first {
             say("waiting for another node to take over");
         }
         thread::sleep(Duration::from_millis(200));

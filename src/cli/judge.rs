@@ -458,7 +458,8 @@ fn fence(group: &Group, node: &NodeFacts, said: bool, problems: &mut Problems) {
 }
 
 fn bans(node: &NodeFacts, problems: &mut Problems) {
-    for ban in &node.bans {
+    // One of the record shall be able to take over; what else there is may well be kept out.
+    for ban in node.bans.iter().filter(|_| node.address.is_some()) {
         problems.add_with(
             Severity::Warning,
             format!("location constraint {ban} keeps the gate off {}, or from being promoted there", node.name),

@@ -124,6 +124,8 @@ pub struct Group {
     cib: Option<Arc<Cib>>,
     leasing: Option<Leasing>,
     granted: Option<Granted>,
+    /// What Pacemaker permits could not be read.
+    unreadable: bool,
     /// Why Pacemaker permits no more.
     not_granted: Cow<'static, str>,
     /// What is open by a lease of ours, or was by one of the keeper before this one.
@@ -277,6 +279,7 @@ impl Group {
             cib: None,
             leasing: None,
             granted: None,
+            unreadable: false,
             not_granted: Cow::Borrowed("just started"),
             opened: None,
             round: Round::default(),
@@ -449,8 +452,9 @@ impl Group {
         // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
         let held = self.look();
         match self.permits.read(self.params.ports, self.role()) {
-            Ok(Permit { granted, why }) => (self.granted, self.not_granted) = (granted, why),
+            Ok(Permit { granted, why }) => (self.granted, self.not_granted, self.unreadable) = (granted, why, false),
             Err(error) => {
+                self.unreadable = true;
                 (self.granted, self.not_granted) = (None, "it cannot be told what Pacemaker permits".into());
                 self.broken.firewall = Some(with_causes(&error));
             }
@@ -1133,7 +1137,7 @@ impl Group {
             granted: self.granted,
             role: own_role(me, &self.params.attribute),
             fenced: fenced(me),
-            paused: cib.leaves_alone(&self.gate_id, me),
+            paused: self.unreadable || cib.leaves_alone(&self.gate_id, me),
             named: self.about == About::Named,
             local,
             free_sentinels: self.who_can_fail_over(),

@@ -162,7 +162,8 @@ pub(super) fn file_name(instance: &str) -> String {
 /// Replaces a file's text in one step, as far as the disk.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-    let new = path.with_extension("new");
+    let mut new = path.to_owned().into_os_string();
+    new.push(".new");
     let mut file = fs::File::create(&new)?;
     file.write_all(text.as_bytes())?;
     // Else a power cut could leave an empty file.

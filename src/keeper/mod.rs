@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,9 @@ const CIB_DIRECTORY: &str = "/var/lib/pacemaker/cib";
 
 /// How often the CIB is read though nothing has told of a change.
 const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often it is tried to leave nothing behind.
+const LEAVES: u32 = 60;
 
 /// How long a group may take to say how it stands.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
@@ -194,17 +198,30 @@ async fn keep(settings: Settings) -> Result<()> {
 /// Says that the keeper is there, and then that it still is. One that hangs or was stopped is killed, and started anew: its node would stay
 /// closed, and nobody else could open.
 async fn tell_systemd() {
-    let tell = |state| {
-        if let Err(error) = sd_notify::notify(&[state]) {
-            warn!("systemd is not told: {error}");
+    let beats = Arc::new(AtomicBool::new(true));
+    let patience = sd_notify::watchdog_enabled();
+    let beating = beats.clone();
+    // systemd may be slow to listen: a thread that no lease waits for.
+    std::thread::spawn(move || {
+        let tell = |state| {
+            if let Err(error) = sd_notify::notify(&[state]) {
+                warn!("systemd is not told: {error}");
+            }
+        };
+        tell(NotifyState::Ready);
+        let Some(patience) = patience else { return };
+        loop {
+            if beating.swap(false, Ordering::Relaxed) {
+                tell(NotifyState::Watchdog);
+            }
+            std::thread::sleep(patience / 6);
         }
-    };
-    tell(NotifyState::Ready);
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let mut alive = tokio::time::interval(patience / 4);
+    });
+    let Some(patience) = patience else { return };
+    let mut alive = tokio::time::interval(patience / 6);
     loop {
         alive.tick().await;
-        tell(NotifyState::Watchdog);
+        beats.store(true, Ordering::Relaxed);
     }
 }
 
@@ -229,9 +246,17 @@ async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Runnin
             end(running).await;
             if let Some(redis) = redis {
                 let (gate, settings) = (id.clone(), common.settings.clone());
-                if let Ok(Err(why)) = spawn_blocking(move || veto::leave(&gate, redis, &settings)).await {
-                    warn!(gate = %id, "replica-priority is not put back: {why}");
-                }
+                tokio::spawn(async move {
+                    // Its Redis may be down just now.
+                    for _ in 0..LEAVES {
+                        let (id, settings) = (gate.clone(), settings.clone());
+                        let Ok(Err(why)) = spawn_blocking(move || veto::leave(&id, redis, &settings)).await else {
+                            return;
+                        };
+                        warn!(gate = %gate, "replica-priority is not put back: {why}");
+                        tokio::time::sleep(READ_AGAIN).await;
+                    }
+                });
             }
             if let Some(ports) = left {
                 let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);

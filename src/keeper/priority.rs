@@ -74,7 +74,8 @@ impl Priority {
 
     fn read(&self) -> Result<Option<u32>, String> {
         match fs::read_to_string(&self.path) {
-            Ok(text) => Ok(text.trim().parse().ok()),
+            // One that cannot be understood is Redis' default.
+            Ok(text) => Ok(Some(text.trim().parse().unwrap_or(100))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(format!("cannot read {}: {error}", self.path.display())),
         }

@@ -8,6 +8,7 @@
 //! * Where the named Redis is down and no failover begins (a leader that died or is stuck keeps the others quiet for twice Sentinel's
 //!   failover-timeout, which is minutes), a Sentinel that is in none is asked for one.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -32,6 +33,9 @@ use crate::together::together;
 /// A gate that is back within this was restarted, not refused.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// One whose role is `fail` though its Redis is well: where Pacemaker does not run, nobody puts the role right.
+const UNSETTLED: Duration = Duration::from_secs(15);
+
 /// What Sentinel reads of a replica it keeps for ten seconds: replica-priority is not changed for a refusal, or a Redis, that is younger.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -42,10 +46,14 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(3);
 const PROMOTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A node that was named and not promoted is not chosen again for that long.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED: Duration = Duration::from_secs(120);
 
-/// Between two requests for a failover.
+/// From one request for a failover to the next; twice that after the next one, and so on, until this node was promoted: where Pacemaker
+/// promotes nobody, the primary must not go round and round.
 const DAMPED: Duration = Duration::from_secs(20);
+
+/// How often that doubles: to ten minutes.
+const DOUBLES: u32 = 5;
 
 /// After one that was not made, because nobody could take over.
 const LOOKS_AGAIN: Duration = Duration::from_secs(5);
@@ -122,6 +130,8 @@ pub struct Keeper {
     priority: Priority,
     /// When the next failover may be asked for.
     not_before: Option<Instant>,
+    /// How often one was asked for since this node was promoted.
+    asked: u32,
     /// When replica-priority may be looked at again.
     look_after: Option<Instant>,
     /// The run of Redis whose priority was set to 0 last.
@@ -129,7 +139,8 @@ pub struct Keeper {
     /// A priority waits on the disk to be put back.
     is_kept: bool,
     job: Option<JoinHandle<Done>>,
-    said: String,
+    /// What was said last of each kind of trouble.
+    said: BTreeMap<&'static str, String>,
 }
 
 enum Done {
@@ -173,7 +184,7 @@ impl Refusal {
         }
         // Where the role in the cluster is still to be put right, Pacemaker cannot know better.
         let waits = match runs {
-            false => seen.fenced || seen.role.is_some_and(|role| role != Role::Fail),
+            false => seen.fenced || seen.role.is_some(),
             true => seen.named && granted == Some(Granted::Started) && seen.role == Some(Role::Primary),
         };
         if !waits || seen.paused {
@@ -182,7 +193,12 @@ impl Refusal {
             let since = self.since.filter(|(_, ran)| *ran == runs).map_or(now, |(since, _)| since);
             self.since = Some((since, runs));
             let new = match runs {
-                false if now >= since + GRACE => Some(Refused::NoGate),
+                false => {
+                    let settled = seen.fenced || seen.role != Some(Role::Fail);
+                    let well = seen.local.is_some_and(|local| !local.loading);
+                    let grace = if settled { GRACE } else { UNSETTLED };
+                    (now >= since + grace && (settled || well)).then_some(Refused::NoGate)
+                }
                 true => {
                     let not_promoted = match resting.filter(|(asked, _)| *asked >= since + BEGUN_WITHIN) {
                         Some((_, Ok(resting))) => *resting,
@@ -191,7 +207,6 @@ impl Refusal {
                     };
                     not_promoted.then_some(Refused::NotPromoted(now + REMEMBERED))
                 }
-                false => None,
             };
             if let Some(new) = new {
                 self.refused = Some((self.refused.map_or(now, |(since, _)| since), new));
@@ -209,8 +224,8 @@ impl Refusal {
 /// How long the named primary has been down without anything coming of it.
 #[derive(Debug, Default)]
 struct Idle {
-    /// Since when nobody is in a failover, or somebody is.
-    since: Option<(Instant, bool)>,
+    /// Since when it has been these Sentinels that are in no failover.
+    since: Option<(Instant, Vec<SocketAddr>)>,
 }
 
 impl Idle {
@@ -220,12 +235,12 @@ impl Idle {
             self.since = None;
             return &[];
         };
-        let since = match self.since {
-            // Whoever began one and gave it up needs no more patience.
-            Some((since, busy)) if busy || busy == down.busy => since,
+        // Whoever begins or gives up changes that, and gets his time.
+        let since = match &self.since {
+            Some((since, free)) if *free == down.sentinels => *since,
             _ => now,
         };
-        self.since = Some((since, down.busy));
+        self.since = Some((since, down.sentinels.clone()));
         let patience = if down.busy { ENDS_WITHIN } else { BEGINS_WITHIN };
         let due = since + patience + ONE_BY_ONE * u32::try_from(down.rank).unwrap_or(u32::MAX);
         if now >= due { &down.sentinels } else { &[] }
@@ -269,10 +284,11 @@ impl Keeper {
             idle: Idle::default(),
             priority,
             not_before: None,
+            asked: 0,
             look_after: None,
             set_in: None,
             job: None,
-            said: String::new(),
+            said: BTreeMap::new(),
         }
     }
 
@@ -280,6 +296,9 @@ impl Keeper {
     pub fn keep(&mut self, seen: &Seen) {
         let now = seen.now;
         let refused = self.refusal.see(seen, self.resting.as_ref());
+        if seen.granted == Some(Granted::Promoted) {
+            self.asked = 0;
+        }
         let idle = self.idle.see(now, seen.down.as_ref());
         if self.job.is_some() {
             return;
@@ -308,14 +327,15 @@ impl Keeper {
         let settings = &self.site.settings;
         let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
         let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
-        if refused.is_some() && seen.named && well && !seen.free_sentinels.is_empty() {
-            self.not_before = Some(now + DAMPED);
+        let hands_over = refused.is_some() && seen.named && well && !seen.paused;
+        if hands_over && !seen.free_sentinels.is_empty() {
+            self.not_before = Some(now + LOOKS_AGAIN);
             let (readers, redis) = (self.site.readers.clone(), settings.redis.clone());
             let free = seen.free_sentinels.clone();
             self.job =
                 Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
         } else if !idle.is_empty() {
-            self.not_before = Some(now + DAMPED);
+            self.not_before = Some(now + LOOKS_AGAIN);
             let idle = idle.to_vec();
             self.job = Some(spawn_blocking(move || {
                 Done::Begun(sentinel::fail_over(&idle, &master, &sentinels, ANSWER_WITHIN))
@@ -327,7 +347,8 @@ impl Keeper {
     fn priority_to_set(&self, refused: Option<Instant>, seen: &Seen) -> Option<(String, bool)> {
         let local = seen.local.filter(|local| !local.loading)?;
         let due = match refused {
-            None => self.is_kept,
+            // What a keeper before this one kept stays kept until a gate runs.
+            None => self.is_kept && seen.granted.is_some_and(|granted| granted > Granted::Stopping),
             Some(since) if seen.now < since + SETTLED || local.uptime < SETTLED => false,
             Some(_) => self.set_in.as_ref() != Some(&local.run_id) || !local.is_primary() && local.priority != 0,
         };
@@ -341,7 +362,7 @@ impl Keeper {
         self.job = None;
         // One that panicked has said so on stderr.
         let Ok(done) = result else { return };
-        let master = &self.site.master;
+        let master = self.site.master.clone();
         let (what, why) = match done {
             Done::Asked(at, resting) => {
                 self.resting = Some((at, resting));
@@ -352,12 +373,12 @@ impl Keeper {
                 return;
             }
             Done::HandOver(Ok(sentinel)) => {
-                self.said.clear();
+                self.has_asked();
                 warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
                 return;
             }
             Done::Begun(Ok(sentinel)) => {
-                self.said.clear();
+                self.has_asked();
                 warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
@@ -366,19 +387,21 @@ impl Keeper {
                 ("replica-priority is not set", why)
             }
             Done::HandOver(Err(why)) => {
-                self.not_before = Some(Instant::now() + LOOKS_AGAIN);
                 ("Pacemaker does not let this node be primary, and no failover is asked for", why)
             }
-            Done::Begun(Err(why)) => {
-                self.not_before = Some(Instant::now() + LOOKS_AGAIN);
-                ("the primary is down, and no Sentinel begins a failover", why)
-            }
+            Done::Begun(Err(why)) => ("the primary is down, and no Sentinel begins a failover", why),
         };
         // Once, not every few seconds for hours.
-        if self.said != why {
+        if self.said.get(what) != Some(&why) {
             info!(MASTER = %master, "{master}: {what}: {why}");
-            self.said = why;
+            self.said.insert(what, why);
         }
+    }
+
+    fn has_asked(&mut self) {
+        self.said.clear();
+        self.not_before = Some(Instant::now() + DAMPED * 2_u32.pow(self.asked.min(DOUBLES)));
+        self.asked += 1;
     }
 }
 
@@ -399,6 +422,10 @@ fn hand_over(
     sentinels: &Credentials,
     master: &str,
 ) -> Result<SocketAddr, String> {
+    // It may be starting the gate just now. Where it does not answer, it is not.
+    if pacemaker::is_idle().is_ok_and(|idle| !idle) {
+        return Err("Pacemaker is still at work".to_owned());
+    }
     let jobs = readers.iter().map(|&reader| {
         let redis = redis.clone();
         move || instance::ask(reader, &redis, ANSWER_WITHIN)
@@ -490,11 +517,26 @@ mod tests {
             // In maintenance mode, and while the role in the cluster is still to be put right.
             assert_eq!(see(Seen { paused: true, ..seen(None, true) }), None);
             assert_eq!(see(Seen { role: Some(Role::Replica), ..seen(Some(Granted::Started), true) }), None);
-            let fail = || Seen { role: Some(Role::Fail), ..seen(None, true) };
             assert_eq!(see(Seen { role: None, ..seen(None, true) }), None);
-            assert_eq!(see(fail()), None);
+            let fail = || Seen { role: Some(Role::Fail), ..seen(None, true) };
+            assert_eq!(see(fail()), None, "its Redis may be down");
             assert_eq!(fenced.see(&Seen { fenced: true, ..fail() }, None).is_some(), second >= 2);
         }
+    }
+
+    #[test]
+    fn a_role_that_nobody_puts_right_is_no_excuse_for_ever() {
+        let clock = Clock(Instant::now());
+        let well = Instance::default();
+        let mut refusal = Refusal::default();
+        let mut see = |seconds, local| {
+            let fail = Seen { role: Some(Role::Fail), local, ..seen(clock.at(seconds), None, true) };
+            refusal.see(&fail, None).is_some()
+        };
+        assert_eq!(
+            [see(0.0, None), see(14.9, Some(&well)), see(60.0, None), see(60.4, Some(&well))],
+            [false, false, false, true]
+        );
     }
 
     #[test]
@@ -535,13 +577,13 @@ mod tests {
         assert_eq!(see(0.0, Started, true), None);
         assert_eq!(see(3.0, Started, true), Some(clock.at(3.0)));
         assert_eq!(see(8.0, Started, false), Some(clock.at(3.0)));
-        assert_eq!(see(602.0, Started, false), Some(clock.at(3.0)));
-        assert_eq!(see(604.0, Started, false), None);
+        assert_eq!(see(122.0, Started, false), Some(clock.at(3.0)));
+        assert_eq!(see(124.0, Started, false), None);
         // Or until it was promoted.
-        assert_eq!(see(610.0, Started, true), None);
-        assert_eq!(see(614.0, Started, true), Some(clock.at(614.0)));
-        assert_eq!(see(615.0, Promoted, true), None);
-        assert_eq!(see(616.0, Started, false), None);
+        assert_eq!(see(130.0, Started, true), None);
+        assert_eq!(see(134.0, Started, true), Some(clock.at(134.0)));
+        assert_eq!(see(135.0, Promoted, true), None);
+        assert_eq!(see(136.0, Started, false), None);
     }
 
     #[test]
@@ -557,12 +599,24 @@ mod tests {
         assert_eq!(asks(&[(0.0, down(false, 1)), (4.9, down(false, 1)), (5.0, down(false, 1))]), [false, false, true]);
         // It is up again in between.
         assert_eq!(asks(&[(0.0, down(false, 0)), (2.0, None), (3.0, down(false, 0))]), [false, false, false]);
-        // Somebody is in a failover, and gets his time; then he is stuck, or has given up.
-        let looks = [(0.0, false), (2.0, true), (16.9, true), (17.0, true)];
-        assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, false, true]);
-        let looks = [(0.0, false), (2.0, true), (6.0, false), (6.4, true)];
-        assert_eq!(asks(&looks.map(|(at, busy)| (at, down(busy, 0)))), [false, false, true, false]);
-        assert_eq!(asks(&[(0.0, Some(Down { busy: true, sentinels: vec![], rank: 0 })), (60.0, None)]), [false, false]);
+        // Who is in a failover gets his time; then he is stuck. Another one who begins then gets his.
+        let all: Vec<SocketAddr> = (1..4).map(|n| format!("10.0.0.{n}:26379").parse().unwrap()).collect();
+        let busy = |free: usize| Some(Down { busy: free < 3, sentinels: all[..free].to_vec(), rank: 0 });
+        let looks = [
+            (0.0, busy(3)),
+            (2.0, busy(2)),
+            (16.9, busy(2)),
+            (17.0, busy(2)),
+            (17.4, busy(1)),
+            (32.3, busy(1)),
+            (32.4, busy(1)),
+        ];
+        assert_eq!(asks(&looks), [false, false, false, true, false, false, true]);
+        // Or he gives up, and nobody else begins.
+        let looks = [(0.0, busy(3)), (2.0, busy(2)), (6.0, busy(3)), (8.9, busy(3)), (9.0, busy(3))];
+        assert_eq!(asks(&looks), [false, false, false, false, true]);
+        let nobody_free = Some(Down { busy: true, sentinels: vec![], rank: 0 });
+        assert_eq!(asks(&[(0.0, nobody_free.clone()), (60.0, nobody_free)]), [false, false]);
     }
 
     #[test]

@@ -122,14 +122,19 @@ impl Cib {
     /// Whether Pacemaker leaves the resource `id` on `node` as it is: maintenance mode of the cluster, the node or the resource, or
     /// a resource that is not managed.
     pub fn leaves_alone(&self, id: &str, node: &Node) -> bool {
-        let is = |value: Option<&str>, wanted| value.is_some_and(|value: &str| value.eq_ignore_ascii_case(wanted));
+        // As crm_str_to_boolean() of Pacemaker's lib/common/strings.c reads them.
+        let is_one_of = |value: Option<&str>, words: [&str; 5]| {
+            value.is_some_and(|value| words.iter().any(|word| value.eq_ignore_ascii_case(word)))
+        };
+        let yes = |value| is_one_of(value, ["true", "on", "yes", "y", "1"]);
+        let no = |value| is_one_of(value, ["false", "off", "no", "n", "0"]);
         let property = |name: &str| self.properties.get(name).map(String::as_str);
         let resource = self.gates.iter().chain(&self.blocks).find(|resource| resource.id == id);
         let meta = |name: &str| resource.and_then(|resource| resource.meta.get(name)).map(String::as_str);
-        is(property("maintenance-mode"), "true")
-            || is(node.attribute("maintenance"), "true")
-            || is(meta("maintenance"), "true")
-            || is(meta("is-managed").or(property("is-managed-default")), "false")
+        yes(property("maintenance-mode"))
+            || yes(node.attribute("maintenance"))
+            || yes(meta("maintenance"))
+            || no(meta("is-managed").or(property("is-managed-default")))
     }
 
     /// The node of that name.
@@ -312,6 +317,40 @@ mod tests {
         <nvpair id="s3" name="fail-count-RedisGate#promote_0" value="1"/>
         <nvpair id="s4" name="fail-count-RedisGate2#start_0" value="INFINITY"/></instance_attributes></transient_attributes></node_state></status>
     </cib>"#;
+
+    #[test]
+    fn maintenance_is_what_pacemaker_takes_for_it() {
+        let of = |property: &str, node: &str, meta: &str| {
+            let pair = |text: &str| {
+                text.split_once('=').map_or(String::new(), |(name, value)| {
+                    format!("<nvpair id=\"i\" name=\"{name}\" value=\"{value}\"/>")
+                })
+            };
+            let cib = parse(&format!(
+                "<cib><configuration><crm_config><cluster_property_set id=\"c\">{}</cluster_property_set></crm_config>\
+                 <nodes><node id=\"1\" uname=\"node1\"><instance_attributes id=\"n\">{}</instance_attributes></node></nodes>\
+                 <resources><primitive id=\"G\" class=\"ocf\" provider=\"rolegate\" type=\"gate\"><meta_attributes id=\"m\">{}</meta_attributes>\
+                 </primitive></resources></configuration></cib>",
+                pair(property),
+                pair(node),
+                pair(meta)
+            ));
+            let cib = cib.unwrap();
+            cib.leaves_alone("G", cib.node("node1").unwrap())
+        };
+        for (property, node, meta) in [
+            ("maintenance-mode=yes", "", ""),
+            ("maintenance-mode=True", "", ""),
+            ("is-managed-default=off", "", ""),
+            ("", "maintenance=1", ""),
+            ("", "", "maintenance=on"),
+            ("", "", "is-managed=0"),
+        ] {
+            assert!(of(property, node, meta), "{property} {node} {meta}");
+        }
+        assert!(!of("", "", "") && !of("maintenance-mode=false", "maintenance=no", "is-managed=true"));
+        assert!(!of("is-managed-default=false", "", "is-managed=true"));
+    }
 
     #[test]
     fn reads_what_matters() {
