@@ -63,7 +63,7 @@ impl System {
     /// Whether it is as well as before any fault.
     fn is_fresh(self, bed: &Bed) -> Result<()> {
         match self {
-            System::Rolegate => gates::check(bed, 0),
+            System::Rolegate => gates::check(bed, 0).and_then(|()| is_idle(bed)),
             System::Plain => bed.check(),
         }
     }
@@ -85,6 +85,17 @@ impl System {
             System::Plain => bed.check(),
         }
     }
+}
+
+/// Whether Pacemaker has nothing under way. It may wait for 80 s (an operation's timeout and cluster-delay) for the answer of a node
+/// that was cut off in the middle of an operation, and do nothing else meanwhile: that belongs to the fault before.
+fn is_idle(bed: &Bed) -> Result<()> {
+    let node = bed.host(NODES[0])?;
+    let controller = node.ask("crmadmin", &["-D"])?;
+    let controller = controller.trim().rsplit(' ').next().context("crmadmin -D names nobody")?.to_owned();
+    let state = node.ask("crmadmin", &["-S", &controller])?;
+    ensure!(state.contains("S_IDLE"), "{}", state.trim());
+    Ok(())
 }
 
 /// What stands below the options.
