@@ -134,18 +134,23 @@ impl Action {
         }
         // Also of what an earlier one left open: it opens by a lease or not at all.
         let ro = Desired { ro: Want::Open(params.open_for), rw: Want::Keep };
-        gate.set(ro)?;
-        let mut renewed = Instant::now();
+        let mut renewed: Option<Instant> = None;
         let mut said = String::new();
         let mut asked: Option<Instant> = None;
         let mut waiting = String::new();
         loop {
-            // Only the time for it all may fail a promote.
+            // Only the time for it all may fail a promote. No monitor runs meanwhile: readers keep their port.
+            if renewed.is_none_or(|at| at.elapsed() > params.open_for / 4) {
+                match gate.set(ro) {
+                    Ok(_) => renewed = Some(Instant::now()),
+                    Err(error) => waiting = with_causes(&error),
+                }
+            }
             let open = gate.state().map(|state| state.rw.is_open());
             if let Err(error) = &open {
                 waiting = with_causes(error);
             }
-            if open.unwrap_or(false) {
+            if open.unwrap_or(false) && renewed.is_some() {
                 info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }
@@ -161,11 +166,6 @@ impl Action {
                     Ok(report) => waiting = report.why,
                     Err(NoReport { why, .. }) => waiting = why,
                 }
-            }
-            // No monitor runs meanwhile: readers keep their port.
-            if renewed.elapsed() > params.open_for / 4 {
-                gate.set(ro)?;
-                renewed = Instant::now();
             }
             if waiting != said {
                 info!(gate = %self.environment.instance, "promote waits: {waiting}");
