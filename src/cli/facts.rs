@@ -573,9 +573,7 @@ pub fn rules_of(resource: &Resource, attribute: &str, fenced: &str, cib: &Cib) -
 
 /// The location constraints by which no instance of the gate, or no promoted one, may be on `node`.
 fn bans(gate: &Gate, cib: &Cib, node: &str) -> Vec<String> {
-    let of_gate = |placed: &str| {
-        gate.resources().any(|resource| [&resource.outer_id, &resource.id].contains(&&placed.to_owned()))
-    };
+    let of_gate = |placed: &str| gate.resources().any(|resource| placed == resource.outer_id || placed == resource.id);
     let on_node = |named: &Option<String>| named.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(node));
     let bans = cib.locations.iter().filter(|location| {
         of_gate(&location.resource) && on_node(&location.node) && location.score.as_deref() == Some("-INFINITY")
