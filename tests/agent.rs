@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,7 @@ use rolegate::exit::OcfCode;
 use rolegate::gate::{Backend, BackendChoice, Baseline, Desired, Gate, Port, Ports, State, Variant, Want};
 use rolegate::keeper::socket::{Report, Request};
 use rolegate::permission::{Granted, Permission, Store};
+use rolegate::settings::Settings;
 use support::{Ns, SOON, eventually, sh};
 
 const NODE: &str = "10.9.0.1";
@@ -29,7 +31,8 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 11] = [
+    let trials: [(&str, fn()); 12] = [
+        ("a_firewall_that_is_busy_at_first_fails_no_promote", busy_firewall),
         ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
         ("another_gates_ports_are_left_alone", another_gates_ports),
         ("a_port_that_opens_while_the_keeper_is_asked_is_seen", opens_while_asked),
@@ -839,6 +842,24 @@ fn opens_while_asked() {
     });
     assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
     keeper.join().unwrap();
+}
+
+/// Somebody else changes gates for longer than one change of the agent may wait.
+fn busy_firewall() {
+    let mut world = World::new();
+    world.reset();
+    assert_eq!(world.agent("start", false, &[]), 0);
+    let file = std::fs::File::options().write(true).open("/run/rolegate/gate.lock").unwrap();
+    let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(Settings::default().firewall_within + Duration::from_secs(2));
+        drop(held);
+    });
+    assert_eq!(world.agent("promote", false, &[]), 0);
+    assert!(other.is_finished(), "it was promoted while another held the lock");
+    other.join().unwrap();
+    let state = world.agree("a promote that had to wait");
+    assert!(state.ro.is_open() && state.rw.is_open(), "{state:?}");
 }
 
 fn listener() {

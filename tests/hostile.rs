@@ -12,7 +12,7 @@ use rolegate::hook;
 use rolegate::instance;
 use rolegate::keeper::socket::{Report, Request};
 use rolegate::layout;
-use rolegate::lease::mark;
+use rolegate::lease::mark::Marks;
 use rolegate::pacemaker::{cib, crm_mon};
 use rolegate::permission::Store;
 use rolegate::record::Record;
@@ -192,7 +192,8 @@ fn the_samples_are_understood() {
     );
     assert!(serde_json::from_str::<Request>(REQUEST).is_ok() && serde_json::from_str::<Vec<Report>>(REPORT).is_ok());
     assert!(hook::read_call(&ARGUMENTS.split(' ').map(str::to_owned).collect::<Vec<_>>()).is_ok());
-    assert_eq!(mark::listed(CLIENTS).len(), 2);
+    let nodes = ["node1", "node2", "node3"].map(str::to_owned);
+    assert_eq!(Marks::read(CLIENTS).of("mymaster", &nodes).len(), 2);
     assert!(settings(SETTINGS.as_bytes()));
     assert!(permission(PERMISSION.as_bytes()));
 }
@@ -219,7 +220,7 @@ fn replies_of_redis_and_sentinel() {
     all_ways(INFO, |bytes| drop(instance::read(&[Value::BulkString(bytes.to_vec())])));
     all_texts(CLIENTS, |text| {
         let nodes = ["node1", "node2", "node3"].map(str::to_owned);
-        let _seen = mark::seen(&mark::listed(text), "mymaster", &nodes);
+        let _seen = Marks::read(text).of("mymaster", &nodes);
     });
 }
 

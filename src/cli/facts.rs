@@ -12,7 +12,8 @@ use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, ServerRole};
-use crate::lease::{self, Mark, mark};
+use crate::lease::mark::Marks;
+use crate::lease::{self, Mark};
 use crate::pacemaker::cib::{Resource, Rule};
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
 use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError};
@@ -773,7 +774,7 @@ fn marks(record: &Record, master: &str, settings: &Settings, within: Duration) -
     let answers = together(within, jobs).into_iter().flatten();
     let lists: Vec<String> = answers.filter_map(|answer| server::text(answer.ok()?.first()?)).collect();
     (lists.len() >= record.majority())
-        .then(|| lists.iter().flat_map(|list| mark::seen(&mark::listed(list), master, &nodes)).collect())
+        .then(|| lists.iter().flat_map(|list| Marks::read(list).of(master, &nodes)).collect())
 }
 
 fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {

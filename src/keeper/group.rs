@@ -1,8 +1,8 @@
 //! The lease of one master name: one state machine, fed by what its connections, the clock and other programs say.
 //!
 //! Every [`EVERY`] a round begins: arm, ask all Sentinels and the local Redis, and swap as soon as the answers suffice. Rounds go
-//! on without permission, too, without an arm: they are the looks by which all others are known to be closed when this node
-//! is promoted. What suffices is decided in [`crate::lease`].
+//! on without permission, too, without an arm; and [`Looks`] all the time, by which all others are known to be closed when this
+//! node is promoted. What suffices is decided in [`crate::lease`].
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
+use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::Report;
 use super::{restart, roles, veto};
@@ -30,13 +31,13 @@ use crate::gate::{
 };
 use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Permit, Permits, own_role};
-use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Seen, Span, Terms, Watch, mark};
+use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, Watch, mark};
 use crate::pacemaker::Cib;
 use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
 use crate::role::Role;
 use crate::roles::fenced;
-use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
+use crate::sentinel::{self, About, Heard, LocalServer, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
 
@@ -164,6 +165,9 @@ struct Line {
     connection: Connection<Asked>,
     own: OwnLine,
     marked: bool,
+    looks: Looks,
+    /// Looks that were sent before the line was made are none of its.
+    looked: Instant,
     watch: Watch<String>,
     /// What its mark says, once sent.
     mark: Option<Mark>,
@@ -179,7 +183,7 @@ enum Asked {
     /// A mark alone.
     Mark,
     /// The question of a round; with a nonce, behind a mark.
-    Question { round: u64, marked: bool },
+    Question { round: u64, marked: bool, looks: bool },
 }
 
 /// What stands in the way, by where it stands.
@@ -223,6 +227,7 @@ impl Group {
         common: Common,
         guard: &Guard,
         last_length: Option<Duration>,
+        looks_at: &mut dyn FnMut(SocketAddr) -> Looks,
         inbox: mpsc::Receiver<Note>,
     ) -> Option<Self> {
         let (gate_id, params) = (guard.resource.id.as_str(), guard.params.clone());
@@ -236,6 +241,8 @@ impl Group {
                 connection,
                 own: OwnLine::new(),
                 marked: false,
+                looks: looks_at(sentinel.address),
+                looked: Instant::now(),
                 watch: Watch::new(),
                 mark: None,
                 heard: None,
@@ -684,12 +691,14 @@ impl Group {
         // Read again: a mark of `closed` speaks of this moment.
         // Without the right to arm a mark stays as it is: what was closed stays closed.
         let now = if nonce.is_none() { self.mark_now() } else { None };
-        let question = [
+        // Who may open looks by itself, on the line; others see enough by the looks that all share.
+        let looks = self.lease.is_none() && self.granted == Some(Granted::Promoted);
+        let mut question = vec![
             vec!["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.params.master],
             vec!["SENTINEL", "MASTER", &self.params.master],
             vec!["SENTINEL", "MYID"],
-            vec!["CLIENT", "LIST", "TYPE", "normal"],
         ];
+        question.extend(looks.then(|| looks::QUESTION.to_vec()));
         for line in &mut self.lines {
             if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
                 line.evidence = None;
@@ -704,7 +713,8 @@ impl Group {
             let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
             let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
             let commands: Vec<&[&str]> = set.iter().chain(&question).map(Vec::as_slice).collect();
-            line.connection.ask(Asked::Question { round: self.round.number, marked: mark.is_some() }, &commands);
+            let asked = Asked::Question { round: self.round.number, marked: mark.is_some(), looks };
+            line.connection.ask(asked, &commands);
             line.mark = mark.or(line.mark);
         }
         if self.redis.is_up() && self.redis.waiting_for(Instant::now()).is_none() {
@@ -721,6 +731,7 @@ impl Group {
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
+                line.looked = Instant::now();
                 (line.evidence, line.proves, line.mark) = (None, None, Some(mark));
                 line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
             }
@@ -733,7 +744,7 @@ impl Group {
             }
             Event::Answer(answer) => match answer.tag {
                 Asked::Mark => self.marked(index, &answer),
-                Asked::Question { round, marked } => self.answered(index, round, marked, &answer),
+                Asked::Question { round, marked, looks } => self.answered(index, round, (marked, looks), &answer),
             },
         }
     }
@@ -777,42 +788,56 @@ impl Group {
         self.lines[index].connection.give_up();
     }
 
-    fn answered(&mut self, index: usize, round: u64, marked: bool, answer: &Answer<Asked>) {
+    fn answered(&mut self, index: usize, round: u64, (marked, looks): (bool, bool), answer: &Answer<Asked>) {
         let (sent, received) = (self.moment(answer.sent), self.moment(answer.received));
         let (set, replies) = answer.replies.split_at(usize::from(marked));
         if let Some(refusal) = set.first().filter(|reply| **reply != Value::Okay) {
             let refusal = refusal.clone();
             return self.refused_mark(index, &refusal);
         }
-        let [replies @ .., list] = replies else { return };
-        let heard = Heard { sentinel: self.record.sentinels()[index].clone(), answer: sentinel::read_answer(replies) };
-        let lines: Option<Vec<Seen<String>>> =
-            server::text(list).map(|text| mark::seen(&mark::listed(&text), &self.params.master, &self.others));
-        if lines.is_none() {
-            let at = self.record.sentinels()[index].address;
-            self.broken.sentinel = Some(format!("Sentinel {at} does not list its clients: {}", server::shown(list)));
+        let Some((replies, list)) = replies.split_at_checked(replies.len() - usize::from(looks)) else { return };
+        let sentinel = self.record.sentinels()[index].clone();
+        self.take_looks(index);
+        if let [list] = list {
+            let shown = looks::read(sentinel.address, list);
+            self.looked(index, &Look { sent: answer.sent, received: answer.received, shown });
         }
+        let heard = Heard { sentinel, answer: sentinel::read_answer(replies) };
         let names_me = self.names_me(&heard);
-        let terms = self.terms;
-        let longest = self.longest;
+        let (terms, longest) = (self.terms, self.longest);
         let line = &mut self.lines[index];
         if marked {
             line.own.marked(received);
         }
-        let free = match &lines {
-            Some(lines) => {
-                line.watch.look(sent, received, lines, &terms);
-                self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect()
-            }
-            None => {
-                line.watch = Watch::new();
-                BTreeSet::new()
-            }
+        // An acquisition wants the look that is the question's own, behind its mark.
+        let free = match marked && !looks {
+            true => BTreeSet::new(),
+            false => self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect(),
         };
         line.evidence = Some(Evidence { sentinel: index, counts: line.own.counts(sent, &terms), names_me, free });
         line.proves = marked.then_some(round);
         line.heard = Some((answer.received, heard));
         self.hear(round, marked);
+    }
+
+    /// The looks at this line's Sentinel that there are since the last time.
+    fn take_looks(&mut self, index: usize) {
+        for look in self.lines[index].looks.since(self.lines[index].looked) {
+            self.lines[index].looked = look.sent;
+            self.looked(index, &look);
+        }
+    }
+
+    fn looked(&mut self, index: usize, look: &Look) {
+        let (sent, received) = (self.moment(look.sent), self.moment(look.received));
+        let watch = &mut self.lines[index].watch;
+        match &look.shown {
+            Ok(marks) => watch.look(sent, received, &marks.of(&self.params.master, &self.others), &self.terms),
+            Err(why) => {
+                *watch = Watch::new();
+                self.broken.sentinel = Some(why.clone());
+            }
+        }
     }
 
     fn redis(&mut self, event: Event<()>) {
@@ -1058,22 +1083,9 @@ impl Group {
         self.restarting = Some(spawn_blocking(move || restart::answer(&case)));
     }
 
-    /// The Sentinels that name this node, where none is in a failover.
+    /// The Sentinels that can be asked for a failover of this node.
     fn who_can_fail_over(&self) -> Vec<SocketAddr> {
-        let fresh = self.lines.iter().filter_map(|line| line.heard.as_ref().filter(|(at, _)| at.elapsed() < FRESH));
-        let mut found = Vec::new();
-        for (_, heard) in fresh {
-            let Ok(answer) = &heard.answer else { continue };
-            let flags = answer.master.iter().flat_map(|master| &master.flags);
-            if flags.into_iter().any(|flag| flag == "failover_in_progress") {
-                return Vec::new();
-            }
-            let address = answer.named.as_ref().and_then(Place::address);
-            if address.is_some_and(|address| canonical(address) == canonical(self.node.address)) {
-                found.push(heard.sentinel.address);
-            }
-        }
-        found
+        sentinel::free_to_fail_over(&self.fresh_answers(), self.node.address)
     }
 
     fn restart_answered(&mut self, outcome: restart::Outcome) {

@@ -7,6 +7,7 @@
 mod connection;
 mod events;
 mod group;
+mod looks;
 mod memory;
 mod priority;
 mod restart;
@@ -40,6 +41,7 @@ use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
 use group::{Common, Group, Note};
+use looks::Looks;
 use socket::{Asked, Report, Request};
 
 /// Held by the one keeper of a node.
@@ -120,6 +122,7 @@ async fn keep(settings: Settings) -> Result<()> {
     let mut common: Option<Common> = None;
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    let mut looks: BTreeMap<SocketAddr, Looks> = BTreeMap::new();
     let mut last: Option<Arc<Cib>> = None;
     let epoch = Instant::now();
     info!("started");
@@ -165,7 +168,11 @@ async fn keep(settings: Settings) -> Result<()> {
                 bail!("what keeps gate {id} has a defect: see above");
             }
         }
-        follow(common, &cib, &mut groups).await;
+        let mut looks_at = |address: SocketAddr| {
+            looks.entry(address).or_insert_with(|| Looks::begin(address, settings.sentinel.clone())).clone()
+        };
+        follow(common, &cib, &mut groups, &mut looks_at).await;
+        looks.retain(|_, looks| looks.is_shared());
         let wanted: BTreeSet<SocketAddr> = groups
             .values()
             .filter_map(|running| running.guard.params.record.as_ref().ok())
@@ -227,7 +234,12 @@ async fn tell_systemd() {
 
 /// Begins, changes and ends the groups, so that there is one for each gate of the CIB, or the blocks in its place, with a record that
 /// has this node.
-async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Running>) {
+async fn follow(
+    common: &Common,
+    cib: &Cib,
+    groups: &mut BTreeMap<String, Running>,
+    looks_at: &mut (dyn FnMut(SocketAddr) -> Looks + Send),
+) {
     let (guards, bad) = layout::guards(cib);
     for (resource, error) in &bad {
         // What is kept stays as it is: a slip of the pen must not close a port.
@@ -295,7 +307,7 @@ async fn follow(common: &Common, cib: &Cib, groups: &mut BTreeMap<String, Runnin
             continue;
         }
         let (notes, inbox) = mpsc::channel(64);
-        let Some(group) = Group::new(common.clone(), &guard, last_length, inbox) else {
+        let Some(group) = Group::new(common.clone(), &guard, last_length, looks_at, inbox) else {
             groups.remove(&id);
             continue;
         };

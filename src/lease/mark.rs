@@ -6,6 +6,7 @@
 //!
 //! Spans of marks are microseconds here, the keeper's unit.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::{Mark, Seen, Span};
@@ -27,51 +28,57 @@ pub fn text(master: &str, node: &str, mark: &Mark) -> String {
     }
 }
 
-/// A line of `CLIENT LIST` whose name has our prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listed<'t> {
+/// The marks in a `CLIENT LIST`, by master name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marks(HashMap<Vec<u8>, Vec<Listed>>);
+
+/// A keeper's line, as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
     /// The client id, if that can be read.
-    pub line: Option<u64>,
-    /// The client's name, whole.
-    pub name: &'t str,
+    line: Option<u64>,
+    node: Vec<u8>,
+    mark: Option<Mark>,
 }
 
-/// Those lines of a `CLIENT LIST` that are keepers' lines, of any master name.
-///
-/// Each is `id=.. addr=.. .. name=.. ..`; which other fields there are differs with servers and releases.
-pub fn listed(text: &str) -> Vec<Listed<'_>> {
-    let mut found = Vec::new();
-    // A Sentinel has thousands of other clients.
-    for client in text.lines().filter(|client| client.contains("name=rolegate:")) {
-        let fields = || client.split_ascii_whitespace();
-        let line = fields().find_map(|field| field.strip_prefix("id=")).and_then(|id| id.parse().ok());
-        for name in fields().filter_map(|field| field.strip_prefix("name=")).filter(|name| name.starts_with(PREFIX)) {
-            found.push(Listed { line, name });
-        }
-    }
-    found
-}
-
-/// What `listed` lines say of some nodes, for one master name. Nodes are given as in the record, and come back so;
-/// they are compared without regard to case, as Pacemaker does. Marks of other nodes and master names are left out.
-///
-/// What is a mark of such a node, but cannot be understood, is kept as one that never makes it free.
-pub fn seen(listed: &[Listed<'_>], master: &str, nodes: &[String]) -> Vec<Seen<String>> {
-    listed
-        .iter()
-        .filter_map(|listed| {
-            let (whose, rest) = listed.name.strip_prefix(PREFIX)?.split_once(':')?;
-            let (node, says) = rest.split_once(':').unwrap_or((rest, ""));
-            if decoded(whose)? != master.as_bytes() {
-                return None;
+impl Marks {
+    /// Reads a list. Each line is `id=.. addr=.. .. name=.. ..`; which other fields there are differs with servers and releases.
+    pub fn read(text: &str) -> Self {
+        let mut marks = Marks::default();
+        // A Sentinel has thousands of other clients.
+        for client in text.lines().filter(|client| client.contains("name=rolegate:")) {
+            let fields = || client.split_ascii_whitespace();
+            let line = fields().find_map(|field| field.strip_prefix("id=")).and_then(|id| id.parse().ok());
+            for name in fields().filter_map(|field| field.strip_prefix("name=")) {
+                marks.add(line, name);
             }
-            let node = decoded(node)?;
-            let node = nodes.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(&node))?;
-            // Without its id, it cannot be known for the same line in the next look.
-            let mark = listed.line.and_then(|_| understood(says));
-            Some(Seen { line: listed.line.unwrap_or_default(), node: node.clone(), mark })
-        })
-        .collect()
+        }
+        marks
+    }
+
+    fn add(&mut self, line: Option<u64>, name: &str) -> Option<()> {
+        let (whose, rest) = name.strip_prefix(PREFIX)?.split_once(':')?;
+        let (node, says) = rest.split_once(':').unwrap_or((rest, ""));
+        let (whose, node) = (decoded(whose)?, decoded(node)?);
+        // Without its id, it cannot be known for the same line in the next look.
+        let mark = line.and_then(|_| understood(says));
+        self.0.entry(whose).or_default().push(Listed { line, node, mark });
+        Some(())
+    }
+
+    /// What they say of some nodes, for one master name. Nodes are given as in the record, and come back so;
+    /// they are compared without regard to case, as Pacemaker does. Marks of other nodes are left out.
+    ///
+    /// What is a mark of such a node, but cannot be understood, is kept as one that never makes it free.
+    pub fn of(&self, master: &str, nodes: &[String]) -> Vec<Seen<String>> {
+        let listed = self.0.get(master.as_bytes()).into_iter().flatten();
+        listed
+            .filter_map(|listed| {
+                let node = nodes.iter().find(|known| known.as_bytes().eq_ignore_ascii_case(&listed.node))?;
+                Some(Seen { line: listed.line.unwrap_or_default(), node: node.clone(), mark: listed.mark })
+            })
+            .collect()
+    }
 }
 
 fn understood(says: &str) -> Option<Mark> {
@@ -129,7 +136,7 @@ mod tests {
 
     fn one(name: &str) -> Vec<Option<Mark>> {
         let text = format!("id=7 addr=10.0.0.2:40000 name={name} age=1 flags=N\n");
-        seen(&listed(&text), "mymaster", &nodes(&["node2", "node3"])).into_iter().map(|seen| seen.mark).collect()
+        Marks::read(&text).of("mymaster", &nodes(&["node2", "node3"])).into_iter().map(|seen| seen.mark).collect()
     }
 
     #[test]
@@ -148,7 +155,7 @@ mod tests {
             id=4 addr=10.0.0.2:5000 laddr=10.0.0.9:26379 fd=10 name=rolegate:mymaster:node3:2000:1F age=4 capa= flags=N lib-name=x lib-ver= tot-net-in=9\r\n\
             id=5 addr=10.0.0.2:5000 name=rolegate:other:node3:closed age=4\n\
             id=6 addr=10.0.0.3:5000 name= age=4 lib-name=rolegate:mymaster:node3:closed\n";
-        let lines = seen(&listed(text), "mymaster", &nodes(&["node2", "NODE3"]));
+        let lines = Marks::read(text).of("mymaster", &nodes(&["node2", "NODE3"]));
         let held = Mark::Held { length: 2 * SECOND, nonce: 0x1f };
         assert_eq!(
             lines,
@@ -157,7 +164,7 @@ mod tests {
                 Seen { line: 4, node: "NODE3".to_owned(), mark: Some(held) },
             ]
         );
-        assert_eq!(seen(&listed(text), "other", &nodes(&["node3"])).len(), 1);
+        assert_eq!(Marks::read(text).of("other", &nodes(&["node3"])).len(), 1);
     }
 
     #[test]
@@ -183,7 +190,7 @@ mod tests {
         assert_eq!(one("rolegate:mymaster:node2:3600000:1").len(), 1);
         // Neither does a line without an id.
         let lines = "addr=x name=rolegate:mymaster:node2:closed\nid=x name=rolegate:mymaster:node2:closed\n";
-        let lines = seen(&listed(lines), "mymaster", &nodes(&["node2"]));
+        let lines = Marks::read(lines).of("mymaster", &nodes(&["node2"]));
         assert_eq!(lines.iter().map(|seen| seen.mark).collect::<Vec<_>>(), [None, None]);
     }
 
@@ -211,14 +218,14 @@ mod tests {
             let name = text(&master, &node, &mark);
             prop_assert!(name.bytes().all(|b| (b'!'..=b'~').contains(&b)), "{}", name);
             let list = format!("id={line} addr=1.2.3.4:5 fd=8 name={name} age=0\n");
-            let lines = seen(&listed(&list), &master, &nodes(&[&node]));
+            let lines = Marks::read(&list).of(&master, &nodes(&[&node]));
             prop_assert_eq!(lines, [Seen { line, node, mark: Some(mark) }]);
         }
 
         #[test]
         fn any_text_is_survived(text in "(id=|name=|rolegate:|m:|n:|closed|:|%|[0-9]| |\n|\\PC){0,40}", any in ".*") {
             for text in [&text, &any] {
-                _ = seen(&listed(text), "m", &nodes(&["n"]));
+                _ = Marks::read(text).of("m", &nodes(&["n"]));
             }
         }
     }

@@ -7,7 +7,8 @@ use super::{Mark, Moment, Seen, Span, Terms};
 /// What one line of ours has seen of the other nodes' lines at one Sentinel.
 ///
 /// A new line of ours needs a new watch: Sentinel may have restarted, and client ids begin anew. Several lines to one
-/// Sentinel may share looks: take a copy of the watch, and give it the question's own look.
+/// Sentinel may share looks that were sent after they were made, on whatever connection: as long as the line lives, it is the same
+/// Sentinel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Watch<N: Ord> {
     /// The first look after which none came too late, and the last one.
@@ -58,8 +59,12 @@ impl<N: Ord + Clone> Watch<N> {
     /// have there.
     ///
     /// Between two looks, from the sending of one to the reply of the next, is less than [`Terms::look_gap`]; else
-    /// all windows start anew, because lines can have come and gone.
+    /// all windows start anew, because lines can have come and gone. A look that was sent before the last one comes too late to
+    /// tell anything: it is left out.
     pub fn look(&mut self, sent: Moment, received: Moment, lines: &[Seen<N>], terms: &Terms) {
+        if self.looks.is_some_and(|looks| sent < looks.last) {
+            return;
+        }
         let too_late = self
             .looks
             .is_none_or(|looks| received.checked_sub(looks.last).is_none_or(|between| between >= terms.look_gap()));
@@ -238,6 +243,19 @@ mod tests {
             show(&mut watch, W, W, &[(1, CLOSED)]);
             assert_eq!(watch.free(&'b', 20, &TERMS), is_free, "{reply}");
         }
+    }
+
+    #[test]
+    fn a_look_that_comes_after_a_later_one_tells_nothing() {
+        let mut watch = Watch::new();
+        for at in [0, 8, 16, 24, W] {
+            show(&mut watch, at, at, &[(1, CLOSED)]);
+        }
+        let before = watch.clone();
+        show(&mut watch, W - 1, W + 1, &[(1, HELD)]);
+        assert_eq!(watch, before);
+        show(&mut watch, W, W + 1, &[(1, HELD)]);
+        assert!(!watch.free(&'b', 20, &TERMS), "one of the same moment does");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! own run id, gives exactly that node's address of the record, and does not doubt that address
 //! itself (s_down, o_down, failover_in_progress, or another run id than the local server's).
 
+use std::net::SocketAddr;
+
 use super::{Answer, Heard, Place};
 use crate::record::{Record, canonical, unusable};
 
@@ -139,6 +141,30 @@ impl Verdict {
             None => About::Refused(format!("no majority of Sentinels agrees on a primary ({notes})")),
         }
     }
+}
+
+/// The Sentinels that can be asked to turn the primary at `node` into a replica: they name it, and are in no failover. None where one
+/// is in a failover of that primary: a second would take the same epoch.
+///
+/// A leader that has promoted `node` and waits for a slow replica (up to failover-timeout) still shows the failover, of the
+/// primary before it: that one forbids nothing, and begins none itself.
+pub fn free_to_fail_over(heard: &[Heard], node: SocketAddr) -> Vec<SocketAddr> {
+    let node = canonical(node);
+    let is_node = |place: Option<&Place>| place.and_then(Place::address).map(canonical) == Some(node);
+    let mut free = Vec::new();
+    for heard in heard {
+        let Ok(answer) = &heard.answer else { continue };
+        let flags = answer.master.iter().flat_map(|master| &master.flags);
+        let in_failover = flags.into_iter().any(|flag| flag == "failover_in_progress");
+        let names_it = is_node(answer.named.as_ref());
+        match (in_failover, names_it) {
+            (false, true) => free.push(heard.sentinel.address),
+            (false, false) => {}
+            (true, true) if !is_node(answer.master.as_ref().and_then(|master| master.place.as_ref())) => {}
+            (true, _) => return Vec::new(),
+        }
+    }
+    free
 }
 
 /// The node for which an answer counts, or why it counts for none.
@@ -279,6 +305,32 @@ mod tests {
         let verdict = decide([Err(AskError::Silent), Ok(leader), Ok(names("10.0.0.2"))], None);
         assert_eq!(verdict.about("node2"), About::Named);
         assert_eq!(verdict.about("node1"), About::Other("node2".into()));
+    }
+
+    #[test]
+    fn a_leader_behind_its_promotion_holds_up_nobody() {
+        let three = three();
+        let free = |answers: [Result<Answer, AskError>; 3]| {
+            let heard: Vec<Heard> = three
+                .sentinels()
+                .iter()
+                .zip(answers)
+                .map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer })
+                .collect();
+            free_to_fail_over(&heard, "10.0.0.2:6379".parse().unwrap()).len()
+        };
+        let behind = || Ok(Answer { named: Some(place("10.0.0.2")), ..flagged("10.0.0.1", "failover_in_progress") });
+        let before = || Ok(flagged("10.0.0.2", "failover_in_progress"));
+        let names_it = || Ok(names("10.0.0.2"));
+        assert_eq!(free([names_it(), names_it(), Err(AskError::Silent)]), 2);
+        assert_eq!(free([behind(), names_it(), names_it()]), 2);
+        assert_eq!(free([before(), names_it(), names_it()]), 0, "another failover of it is under way");
+        assert_eq!(
+            free([Ok(flagged("10.0.0.1", "failover_in_progress")), names_it(), names_it()]),
+            0,
+            "not promoted yet"
+        );
+        assert_eq!(free([Ok(names("10.0.0.1")), names_it(), names_it()]), 2);
     }
 
     #[test]

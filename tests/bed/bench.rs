@@ -9,29 +9,52 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use super::gates::{configure, open_gates};
 use super::spread::Spread;
-use super::{Bed, CLIENTS, Host, NODES, wait_for};
+use super::{Bed, CLIENTS, Host, NODES, cost, wait_for};
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The agent's monitor against ocf:heartbeat:portblock's.
+    Monitor,
+    /// Throughput through 6381 against 6379, with one gate and with 64.
+    Throughput,
+    /// Closing with 10,000 connections.
+    Closing,
+    /// From redis_role written to the port open and closed.
+    RoleChange,
+    /// Ten minutes with all processors kept busy: the times between renewals of the lease.
+    Soak,
+    /// What keepers and Sentinels use, with one master name and with 64. Last: those stay.
+    Keeper,
+}
 
 /// All figures, in the order in which they were measured: name, unit, spread.
 #[derive(Debug, Default, Serialize)]
 pub struct Figures(Vec<(String, String, Spread)>);
 
 impl Figures {
+    /// Adds one, and prints it.
+    ///
+    /// # Errors
+    /// When nothing was measured.
     #[allow(clippy::print_stdout)] // The benchmark's product.
-    fn add(&mut self, name: &str, unit: &str, values: Vec<f64>) -> Result<Spread> {
+    pub fn add(&mut self, name: &str, unit: &str, values: Vec<f64>) -> Result<Spread> {
         let spread = Spread::of(values).with_context(|| name.to_owned())?;
         println!("{name:<70} {unit:>8} {spread}");
         self.0.push((name.to_owned(), unit.to_owned(), spread));
         Ok(spread)
     }
 
+    /// Prints the ratio of two medians.
     #[allow(clippy::print_stdout)]
-    fn ratio(&self, name: &str, ours: Spread, theirs: Spread) {
+    pub fn ratio(&self, name: &str, ours: Spread, theirs: Spread) {
         println!("{name:<70} {:>8} {:.3}", "ratio", ours.median / theirs.median);
     }
 }
@@ -71,13 +94,19 @@ pub fn fetch_portblock() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn run(bed: &Bed, portblock: &Path) -> Result<Figures> {
+pub fn run(bed: &Bed, parts: &[Part], portblock: Option<&Path>) -> Result<Figures> {
     let mut figures = Figures::default();
     configure(bed)?;
-    monitor(bed, &mut figures, portblock)?;
-    throughput(bed, &mut figures)?;
-    closing(bed, &mut figures)?;
-    role_change(bed, &mut figures)?;
+    for part in parts {
+        match part {
+            Part::Monitor => monitor(bed, &mut figures, portblock.context("portblock's package")?)?,
+            Part::Throughput => throughput(bed, &mut figures)?,
+            Part::Closing => closing(bed, &mut figures)?,
+            Part::RoleChange => role_change(bed, &mut figures)?,
+            Part::Soak => cost::soak(bed, &mut figures)?,
+            Part::Keeper => cost::keeper(bed, &mut figures)?,
+        }
+    }
     Ok(figures)
 }
 

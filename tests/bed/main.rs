@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::Signal;
 
+use bed::bench::Part;
 use bed::faults::Fault;
 use bed::{Bed, Options, Server};
 
@@ -136,6 +137,9 @@ enum What {
     Clean,
     /// Measure, both sides in one run, on a bed of its own.
     Bench {
+        /// What is measured [default: all but soak].
+        #[arg(value_enum)]
+        parts: Vec<Part>,
         /// Write the figures into this file too, as JSON.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -268,10 +272,14 @@ fn run(cli: Cli) -> Result<()> {
         What::Logs { dir } => attached()?.collect_logs(&dir),
         What::Demo { fault, keep } => demo(&name, fault, keep),
         What::Faults(args) => bed::suite::main(&name, &args),
-        What::Bench { json } => {
-            let portblock = bed::bench::fetch_portblock()?;
-            let bed = Bed::up(Options::new("bench"))?;
-            let figures = bed::bench::run(&bed, &portblock)?;
+        What::Bench { parts, json } => {
+            let name = if name == "main" { "bench" } else { &name };
+            let all = [Part::Monitor, Part::Throughput, Part::Closing, Part::RoleChange, Part::Keeper];
+            let parts = if parts.is_empty() { &all[..] } else { &parts };
+            // What can be missing is asked for first.
+            let portblock = if parts.contains(&Part::Monitor) { Some(bed::bench::fetch_portblock()?) } else { None };
+            let bed = Bed::up(Options::new(name))?;
+            let figures = bed::bench::run(&bed, parts, portblock.as_deref())?;
             bed.down()?;
             match json {
                 Some(file) => std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)

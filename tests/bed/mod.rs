@@ -36,7 +36,7 @@
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
 //! - [`watch`]: which gates are open and whom Sentinels name, seen from outside on one clock.
-//! - [`bench`]: the benchmark.
+//! - [`bench`]: the benchmark; [`cost`]: what keepers cost, and whether they keep their leases on a busy machine.
 //! - [`gates`]: the gate made as the README says, and whether it is well.
 //! - [`faults`]: every fault, defined once.
 //! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to.
@@ -48,6 +48,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod cost;
 pub mod debian;
 pub mod demo;
 pub mod faults;

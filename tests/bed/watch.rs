@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
 use redis::{Client, Connection};
 use rolegate::command::Cmd;
-use rolegate::gate::{BackendChoice, Gate, Ports};
+use rolegate::gate::{BackendChoice, Gate, PortState, Ports};
 
 use super::host::leader_in;
 use super::{Bed, NODES, address};
@@ -41,6 +41,9 @@ pub struct Blind {
     pause: Duration,
 }
 
+/// A time of a firewall's element may be read that late. Renewals are further apart.
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
+
 /// How often a node that is off is looked for: it needs seconds to boot.
 const LOOK_FOR: Duration = Duration::from_millis(100);
 
@@ -61,6 +64,8 @@ struct Looks {
     is_open: bool,
     /// The longest time from one look to the next while the node was on.
     longest_pause: Duration,
+    /// The ends that each open port was given, one after the other.
+    ends: Vec<Instant>,
 }
 
 /// From the first to the last of looks in a row that all saw an open port.
@@ -204,6 +209,9 @@ fn look(mut visitor: Visitor, stop: &AtomicBool) -> Result<Looks> {
         if let Ok(state) = gate.state() {
             let answered = Instant::now();
             looks.add(asked, answered, state.rw.is_open());
+            if let PortState::Open { remaining } = state.rw {
+                looks.renewed(answered + remaining);
+            }
             looks.longest_pause = last.map_or(Duration::ZERO, |last| answered - last).max(looks.longest_pause);
             last = Some(asked);
         }
@@ -222,6 +230,15 @@ impl Looks {
             _ => {}
         }
         self.is_open = open;
+    }
+}
+
+impl Looks {
+    /// The port is seen to be open until `end`. One that is a little later is the same one, read with a delay.
+    fn renewed(&mut self, end: Instant) {
+        if self.ends.last().is_none_or(|last| end.saturating_duration_since(*last) > LONGEST_DELAY) {
+            self.ends.push(end);
+        }
     }
 }
 
@@ -284,6 +301,13 @@ impl Seen {
     pub fn none_open(&self, since: Instant) -> Duration {
         let open = self.ended.saturating_duration_since(since.max(self.begun));
         open.saturating_sub(self.lasting_since(since, |open| open > 0))
+    }
+
+    /// The times between the renewals of a node's open read-write port.
+    pub fn renewals(&self, node: &str) -> Vec<Duration> {
+        let place = NODES.iter().position(|name| *name == node);
+        let ends = place.map(|place| self.gates[place].ends.as_slice()).unwrap_or_default();
+        ends.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     /// The longest time between two looks at one node's firewall.

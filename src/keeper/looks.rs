@@ -1,0 +1,124 @@
+//! Looks at the lines of all keepers: one connection per Sentinel for all master names of the node.
+//!
+//! A look lists the Sentinel's clients, the lines of all master names among them; so it is one answer for all, where 64 master names
+//! that look each by itself would make Sentinels list their 200 lines 500 times a second. Looks wake nobody up: a group takes those
+//! that there are when it decides. What an acquisition needs besides, the question's own look, is asked on the line itself.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::connection::{Connection, Event};
+use crate::lease::mark::Marks;
+use crate::server::{self, Credentials, Value};
+
+/// From one look to the next. Less than 0.9 G, by more than an answer takes.
+const EVERY: Duration = Duration::from_millis(400);
+
+/// A Sentinel that takes longer than this to answer is silent: the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many looks are kept for groups that have not taken them yet. One that misses some begins its windows anew.
+const KEPT: usize = 8;
+
+/// What is asked.
+pub const QUESTION: [&str; 4] = ["CLIENT", "LIST", "TYPE", "normal"];
+
+/// What a Sentinel showed.
+#[derive(Debug)]
+pub struct Look {
+    /// When it was asked, not later.
+    pub sent: Instant,
+    /// When its reply had come, not earlier.
+    pub received: Instant,
+    /// What it showed, or why it shows nothing.
+    pub shown: Result<Marks, String>,
+}
+
+/// The looks at one Sentinel.
+#[derive(Debug, Clone, Default)]
+pub struct Looks(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    looks: Mutex<VecDeque<Arc<Look>>>,
+}
+
+impl Looks {
+    /// Looks at the Sentinel at `address` from now on, for as long as somebody has this.
+    pub fn begin(address: SocketAddr, credentials: Credentials) -> Self {
+        let looks = Looks::default();
+        tokio::spawn(keep_looking(address, credentials, Arc::downgrade(&looks.0)));
+        looks
+    }
+
+    /// Whether somebody else has it, too.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// The looks that were sent after `then`, in the order of their sending.
+    pub fn since(&self, then: Instant) -> Vec<Arc<Look>> {
+        let looks = self.0.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.iter().filter(|look| look.sent > then).cloned().collect()
+    }
+}
+
+impl Shared {
+    fn add(&self, look: Look) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.len() == KEPT {
+            looks.pop_front();
+        }
+        looks.push_back(Arc::new(look));
+    }
+}
+
+/// What a reply to [`QUESTION`] shows.
+///
+/// # Errors
+/// Why it shows nothing, in an operator's words.
+pub fn read(address: SocketAddr, reply: &Value) -> Result<Marks, String> {
+    let text = server::text(reply);
+    text.map(|text| Marks::read(&text))
+        .ok_or_else(|| format!("Sentinel {address} does not list its clients: {}", server::shown(reply)))
+}
+
+async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Weak<Shared>) {
+    let mut connection: Connection<()> = Connection::new(address, credentials);
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = poll_fn(|context| {
+            if tick.poll_tick(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            connection.poll_event(context).map(Some)
+        })
+        .await;
+        let Some(shared) = shared.upgrade() else { return };
+        match event {
+            None if connection.waiting_for(Instant::now()).is_some_and(|waited| waited > PATIENCE) => {
+                connection.give_up();
+            }
+            None if connection.waiting_for(Instant::now()).is_none() => connection.ask((), &[&QUESTION[..]]),
+            Some(Event::Up) => {
+                tick.reset();
+                connection.ask((), &[&QUESTION[..]]);
+            }
+            Some(Event::Answer(answer)) => {
+                if let [reply] = answer.replies.as_slice() {
+                    let shown = read(address, reply);
+                    shared.add(Look { sent: answer.sent, received: answer.received, shown });
+                }
+            }
+            // It is being remade. That the Sentinel is away shows on the lines.
+            Some(Event::Down(_)) | None => {}
+        }
+    }
+}
