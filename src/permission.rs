@@ -117,7 +117,11 @@ impl Store {
         fs::create_dir_all(directory)
             .and_then(|()| fs::write(&new, text))
             .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(|source| self.error("write", source))
+            .map_err(|source| {
+                // On a full disk each try would leave one.
+                let _none = fs::remove_file(&new);
+                self.error("write", source)
+            })
     }
 
     /// Takes the permission away; done if there is none.
@@ -153,6 +157,16 @@ mod tests {
         store.remove().unwrap();
         store.remove().unwrap();
         assert_eq!(store.read().unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::under(directory.path(), "RedisGate");
+        fs::create_dir_all(store.path.join("in the way")).unwrap();
+        let permission = Permission { granted: Granted::Promoted, ports: Ports::new(1, 2, 3).unwrap() };
+        store.write(permission).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
