@@ -78,6 +78,11 @@ impl Server {
         format!("/etc/{}/sentinel.conf", self.user())
     }
 
+    /// Sentinel's log.
+    pub fn sentinel_log(self) -> String {
+        format!("/var/log/{}/{}.log", self.user(), self.sentinel())
+    }
+
     /// Where the server keeps its data.
     pub fn data(self) -> String {
         format!("/var/lib/{}", self.user())

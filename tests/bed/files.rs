@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bed, CLIENTS, NODES, Server, address, address6, hosts, project};
+use super::{Bed, CLIENTS, NODES, Options, Server, address, address6, hosts, project};
 
 /// Where `scripts/install` puts the hook. Sentinel calls it if it is there.
 pub(super) const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
@@ -103,12 +103,16 @@ impl Bed {
             hosts().map(|host| format!("{} {host}\n{} {host}\n", address(host), address6(host))).collect();
         write(root, "etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{names}"))?;
         if CLIENTS.contains(&host) {
-            let haproxy = if self.options().bare { haproxy_by_role() } else { haproxy() };
+            let haproxy = match self.options() {
+                Options { bare: true, usual_haproxy: true, .. } => haproxy_as_usual(),
+                Options { bare: true, .. } => haproxy_by_role(),
+                _ => haproxy(),
+            };
             append(root, "etc/haproxy/haproxy.cfg", &haproxy)?;
             return enable(root, &CLIENT_UNITS);
         }
         write(root, "etc/corosync/corosync.conf", &corosync(&self.options().name))?;
-        append(root, self.server().config().trim_start_matches('/'), &redis(host))?;
+        append(root, self.server().config().trim_start_matches('/'), &redis(host, self.options()))?;
         let hook = root.join(HOOK).exists();
         let sentinel_config = self.server().sentinel_config();
         let sentinel_config = sentinel_config.trim_start_matches('/');
@@ -204,8 +208,15 @@ fn corosync(name: &str) -> String {
     text + "}\n"
 }
 
-fn redis(host: &str) -> String {
-    let mut text = "\n# The bed's nodes are alone on their network.\nbind 0.0.0.0 ::\nprotected-mode no\n".to_owned();
+fn redis(host: &str, options: &Options) -> String {
+    let mut text =
+        "\n# The bed's nodes are alone on their network. DEBUG is for faults.\nbind 0.0.0.0 ::\nprotected-mode no\n\
+                    enable-debug-command local\n"
+            .to_owned();
+    if options.usual_haproxy {
+        // The example of Sentinel's document.
+        text += "min-replicas-to-write 1\nmin-replicas-max-lag 10\n";
+    }
     if host != NODES[0] {
         text += &format!("replicaof {} 6379\n", address(NODES[0]));
     }
@@ -226,6 +237,21 @@ fn haproxy_by_role() -> String {
         )
     };
     "\n".to_owned() + &listen("redis-rw", 6381, 6379, &role("master")) + &listen("redis-ro", 6380, 6379, &role("slave"))
+}
+
+/// The check that HAProxy's own blog, and most configurations since, have for Redis, with HAProxy's defaults for all else.
+fn haproxy_as_usual() -> String {
+    let mut text =
+        "\nlisten redis-rw\n    bind :::6381 v4v6\n    mode tcp\n    option tcplog\n    timeout connect 4s\n    \
+                    timeout client 30s\n    timeout server 30s\n    option tcp-check\n    tcp-check connect\n    \
+                    tcp-check send PING\\r\\n\n    tcp-check expect string +PONG\n    \
+                    tcp-check send info\\ replication\\r\\n\n    tcp-check expect string role:master\n    \
+                    tcp-check send QUIT\\r\\n\n    tcp-check expect string +OK\n"
+            .to_owned();
+    for node in NODES {
+        text += &format!("    server {node} {}:6379 check inter 1s\n", address(node));
+    }
+    text
 }
 
 fn listen(name: &str, port: u16, behind: u16, check: &str) -> String {

@@ -1,5 +1,6 @@
 //! The gate on the bed: made as the README says, and looked at from outside.
 
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -7,13 +8,26 @@ use anyhow::{Context, Result, ensure};
 use rolegate::gate::{BackendChoice, Gate, Ports};
 
 use super::variant::{MYMASTER, Master};
-use super::{Bed, CLIENTS, Host, NODES, address, wait_for};
+use super::{Bed, CLIENTS, Host, NODES, address, project, wait_for};
 
 /// Makes the gate as the README says: one resource, and `rolegate init`. Waits until the
 /// primary's read-write port is open.
 pub fn configure(bed: &Bed) -> Result<()> {
     create(bed, &MYMASTER)?;
     let node = bed.host(NODES[0])?;
+    node.cmd("rolegate")?.args(["init"]).deadline(Duration::from_secs(60)).run().context("rolegate init")?;
+    opened(bed, &MYMASTER)
+}
+
+/// Makes the classic layout instead, as its script says.
+pub fn configure_classic(bed: &Bed) -> Result<()> {
+    let node = bed.host(NODES[0])?;
+    let script = fs::read_to_string(project().join("ocf/pcs/block.sh"))?;
+    let file = "/root/classic.xml";
+    node.cmd("pcs")?.args(["cluster", "cib", file]).deadline(Duration::from_secs(30)).run()?;
+    let made = node.cmd("sh")?.args(["-s", "--", "-f", file]).stdin(script).deadline(Duration::from_secs(120)).run();
+    made.context("ocf/pcs/block.sh")?;
+    node.cmd("pcs")?.args(["cluster", "cib-push", file]).deadline(Duration::from_secs(60)).run()?;
     node.cmd("rolegate")?.args(["init"]).deadline(Duration::from_secs(60)).run().context("rolegate init")?;
     opened(bed, &MYMASTER)
 }

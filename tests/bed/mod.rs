@@ -39,6 +39,7 @@
 //! - [`bench`]: the benchmark; [`cost`]: what keepers cost, and whether they keep their leases on a busy machine.
 //! - [`gates`]: the gate made as the README says, and whether it is well.
 //! - [`faults`]: every fault, defined once.
+//! - [`power`]: STONITH: a fence agent for the nodes, and who cuts the power that it asks for.
 //! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to.
 //! - [`spread`]: what several runs come to.
 //! - [`demo`]: one failure shown.
@@ -58,6 +59,7 @@ pub mod host;
 pub mod jail;
 pub mod load;
 pub mod net;
+pub mod power;
 pub mod root;
 pub mod spread;
 pub mod suite;
@@ -131,6 +133,10 @@ pub struct Options {
     pub server: Server,
     /// Only cluster and Redis; rolegate is not installed.
     pub bare: bool,
+    /// With `bare`: HAProxy and `min-replicas-to-write` as they are mostly set up beside Sentinel, instead of HAProxy as it is set up
+    /// beside a gate.
+    #[serde(default)]
+    pub usual_haproxy: bool,
     /// Redis and Sentinels ask for passwords, and rolegate has a user of its own with the rights that README gives it.
     pub secured: bool,
     /// A second master name, `cache`, beside the first: see [`variant::CACHE`].
@@ -161,6 +167,7 @@ impl Options {
             release: debian::BOOKWORM.into(),
             server: Server::Redis,
             bare: false,
+            usual_haproxy: false,
             secured: false,
             second: false,
             by_hand: false,

@@ -27,7 +27,8 @@ impl Spread {
         Ok(Spread {
             runs: values.len(),
             min: values[0],
-            median: values[values.len() / 2],
+            // Of an even number the middle of the two in the middle.
+            median: (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0,
             max: values[values.len() - 1],
         })
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::faults::{BEYOND, FAULTS, Fault, Needs, Scene};
 use super::load::{Bounds, Load, Writer};
 use super::watch::{Blind, Seen, Watch};
-use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, project, table, wait_every};
+use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, power, project, table, wait_every};
 
 /// What is put to the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -23,8 +23,17 @@ use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, project, table, 
 pub enum System {
     /// rolegate: writers use 6381.
     Rolegate,
-    /// Sentinel alone, on a bed without rolegate: writers use 6379, HAProxy asks each server for its role.
+    /// rolegate's blocks in the layout of ansible-redis-ha (ocf/pcs/block.sh). Not that project itself, whose rules leave a port open
+    /// unless something blocks it: here the keeper's lease holds 6381, as with the gate.
+    Classic,
+    /// rolegate on a cluster with STONITH: a fence agent cuts a node's power, and nobody boots it before the fault is over.
+    Stonith,
+    /// Sentinel alone, without rolegate: writers use 6379, HAProxy asks each server for its role, as often as it asks a gate, and
+    /// cuts connections to one that has lost it.
     Plain,
+    /// Sentinel alone as it is mostly set up: HAProxy's published role:master check with HAProxy's defaults, and min-replicas-to-write 1
+    /// as Sentinel's document advises.
+    Usual,
 }
 
 impl System {
@@ -32,39 +41,53 @@ impl System {
     pub fn word(self) -> &'static str {
         match self {
             System::Rolegate => "rolegate",
+            System::Classic => "rolegate, classic layout",
+            System::Stonith => "rolegate with STONITH",
             System::Plain => "plain Sentinel",
+            System::Usual => "plain Sentinel, usual HAProxy",
         }
+    }
+
+    /// Whether it is rolegate.
+    pub fn is_rolegate(self) -> bool {
+        matches!(self, System::Rolegate | System::Classic | System::Stonith)
     }
 
     /// The port of a node to which writes go.
     fn port(self) -> u16 {
-        match self {
-            System::Rolegate => 6381,
-            System::Plain => 6379,
-        }
+        if self.is_rolegate() { 6381 } else { 6379 }
     }
 
     fn has(self, needs: Needs) -> bool {
         match needs {
             Needs::Sentinel => true,
-            Needs::Gate => self == System::Rolegate,
+            Needs::Rolegate => self.is_rolegate(),
+            Needs::Gate => matches!(self, System::Rolegate | System::Stonith),
         }
     }
 
     fn raise(self, name: &str) -> Result<Bed> {
-        let bed = Bed::up(Options { bare: self == System::Plain, ..Options::new(name) })?;
-        if self == System::Rolegate {
+        let bed =
+            Bed::up(Options { bare: !self.is_rolegate(), usual_haproxy: self == System::Usual, ..Options::new(name) })?;
+        if self == System::Classic {
+            bed.say("making the blocks: ocf/pcs/block.sh, rolegate init");
+            gates::configure_classic(&bed)?;
+        } else if self.is_rolegate() {
             bed.say("making the gate: pcs resource create, rolegate init");
             gates::configure(&bed)?;
+        }
+        if self == System::Stonith {
+            bed.say("enabling STONITH with a fence agent that cuts power");
+            power::configure(&bed)?;
         }
         Ok(bed)
     }
 
     /// Whether it is as well as before any fault.
     fn is_fresh(self, bed: &Bed) -> Result<()> {
-        match self {
-            System::Rolegate => gates::check(bed, 0).and_then(|()| is_idle(bed)),
-            System::Plain => bed.check(),
+        match self.is_rolegate() {
+            true => gates::check(bed, 0).and_then(|()| is_idle(bed)),
+            false => bed.check(),
         }
     }
 
@@ -73,17 +96,32 @@ impl System {
         let name = named(bed)?;
         let role = bed.host(name)?.redis(6379, &["ROLE"])?;
         ensure!(role.starts_with("master"), "{name} is named, and is no master");
-        let is_open = self == System::Plain || gates::open_gates(bed)?.contains(&name);
+        let is_open = !self.is_rolegate() || gates::open_gates(bed)?.contains(&name);
         ensure!(is_open, "{name} is named, and its 6381 is closed");
         Ok(name)
     }
 
     /// Whether it does its work again. `rolegate status` may still warn, of failures that are over.
     fn is_well(self, bed: &Bed) -> Result<()> {
-        match self {
-            System::Rolegate => gates::check(bed, 1),
-            System::Plain => bed.check(),
+        match self.is_rolegate() {
+            true => gates::check(bed, 1),
+            false => bed.check(),
         }
+    }
+
+    /// Ends a fault. A node whose power STONITH has cut needs nothing but power.
+    fn end(self, fault: &Fault, scene: &Scene) -> Result<()> {
+        let mut off = scene.bed.nodes().map(|node| node.is_on().map(|on| !on));
+        if self == System::Stonith && off.any(|off| off.unwrap_or(false)) {
+            scene.bed.heal()?;
+            for node in scene.bed.nodes() {
+                if !node.is_on()? {
+                    node.boot()?;
+                }
+            }
+            return Ok(());
+        }
+        (fault.end)(scene)
     }
 }
 
@@ -112,9 +150,10 @@ Figures of a run:
   stalled           longest time for which this machine kept an ordinary thread waiting; from 2 s on Sentinels are in TILT
                     for 30 s, and what was measured is the machine
 
-A run takes 30 to 70 s; each system has a bed of its own, raised in half a minute and used again while it recovers.
+A run takes 20 to 60 s; each system has a bed of its own, raised in half a minute and used again while it recovers.
 
   scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
+  scripts/faults isolate power-cut corosync-freeze --against stonith --not-rolegate --out figures.jsonl
   scripts/faults --table figures.jsonl";
 
 /// The arguments.
@@ -174,6 +213,9 @@ pub struct Line {
     pub figures: Option<Figures>,
     /// Why the run failed.
     pub trouble: Option<String>,
+    /// It failed because the machine stood still for so long that nobody saw what happened: nothing was measured.
+    #[serde(default)]
+    pub blind: bool,
 }
 
 /// Versions of what ran.
@@ -213,10 +255,13 @@ pub struct Figures {
     pub named_to_open_ms: Option<f64>,
     /// Another node is primary in the end.
     pub moved: bool,
-    /// What was expected: moves, stays, untouched or either.
+    /// What was expected: moves, stays, untouched or either, and for how long the gate may be closed.
     pub expected: String,
     /// Whether it came so; None for a system that is only compared.
     pub as_expected: Option<bool>,
+    /// The nodes whose power STONITH cut.
+    #[serde(default)]
+    pub cut: Vec<String>,
     /// From the end of the fault until all was well; at least 5 s, before which nobody looks.
     pub recovered_ms: f64,
     /// The longest time between two looks at one node's firewall: shorter overlaps may have been missed.
@@ -229,11 +274,14 @@ pub struct Figures {
 /// Writes per second of each writer.
 const RATE: u32 = 200;
 
-/// How long writers write before the fault, and up to that much longer.
-const BEFORE: Duration = Duration::from_secs(3);
+/// How long writers write before the fault, and up to [`CHANCE`] longer: most of what Sentinels and keepers do they do each second or
+/// more often.
+const BEFORE: Duration = Duration::from_secs(2);
+/// See [`BEFORE`].
+const CHANCE: Duration = Duration::from_millis(1500);
 
 /// How long they go on when all is well again.
-const AFTER: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_secs(2);
 
 /// How long a fault may go unnoticed: health is not asked for before.
 const UNNOTICED: Duration = Duration::from_secs(5);
@@ -251,7 +299,7 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
     if args.list {
         for fault in FAULTS {
             let mark = if fault.is_chief { "*" } else { " " };
-            println!("{mark} {:<22} {}", fault.name, fault.says_of_any());
+            println!("{mark} {:<22} {} [{}]", fault.name, fault.says_of_any(), fault.expected());
         }
         println!("\n* chief");
         return Ok(());
@@ -279,12 +327,12 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
             for run in 0..args.runs {
                 let mut left = args.again;
                 loop {
-                    let (line, measured) = one(&mut bed, name, system, fault, seed.wrapping_add(run), &commit)?;
+                    let line = one(&mut bed, name, system, fault, seed.wrapping_add(run), &commit)?;
                     eprintln!("{}", summary(&line));
                     if let Some(file) = &args.out {
                         append(file, &line)?;
                     }
-                    if measured || left == 0 {
+                    if !line.blind || left == 0 {
                         lines.push(line);
                         break;
                     }
@@ -300,18 +348,12 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
     judge(&lines)
 }
 
-/// One run, on `bed` if there is one, which is taken down where it does not recover; and whether the machine let it be measured.
-fn one(
-    bed: &mut Option<Bed>,
-    name: &str,
-    system: System,
-    fault: &Fault,
-    seed: u64,
-    commit: &str,
-) -> Result<(Line, bool)> {
+/// One run, on `bed` if there is one, which is taken down where it does not recover.
+fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u64, commit: &str) -> Result<Line> {
     let mut fresh = None;
     if let Some(bed) = bed.as_ref() {
-        fresh = refresh(bed, system).map_err(|error| eprintln!("this bed is given up: {error:#}")).ok();
+        let (done, _cut) = power::serving(bed, || refresh(bed, system));
+        fresh = done.map_err(|error| eprintln!("this bed is given up: {error:#}")).ok();
     }
     let standing = match (fresh, bed.take()) {
         (Some(()), Some(bed)) => bed,
@@ -323,14 +365,16 @@ fn one(
         }
     };
     let at = UNIX_EPOCH.elapsed()?.as_secs();
-    let figures = run(&standing, system, fault, seed);
+    let (figures, cut) = power::serving(&standing, || run(&standing, system, fault, seed));
+    let figures = figures.map(|figures| with_power(figures, cut, system));
     if jail::interrupted() {
         bail!("interrupted");
     }
-    let measured = !figures.as_ref().err().is_some_and(|error| error.is::<Blind>());
+    let blind = figures.as_ref().err().is_some_and(|error| error.is::<Blind>());
     let trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
     let figures = figures.ok();
-    if trouble.is_some() || figures.as_ref().is_some_and(|figures| is_wrong(system, figures)) {
+    let odd = |figures: &Figures| is_wrong(system, figures) || figures.as_expected == Some(false);
+    if trouble.is_some() || figures.as_ref().is_some_and(odd) {
         let dir = project().join("target/fault-logs").join(format!("{}-{system:?}-{seed}", fault.name));
         match standing.collect_logs(&dir) {
             Ok(()) => eprintln!("logs are in {}", dir.display()),
@@ -347,23 +391,36 @@ fn one(
         system,
         figures,
         trouble,
+        blind,
     };
     if line.trouble.is_none() {
         *bed = Some(standing);
     } else {
         standing.down()?;
     }
-    Ok((line, measured))
+    Ok(line)
+}
+
+/// The figures of a run in which STONITH cut the power of `cut`. Where there is STONITH, it is expected of it.
+fn with_power(figures: Figures, cut: Vec<String>, system: System) -> Figures {
+    let as_expected = match figures.as_expected {
+        Some(expected) if system == System::Stonith => Some(expected && !cut.is_empty()),
+        other => other,
+    };
+    Figures { cut, as_expected, ..figures }
 }
 
 /// Makes a bed of an earlier run as a new one.
 fn refresh(bed: &Bed, system: System) -> Result<()> {
+    let begun = Instant::now();
     bed.mend()?;
-    if system == System::Rolegate {
-        bed.host(NODES[0])?.ask("crm_resource", &["--cleanup", "-r", "RedisGate"])?;
+    if system.is_rolegate() {
+        bed.host(NODES[0])?.ask("crm_resource", &["--cleanup"])?;
     }
     bed.primary()?.redis(6379, &["FLUSHALL"])?;
-    wait_every(Duration::from_millis(500), "a fresh bed", RECOVERY, || system.is_fresh(bed))
+    wait_every(Duration::from_millis(500), "a fresh bed", RECOVERY, || system.is_fresh(bed))?;
+    bed.say(&format!("fresh after {:.1} s", begun.elapsed().as_secs_f64()));
+    Ok(())
 }
 
 /// An error leaves the fault as it is: the bed is given up then.
@@ -385,13 +442,13 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let watch = Watch::start(bed);
     let bounds = Bounds { rate: RATE, time: Duration::from_secs(900) };
     let load = Load::start(bed, &writers(system, old)?, bounds)?;
-    thread::sleep(BEFORE + Duration::from_millis(chance(seed, 2) % 1500));
+    thread::sleep(BEFORE + Duration::from_millis(chance(seed, 2) % CHANCE.as_millis() as u64));
 
     let begun = Instant::now();
     (fault.begin)(scene)?;
     thread::sleep(fault.lasts.saturating_sub(begun.elapsed()));
     let ends = || -> Result<Duration> {
-        (fault.end)(scene)?;
+        system.end(fault, scene)?;
         let ended = Instant::now();
         thread::sleep(UNNOTICED);
         wait_every(Duration::from_millis(500), "all to be well again", RECOVERY, || system.is_well(bed))?;
@@ -422,7 +479,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         milliseconds(written.outage(begun, picks))
     };
     let waiting = || report.writers.iter().filter(|writer| writer.wait);
-    let gated = |figure: f64| (system == System::Rolegate).then_some(figure);
+    let gated = |figure: f64| system.is_rolegate().then_some(figure);
     let (none_open, moved) = (seen.none_open(begun), new != old);
     Ok(Figures {
         acknowledged: report.acknowledged,
@@ -436,8 +493,9 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         outage_direct_ms: outage(|target| !target.is_loopback()),
         named_to_open_ms: named_to_open(&seen, old, begun).and_then(gated),
         moved,
-        expected: fault.expects.word().to_owned(),
-        as_expected: (system == System::Rolegate).then(|| fault.expects.met(moved, none_open)),
+        expected: fault.expected(),
+        as_expected: system.is_rolegate().then(|| fault.met(moved, none_open)),
+        cut: Vec::new(),
         recovered_ms: milliseconds(recovered),
         longest_pause_ms: milliseconds(seen.longest_pause()),
         stalled_ms: milliseconds(seen.stalled()),
@@ -523,7 +581,7 @@ fn append(file: &Path, line: &Line) -> Result<()> {
 
 /// Whether a run shows what must never be.
 fn is_wrong(system: System, figures: &Figures) -> bool {
-    system == System::Rolegate && (figures.stale > 0 || figures.two_gates_ms.is_some_and(|time| time > 0.0))
+    system.is_rolegate() && (figures.stale > 0 || figures.two_gates_ms.is_some_and(|time| time > 0.0))
 }
 
 /// A run in one line.
@@ -532,13 +590,14 @@ fn summary(line: &Line) -> String {
         (Some(figures), _) => figures,
         (None, trouble) => {
             let trouble = trouble.as_deref().unwrap_or_default();
-            return format!("== {} ({}, seed {}): FAILED: {trouble}", line.fault, line.system.word(), line.seed);
+            let what = if line.blind { "NOT MEASURED" } else { "FAILED" };
+            return format!("== {} ({}, seed {}): {what}: {trouble}", line.fault, line.system.word(), line.seed);
         }
     };
     let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
     format!(
         "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
-         open {}, {} (expected: {}){}, well after {:.1} s, blind for {:.0} ms, stalled for {:.0} ms",
+         open {}, {} (expected: {}){}{}, well after {:.1} s, blind for {:.0} ms, stalled for {:.0} ms",
         line.fault,
         line.system.word(),
         line.seed,
@@ -555,6 +614,7 @@ fn summary(line: &Line) -> String {
         if figures.moved { "moved" } else { "stayed" },
         figures.expected,
         if figures.as_expected == Some(false) { " NOT AS EXPECTED" } else { "" },
+        if figures.cut.is_empty() { String::new() } else { format!(", power cut on {}", figures.cut.join(", ")) },
         figures.recovered_ms / 1e3,
         figures.longest_pause_ms,
         figures.stalled_ms,

@@ -1,6 +1,6 @@
 //! Lines of figures as a Markdown table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -22,10 +22,13 @@ pub fn read(file: &Path) -> Result<Vec<Line>> {
 }
 
 const HEAD: &str = "\
-| fault | system | runs | acknowledged | lost | lost of those that WAIT 1 | stale (worst) | two gates (worst, ms) | \
-outage through HAProxy (s) | outage direct (s) | named to open (s) | as expected |
+| fault | system | runs | lost | of acknowledged | lost of those that WAIT 1 | stale (worst) | two gates (worst, ms) | outage \
+through HAProxy (s) | outage direct (s) | named to open (s) | as expected |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 ";
+
+/// From here on Sentinels of a machine that stood still are in TILT: what was measured is the machine.
+const STALLED_MS: f64 = 2000.0;
 
 /// The table: a row for each fault and system, medians with the least and the most in brackets.
 pub fn markdown(lines: &[Line]) -> String {
@@ -33,20 +36,39 @@ pub fn markdown(lines: &[Line]) -> String {
     let rows: BTreeSet<(usize, &str, System)> =
         lines.iter().map(|line| (place(&line), line.fault.as_str(), line.system)).collect();
     let mut text = HEAD.to_owned();
+    let mut last = "";
     for (_, fault, system) in rows {
         let of: Vec<&Line> = lines.iter().filter(|line| line.fault == fault && line.system == system).collect();
-        text += &row(fault, system, &of);
+        // What it is, once.
+        let says = FAULTS.iter().find(|known| known.name == fault && last != fault).map(Fault::says_of_any);
+        text += &row(&says.map_or_else(|| fault.to_owned(), |says| format!("{fault}: {says}")), system, &of);
+        last = fault;
     }
     text + "\n" + &ran(lines)
 }
 
+/// How many runs, and which of them count for less or nothing.
+fn runs(lines: &[&Line]) -> String {
+    let count = |picks: fn(&Line) -> bool, what: &str| match lines.iter().filter(|line| picks(line)).count() {
+        0 => None,
+        some => Some(format!("{some} {what}")),
+    };
+    let apart: Vec<String> = [
+        count(|line| line.figures.is_none() && !line.blind, "failed"),
+        count(|line| line.blind, "not measured"),
+        count(
+            |line| line.figures.as_ref().is_some_and(|figures| figures.stalled_ms >= STALLED_MS),
+            "on a machine that stood still",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if apart.is_empty() { lines.len().to_string() } else { format!("{} ({})", lines.len(), apart.join(", ")) }
+}
+
 fn row(fault: &str, system: System, lines: &[&Line]) -> String {
     let figures: Vec<&Figures> = lines.iter().filter_map(|line| line.figures.as_ref()).collect();
-    let failed = match lines.len() - figures.len() {
-        0 => String::new(),
-        failed => format!(" ({failed} failed)"),
-    };
-    let says = FAULTS.iter().find(|known| known.name == fault).map_or(String::new(), Fault::says_of_any);
     let spread = |decimals: usize, figure: &dyn Fn(&Figures) -> Option<f64>| {
         let values: Vec<f64> = figures.iter().filter_map(|figures| figure(figures)).collect();
         match Spread::of(values) {
@@ -60,9 +82,14 @@ fn row(fault: &str, system: System, lines: &[&Line]) -> String {
     let count = |figure: fn(&Figures) -> usize| spread(0, &move |figures| Some(figure(figures) as f64));
     let seconds = |figure: fn(&Figures) -> Option<f64>| spread(2, &move |figures| Some(figure(figures)? / 1e3));
     let worst = |figure: fn(&Figures) -> Option<f64>| {
-        let worst = figures.iter().filter_map(|figures| figure(figures)).max_by(f64::total_cmp);
-        // In full: a fraction of a millisecond is not zero.
-        worst.map_or("-".to_owned(), |worst| worst.to_string())
+        let all: Vec<f64> = figures.iter().filter_map(|figures| figure(figures)).collect();
+        let runs = all.iter().filter(|value| **value > 0.0).count();
+        match all.into_iter().max_by(f64::total_cmp) {
+            None => "-".to_owned(),
+            // In full: a fraction of a millisecond is not zero.
+            Some(worst) if runs > 0 && figures.len() > 1 => format!("{worst} (in {runs} of {})", figures.len()),
+            Some(worst) => worst.to_string(),
+        }
     };
     let judged: Vec<bool> = figures.iter().filter_map(|figures| figures.as_expected).collect();
     let expected = match judged.iter().filter(|expected| **expected).count() {
@@ -71,11 +98,11 @@ fn row(fault: &str, system: System, lines: &[&Line]) -> String {
         some => format!("{some} of {}", judged.len()),
     };
     format!(
-        "| {fault}: {says} | {} | {}{failed} | {} | {} | {} | {} | {} | {} | {} | {} | {expected} |\n",
+        "| {fault} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {expected} |\n",
         system.word(),
-        lines.len(),
-        count(|figures| figures.acknowledged),
+        runs(lines),
         count(|figures| figures.lost),
+        count(|figures| figures.acknowledged),
         count(|figures| figures.wait_lost),
         worst(|figures| Some(figures.stale as f64)),
         worst(|figures| figures.two_gates_ms),
@@ -87,20 +114,30 @@ fn row(fault: &str, system: System, lines: &[&Line]) -> String {
 
 /// What ran, and how closely it was watched.
 fn ran(lines: &[Line]) -> String {
-    let commits: BTreeSet<&str> = lines.iter().map(|line| line.commit.as_str()).collect();
+    let mut commits: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in lines {
+        *commits.entry(&line.commit).or_default() += 1;
+    }
+    let commits: Vec<String> = commits.iter().map(|(commit, runs)| format!("{commit} ({runs})")).collect();
     let versions: BTreeSet<&Versions> = lines.iter().map(|line| &line.versions).collect();
     let versions: Vec<String> = versions
         .into_iter()
         .map(|Versions { redis, pacemaker, kernel }| format!("Redis {redis}, Pacemaker {pacemaker}, kernel {kernel}"))
         .collect();
     let figures = || lines.iter().filter_map(|line| line.figures.as_ref());
+    let ours = || lines.iter().filter(|line| line.system.is_rolegate()).filter_map(|line| line.figures.as_ref());
     format!(
-        "{} runs; {}; commits {}; a node's firewall was read at least each {:.0} ms; the machine stood still for up to {:.0} ms.\n",
+        "{} runs, medians with the least and the most; {}; commits (runs) {}; a node's firewall was read at least each {:.0} ms; the \
+         machine stood still for up to {:.0} ms. In the {} measured runs of rolegate {} stale acknowledgements, and {} ms with two \
+         gates.\n",
         lines.len(),
         versions.join("; "),
-        commits.into_iter().collect::<Vec<_>>().join(", "),
+        commits.join(", "),
         figures().map(|figures| figures.longest_pause_ms).fold(0.0, f64::max),
         figures().map(|figures| figures.stalled_ms).fold(0.0, f64::max),
+        ours().count(),
+        ours().map(|figures| figures.stale).sum::<usize>(),
+        ours().filter_map(|figures| figures.two_gates_ms).sum::<f64>(),
     )
 }
 
@@ -131,11 +168,13 @@ pub fn reads_right() -> Result<()> {
             moved: true,
             expected: "moves".into(),
             as_expected: gates.map(|time| time == 0.0),
+            cut: Vec::new(),
             recovered_ms: 1.0,
             longest_pause_ms: 12.0,
             stalled_ms: 20.0,
         }),
         trouble: None,
+        blind: false,
     };
     let mut lines = vec![
         line("isolate", System::Plain, 500, None),
@@ -145,26 +184,32 @@ pub fn reads_right() -> Result<()> {
         line("kill", System::Rolegate, 0, Some(0.0)),
     ];
     lines.push(Line { figures: None, trouble: Some("not well".into()), ..lines[4].clone() });
+    lines.push(Line { blind: true, ..lines[5].clone() });
+    lines.push(Line { commit: "def".into(), ..line("isolate", System::Rolegate, 40, Some(0.0)) });
+    // A fault that is called otherwise now.
+    lines.push(line("gone", System::Rolegate, 0, Some(0.0)));
     let file = tempfile::NamedTempFile::new()?;
-    let written: Result<Vec<String>, _> = lines.iter().map(serde_json::to_string).collect();
-    fs::write(file.path(), written?.join("\n"))?;
+    let mut written = lines.iter().map(serde_json::to_string).collect::<Result<Vec<String>, _>>()?;
+    // As lines were before these two were counted.
+    written[4] = written[4].replace(",\"blind\":false", "").replace(",\"cut\":[]", "");
+    fs::write(file.path(), written.join("\n"))?;
     let table = markdown(&read(file.path())?);
     let rows: Vec<&str> = table.lines().filter(|row| row.contains("rolegate |") || row.contains("plain")).collect();
     let says = |name: &str| FAULTS.iter().find(|fault| fault.name == name).map_or(String::new(), Fault::says_of_any);
     let expected = [
         format!(
-            "| kill: {} | rolegate | 2 (1 failed) | 1000 | 0 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 | all |",
+            "| kill: {} | rolegate | 3 (1 failed, 1 not measured) | 0 | 1000 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 | all |",
             says("kill")
         ),
         format!(
-            "| isolate: {} | rolegate | 3 | 1000 | 20 (10 to 30) | 0 | 15 | 0.4 | 1.52 (1.51 to 1.53) | 0.70 | 0.25 | 2 of 3 |",
+            "| isolate: {} | rolegate | 4 | 25 (10 to 40) | 1000 | 0 | 20 (in 4 of 4) | 0.4 (in 1 of 4) | 1.52 (1.51 to 1.54) | 0.70 \
+             | 0.25 | 3 of 4 |",
             says("isolate")
         ),
-        format!(
-            "| isolate: {} | plain Sentinel | 1 | 1000 | 500 | 0 | 250 | - | 2.00 | 0.70 | - | - |",
-            says("isolate")
-        ),
+        "| isolate | plain Sentinel | 1 | 500 | 1000 | 0 | 250 | - | 2.00 | 0.70 | - | - |".to_owned(),
+        "| gone | rolegate | 1 | 0 | 1000 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 | all |".to_owned(),
     ];
     ensure!(rows == expected, "{table}");
+    ensure!(table.contains("commits (runs) abc (8), def (1)") && table.contains("50 stale"), "{table}");
     Ok(())
 }
