@@ -2,7 +2,7 @@
 //! elsewhere. What could not be seen is kept as such.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -14,9 +14,9 @@ use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, ServerRole};
 use crate::lease::mark::Marks;
 use crate::lease::{self, Mark};
-use crate::pacemaker::cib::{Resource, Rule};
+use crate::pacemaker::cib::{Location, Node, Resource, Rule};
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
-use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError};
+use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError, is_minus_infinity};
 use crate::record::{Record, unusable};
 use crate::role::Role;
 use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
@@ -39,6 +39,8 @@ pub struct ClusterFacts {
     pub maintenance_mode: bool,
     /// `stonith-enabled`.
     pub stonith: Option<bool>,
+    /// `no-quorum-policy`; Pacemaker's default where none is set.
+    pub no_quorum_policy: Option<String>,
 }
 
 /// All about one master name.
@@ -108,8 +110,8 @@ pub struct NodeFacts {
     pub hidden_role: Option<String>,
     /// Who fenced it, when and why.
     pub fence: Option<String>,
-    /// The location constraints that keep its gate off it, or from being promoted there, by name.
-    pub bans: Vec<String>,
+    /// The location constraints that keep its gate off it, or from being promoted there.
+    pub bans: Vec<Ban>,
     /// The gate there.
     pub gate: Option<GateFacts>,
     /// Failures that Pacemaker remembers.
@@ -124,6 +126,15 @@ pub struct NodeFacts {
     pub ro: Option<Port>,
     /// What a client gets on the read-write port.
     pub rw: Option<Port>,
+}
+
+/// A location constraint that keeps the gate off a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ban {
+    /// Its id.
+    pub constraint: String,
+    /// When it ends by itself, as the cluster has it written.
+    pub until: Option<String>,
 }
 
 /// A node's keeper, by its lines to the Sentinels.
@@ -419,8 +430,14 @@ pub fn cluster(deadline: Duration) -> Seen {
         // fencing-enabled since Pacemaker 3.0.2; on unless said otherwise.
         let value = cib.properties.get("fencing-enabled").or(cib.properties.get("stonith-enabled"));
         seen.facts.stonith = Some(!value.is_some_and(|value| matches!(value.as_str(), "false" | "no" | "off" | "0")));
+        seen.facts.no_quorum_policy = Some(no_quorum_policy(cib));
     }
     seen
+}
+
+/// What Pacemaker does in a partition without quorum.
+pub fn no_quorum_policy(cib: &Cib) -> String {
+    cib.properties.get("no-quorum-policy").cloned().unwrap_or_else(|| "stop".to_owned())
 }
 
 /// What the jobs of [`group`] bring.
@@ -572,18 +589,41 @@ pub fn rules_of(resource: &Resource, attribute: &str, fenced: &str, cib: &Cib) -
     }
 }
 
-/// The location constraints by which no instance of the gate, or no promoted one, may be on `node`.
-fn bans(gate: &Gate, cib: &Cib, node: &str) -> Vec<String> {
+/// The location constraints by which no instance of the gate, or no promoted one, may be on `node` at `now` (seconds since 1970): by
+/// the node's name, or by a rule that holds for it, the gate's own rules apart.
+fn bans(gate: &Gate, cib: &Cib, node: &Node, now: i64) -> Vec<Ban> {
     let of_gate = |placed: &str| gate.resources().any(|resource| placed == resource.outer_id || placed == resource.id);
-    let on_node = |named: &Option<String>| named.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(node));
-    let bans = cib.locations.iter().filter(|location| {
-        of_gate(&location.resource) && on_node(&location.node) && location.score.as_deref() == Some("-INFINITY")
-    });
-    bans.map(|location| location.id.clone()).collect()
+    let by_name = |location: &Location| {
+        location.node.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&node.name))
+            && location.score.as_deref().is_some_and(is_minus_infinity)
+    };
+    let own = [gate.params.attribute.as_str(), FENCE_ATTRIBUTE];
+    let by_rule = |rule: &&Rule| {
+        rule.forbids()
+            && !rule.looks_at(&own)
+            && match rule.holds(node, now) {
+                Some(holds) => holds,
+                // A time that cannot be read; the node is certain.
+                None => {
+                    rule.looks_at(&["#uname"])
+                        && Rule { dates: Vec::new(), ..(*rule).clone() }.holds(node, now) == Some(true)
+                }
+            }
+    };
+    let placed = cib.locations.iter().filter(|location| of_gate(&location.resource));
+    placed
+        .filter_map(|location| {
+            let rule = location.rules.iter().find(by_rule);
+            (rule.is_some() || by_name(location))
+                .then(|| Ban { constraint: location.id.clone(), until: rule.and_then(Rule::until).map(str::to_owned) })
+        })
+        .collect()
 }
 
 fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
     let record = gate.params.record.as_ref().ok();
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().try_into().unwrap_or(i64::MAX));
     let mut nodes: Vec<NodeFacts> = Vec::new();
     for node in &cib.nodes {
         let attribute = &gate.params.attribute;
@@ -593,7 +633,7 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             role: node.attribute(attribute).map(str::to_owned),
             hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
             fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
-            bans: bans(gate, cib, &node.name),
+            bans: bans(gate, cib, node, now),
             fail_count: gate.resources().map(|resource| node.fail_count(&resource.id)).fold(0, u64::saturating_add),
             ..NodeFacts::default()
         });
@@ -822,5 +862,67 @@ impl Group {
     /// The ports of its gate.
     pub fn ports(&self) -> Ports {
         Ports { ro: self.ro_port, rw: self.rw_port, redis: self.redis_port }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::params::Params;
+    use crate::pacemaker::cib;
+
+    /// What keeps the gate off node1 and off node2, where this is among the constraints of a usual cluster.
+    fn banned(constraint: &str) -> [Vec<Ban>; 2] {
+        let node = |n: usize| {
+            format!(
+                "<node id=\"{n}\" uname=\"node{n}\"><instance_attributes id=\"n{n}\"><nvpair id=\"r{n}\" name=\"redis_role\" value=\"replica\"/>\
+                 </instance_attributes></node>"
+            )
+        };
+        let cib = cib::parse(&format!(
+            "<cib><configuration><nodes>{}{}</nodes><resources><clone id=\"RedisGate-clone\"><primitive id=\"RedisGate\" class=\"ocf\" \
+             provider=\"rolegate\" type=\"gate\"/></clone></resources><constraints>\
+             <rsc_location id=\"own\" rsc=\"RedisGate-clone\"><rule id=\"o\" score=\"-INFINITY\"><expression id=\"oe\" attribute=\"redis_role\" \
+             operation=\"eq\" value=\"replica\"/></rule></rsc_location>{constraint}</constraints></configuration></cib>",
+            node(1),
+            node(2)
+        ))
+        .unwrap();
+        let resource = cib.gates[0].clone();
+        let gate = Gate { resource, params: Params::read(|_| None).unwrap(), blocks: Vec::new() };
+        [0, 1].map(|n| bans(&gate, &cib, &cib.nodes[n], 1_795_303_800))
+    }
+
+    #[test]
+    fn bans_are_seen_by_name_by_rule_and_with_a_lifetime() {
+        let ban = |until: Option<&str>| vec![Ban { constraint: "b".into(), until: until.map(str::to_owned) }];
+        assert_eq!(banned(""), [vec![], vec![]]);
+        let plain = |rsc: &str, score: &str| {
+            banned(&format!(
+                "<rsc_location id=\"b\" rsc=\"{rsc}\" role=\"Promoted\" node=\"NODE1\" score=\"{score}\"/>"
+            ))
+        };
+        assert_eq!(plain("RedisGate-clone", "-INFINITY"), [ban(None), vec![]]);
+        assert_eq!(plain("RedisGate-clone", "-1000"), [vec![], vec![]]);
+        assert_eq!(plain("other", "-INFINITY"), [vec![], vec![]]);
+        let rule = |inside: &str| {
+            banned(&format!(
+                "<rsc_location id=\"b\" rsc=\"RedisGate-clone\"><rule id=\"r\" score=\"-INFINITY\">{inside}</rule></rsc_location>"
+            ))
+        };
+        let on_node1 = "<expression id=\"e\" attribute=\"#uname\" operation=\"eq\" value=\"node1\"/>";
+        assert_eq!(rule(on_node1), [ban(None), vec![]]);
+        assert_eq!(rule(&on_node1.replace("\"eq\"", "\"ne\"")), [vec![], ban(None)]);
+        for (end, holds) in [("2026-11-21 23:31:00Z", true), ("2026-11-21 23:29:00Z", false), ("tomorrow", true)] {
+            let found = rule(&format!("{on_node1}<date_expression id=\"d\" operation=\"lt\" end=\"{end}\"/>"));
+            assert_eq!(found, [if holds { ban(Some(end)) } else { vec![] }, vec![]], "{end}");
+        }
+        // The cluster's own attribute, which says nothing of a node.
+        assert_eq!(
+            rule("<expression id=\"e\" attribute=\"#kind\" operation=\"eq\" value=\"remote\"/>"),
+            [vec![], vec![]]
+        );
+        // Of an operator's attribute.
+        assert_eq!(rule("<expression id=\"e\" attribute=\"rack\" operation=\"not_defined\"/>"), [ban(None), ban(None)]);
     }
 }

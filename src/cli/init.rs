@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::found::{self, Found, Given};
+use super::judge::without_quorum;
 use super::probe;
 use super::status::columns;
 use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
@@ -111,6 +112,10 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let mut code = if found.notes.is_empty() && plan.notes.is_empty() { CliCode::Ok } else { CliCode::Warning };
     for note in found.notes.iter().chain(&plan.notes) {
         say(format!("note: {note}"));
+    }
+    if let Some(what) = without_quorum(&facts::no_quorum_policy(&cluster.cib)) {
+        say(format!("note: {what}: crm_attribute -n no-quorum-policy -v stop"));
+        code = CliCode::Warning;
     }
     let Some(named) = verdict.named else {
         return Err(Stop::unknown(format!(

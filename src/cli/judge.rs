@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::by_hand;
 use super::facts::{
-    ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
+    Ban, ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
 };
 use super::probe::{Port, Who};
 use crate::exit::CliCode;
@@ -132,7 +132,24 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
             "crm_attribute -n maintenance-mode -v false",
         );
     }
+    if let Some(what) = cluster.no_quorum_policy.as_deref().and_then(without_quorum).filter(|_| gates > 0) {
+        problems.add_with(Severity::Warning, what, "crm_attribute -n no-quorum-policy -v stop");
+    }
     problems.sorted()
+}
+
+/// What is wrong with a `no-quorum-policy`. The lease holds with each of them; `suicide` and `fence` are stricter than `stop`.
+pub fn without_quorum(policy: &str) -> Option<String> {
+    let means = match policy {
+        "stop" | "suicide" | "fence" => return None,
+        "ignore" => {
+            "a partition without quorum goes on, and what it writes into the cluster's configuration can win over the majority's"
+        }
+        "freeze" => "a partition without quorum promotes nobody, but its gates go on, and can be read",
+        "demote" => "the gates of a partition without quorum can still be read, with old data",
+        _ => "Pacemaker does not know it",
+    };
+    Some(format!("no-quorum-policy is {policy}: {means}; stop is what rolegate is made for"))
 }
 
 /// What is wrong with one gate.
@@ -459,11 +476,17 @@ fn fence(group: &Group, node: &NodeFacts, said: bool, problems: &mut Problems) {
 
 fn bans(node: &NodeFacts, problems: &mut Problems) {
     // One of the record shall be able to take over; what else there is may well be kept out.
-    for ban in node.bans.iter().filter(|_| node.address.is_some()) {
+    for Ban { constraint, until } in node.bans.iter().filter(|_| node.address.is_some()) {
+        let until = until.as_ref().map(|time| format!(" until {time}")).unwrap_or_default();
         problems.add_with(
             Severity::Warning,
-            format!("location constraint {ban} keeps the gate off {}, or from being promoted there", node.name),
-            format!("pcs constraint delete {ban}    or: cibadmin --delete --xml-text '<rsc_location id=\"{ban}\"/>'"),
+            format!(
+                "location constraint {constraint} keeps the gate off {}, or from being promoted there{until}",
+                node.name
+            ),
+            format!(
+                "pcs constraint delete {constraint}    or: cibadmin --delete --xml-text '<rsc_location id=\"{constraint}\"/>'"
+            ),
         );
     }
 }
@@ -1073,12 +1096,21 @@ pub(super) mod tests {
         ("an old failure", |g| g.nodes[2].fail_count = u64::MAX, CliCode::Warning, &["fail count INFINITY"]),
         (
             "a ban",
-            |g| g.nodes[2].bans = vec!["cli-ban-RedisGate-clone-on-node3".into()],
+            |g| g.nodes[2].bans = vec![Ban { constraint: "cli-ban-RedisGate-clone-on-node3".into(), until: None }],
             CliCode::Warning,
             &[
                 "cli-ban-RedisGate-clone-on-node3 keeps the gate off node3",
                 "pcs constraint delete cli-ban-RedisGate-clone-on-node3",
             ],
+        ),
+        (
+            "a ban with a lifetime",
+            |g| {
+                let until = Some("2026-11-21 23:40:00Z".into());
+                g.nodes[1].bans = vec![Ban { constraint: "cli-ban".into(), until }];
+            },
+            CliCode::Warning,
+            &["cli-ban keeps the gate off node2, or from being promoted there until 2026-11-21 23:40:00Z"],
         ),
         (
             "the old primary, just after a failover",
@@ -1208,5 +1240,22 @@ pub(super) mod tests {
         let next = problems[0].next.as_deref().unwrap();
         assert!(next.contains("pcs resource create") && next.contains("crm configure"));
         assert_eq!(cluster(&healthy_cluster(), true, 1), []);
+    }
+
+    #[test]
+    fn a_partition_without_quorum_shall_stop() {
+        for (policy, wrong) in [
+            ("stop", false),
+            ("suicide", false),
+            ("fence", false),
+            ("ignore", true),
+            ("freeze", true),
+            ("demote", true),
+        ] {
+            let facts = ClusterFacts { no_quorum_policy: Some(policy.into()), ..healthy_cluster() };
+            let problems = cluster(&facts, true, 1);
+            assert_eq!(problems.len(), usize::from(wrong), "{policy}: {problems:?}");
+            assert!(!wrong || problems[0].what.contains(&format!("no-quorum-policy is {policy}")), "{problems:?}");
+        }
     }
 }

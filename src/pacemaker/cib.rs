@@ -114,8 +114,27 @@ pub struct Rule {
     pub role: Option<String>,
     /// For example INFINITY.
     pub score: Option<String>,
+    /// One of its expressions is enough (`boolean-op="or"`).
+    pub any: bool,
     /// Its expressions over node attributes: attribute, operation, value.
     pub expressions: Vec<(String, String, Option<String>)>,
+    /// Its expressions over time.
+    pub dates: Vec<Dates>,
+    /// It holds more than that: a rule within it, for example.
+    pub more: bool,
+}
+
+/// An expression over time, in a rule. The times are as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dates {
+    /// `lt`, `gt`, `in_range` or `date_spec`.
+    pub operation: Option<String>,
+    /// From when.
+    pub start: Option<String>,
+    /// Until when.
+    pub end: Option<String>,
+    /// It has a duration or a pattern of dates within it.
+    pub more: bool,
 }
 
 impl Cib {
@@ -250,6 +269,18 @@ fn read_rule(rule: Element) -> Rule {
     Rule {
         role: rule.attribute("role").map(str::to_owned),
         score: rule.attribute("score").map(str::to_owned),
+        any: rule.attribute("boolean-op") == Some("or"),
+        dates: children(rule, "date_expression")
+            .map(|date| Dates {
+                operation: date.attribute("operation").map(str::to_owned),
+                start: date.attribute("start").map(str::to_owned),
+                end: date.attribute("end").map(str::to_owned),
+                more: date.has_children(),
+            })
+            .collect(),
+        more: rule.children().any(|inside| {
+            inside.is_element() && !["expression", "date_expression"].contains(&inside.tag_name().name())
+        }),
         expressions: children(rule, "expression")
             .map(|expression| {
                 (

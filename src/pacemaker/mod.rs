@@ -3,6 +3,7 @@
 
 pub mod cib;
 pub mod crm_mon;
+mod rules;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::role::Role;
 
 pub use cib::Cib;
 pub use crm_mon::CrmMon;
+pub use rules::is_minus_infinity;
 
 /// The node attribute by which an operator keeps a node's ports closed. Its presence is what
 /// counts (a location rule bans the gate by it); its value says who did it, when and why.
