@@ -837,7 +837,14 @@ fn opens_while_asked() {
         std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
         let firewall = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
         node.run(|| firewall.set(Desired::KEEP.with(Port::Rw, Want::Open(Duration::from_secs(60))))).unwrap();
-        let report = Report { gate, master: "mymaster".into(), open: true, why: String::new(), other: None };
+        let report = Report {
+            gate,
+            master: "mymaster".into(),
+            open: true,
+            why: String::new(),
+            other: None,
+            last_failover: None,
+        };
         serde_json::to_writer(&mut stream, &[report]).unwrap();
     });
     assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);

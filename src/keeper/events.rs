@@ -43,6 +43,26 @@ pub struct SentinelEvent {
     pub master: String,
     /// What happened.
     pub says: Says,
+    /// What it says of a failover's way, for the history.
+    pub step: Option<Step>,
+}
+
+/// A step of a failover, as any Sentinel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// They agree that the primary is down.
+    Down,
+    /// They do not any more.
+    Up,
+    /// A Sentinel begins a failover.
+    Tried,
+    /// Another server is the primary.
+    Switched {
+        /// The one before.
+        from: SocketAddr,
+        /// The one since.
+        to: SocketAddr,
+    },
 }
 
 /// What an event comes to.
@@ -156,7 +176,24 @@ fn understood(reply: &Value) -> Option<SentinelEvent> {
         (channel, _) if channel.starts_with("-failover-abort-") => Says::Aborted,
         _ => Says::Other,
     };
-    Some(SentinelEvent { master: (*master).to_owned(), says })
+    Some(SentinelEvent { master: (*master).to_owned(), says, step: step(channel, &words) })
+}
+
+fn step(channel: &str, words: &[&str]) -> Option<Step> {
+    let address = |ip: &str, port: &str| Some(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
+    match (channel, words) {
+        ("+odown", ["master", ..]) => Some(Step::Down),
+        ("-odown", ["master", ..]) => Some(Step::Up),
+        ("+try-failover", ["master", ..]) => Some(Step::Tried),
+        ("+switch-master", [_, old_ip, old_port, ip, port]) => {
+            Some(Step::Switched { from: address(old_ip, old_port)?, to: address(ip, port)? })
+        }
+        // The leader's, some seconds before its +switch-master.
+        ("+promoted-slave", ["slave", _, ip, port, "@", _, old_ip, old_port]) => {
+            Some(Step::Switched { from: address(old_ip, old_port)?, to: address(ip, port)? })
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +213,8 @@ mod tests {
             promoting,
             Some(SentinelEvent {
                 master: "mymaster".to_owned(),
-                says: Says::Promoting("10.0.0.2:6379".parse().unwrap())
+                says: Says::Promoting("10.0.0.2:6379".parse().unwrap()),
+                step: None,
             })
         );
         let of = |channel, text| event(channel, text).map(|event| (event.master, event.says));
@@ -187,6 +225,16 @@ mod tests {
             of("-failover-abort-no-good-slave", "master mymaster 10.0.0.1 6379"),
             Some(("mymaster".to_owned(), Says::Aborted))
         );
+        let step = |channel, text| event(channel, text).and_then(|event| event.step);
+        assert_eq!(step("+odown", "master mymaster 10.0.0.1 6379 #quorum 2/2"), Some(Step::Down));
+        assert_eq!(step("-odown", "master mymaster 10.0.0.1 6379"), Some(Step::Up));
+        assert_eq!(step("+sdown", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"), None);
+        assert_eq!(step("+try-failover", "master mymaster 10.0.0.1 6379"), Some(Step::Tried));
+        let switched =
+            Some(Step::Switched { from: "10.0.0.1:6379".parse().unwrap(), to: "10.0.0.2:6379".parse().unwrap() });
+        assert_eq!(step("+switch-master", "mymaster 10.0.0.1 6379 10.0.0.2 6379"), switched);
+        assert_eq!(step("+promoted-slave", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"), switched);
+        assert_eq!(step("+switch-master", "mymaster redis1 6379 10.0.0.2 6379"), None);
         for text in ["", "@", "slave x 10.0.0.2 none @ mymaster"] {
             assert_eq!(of("+failover-state-wait-promotion", text), None, "{text}");
         }

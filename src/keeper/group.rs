@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
+use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::Report;
@@ -100,6 +101,8 @@ pub struct Common {
     pub settings: Settings,
     /// The beginning of the keeper's time.
     pub epoch: Instant,
+    /// What failovers there were.
+    pub history: History,
 }
 
 /// See the module.
@@ -262,6 +265,7 @@ impl Group {
             redis: node.address,
             readers: readers.map(|other| SocketAddr::new(other.address.ip(), params.ports.ro)).collect(),
             settings: common.settings.clone(),
+            history: common.history.clone(),
         });
         Some(Group {
             terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
@@ -1095,6 +1099,7 @@ impl Group {
         let why = match outcome {
             restart::Outcome::Asked(sentinel) => {
                 warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
+                self.common.history.asked(master, "its Redis had restarted or was down");
                 *due = Instant::now() + restart::FAILOVER_TAKES;
                 return;
             }
@@ -1182,7 +1187,9 @@ impl Group {
             About::Other(node) => Some(node.clone()),
             _ => None,
         };
-        Report { gate: self.gate_id.clone(), master: self.params.master.clone(), open, why, other }
+        let (gate, master) = (self.gate_id.clone(), self.params.master.clone());
+        let last_failover = self.common.history.last(&master);
+        Report { gate, master, open, why, other, last_failover }
     }
 
     /// This node's role in the cluster's configuration.

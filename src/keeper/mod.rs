@@ -7,6 +7,7 @@
 mod connection;
 mod events;
 mod group;
+pub mod history;
 mod looks;
 mod memory;
 mod priority;
@@ -115,6 +116,8 @@ async fn keep(settings: Settings) -> Result<()> {
     tokio::spawn(socket::serve(listener, asked_sender));
     tokio::spawn(tell_systemd());
     let (event_sender, mut events) = broadcast::channel::<events::SentinelEvent>(256);
+    let history = history::History::read();
+    tokio::spawn(history.clone().follow(event_sender.subscribe()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let changed = Arc::new(Notify::new());
@@ -155,7 +158,7 @@ async fn keep(settings: Settings) -> Result<()> {
             let shown = cib.clone();
             common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
                 info!(NODE = %me, "this node is {me}");
-                Common { me, settings: settings.clone(), epoch }
+                Common { me, settings: settings.clone(), epoch, history: history.clone() }
             });
         }
         let Some(common) = &common else { continue };

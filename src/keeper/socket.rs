@@ -13,6 +13,8 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::history::Failover;
+
 /// Where it is. Group haclient may speak to it: Sentinel's hook is in it.
 pub const PATH: &str = "/run/rolegate/keeper.sock";
 
@@ -50,6 +52,9 @@ pub struct Report {
     pub why: String,
     /// The other node that a majority of Sentinels names, where they do.
     pub other: Option<String>,
+    /// The last failover that this node's keeper knows of.
+    #[serde(default)]
+    pub last_failover: Option<Failover>,
 }
 
 /// A request with the way back.
@@ -152,6 +157,7 @@ mod tests {
             open: false,
             why: "no".into(),
             other: Some("node2".into()),
+            last_failover: None,
         };
         let (told, at) = (report.clone(), path.clone());
         let (ready, listening) = std::sync::mpsc::channel();

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{info, warn};
 
+use super::history::History;
 use super::priority::Priority;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
@@ -118,6 +119,8 @@ pub struct Site {
     pub readers: Vec<SocketAddr>,
     /// Credentials.
     pub settings: Settings,
+    /// What failovers there were.
+    pub history: History,
 }
 
 /// See the module.
@@ -374,11 +377,13 @@ impl Keeper {
             }
             Done::HandOver(Ok(sentinel)) => {
                 self.has_asked();
+                self.site.history.asked(&master, "Pacemaker refused the primary's node");
                 warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
                 return;
             }
             Done::Begun(Ok(sentinel)) => {
                 self.has_asked();
+                self.site.history.asked(&master, "the primary was down, and no failover went on");
                 warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
@@ -634,6 +639,7 @@ mod tests {
                 config_epoch: 1,
                 down_after: Duration::from_secs(5),
                 quorum: 2,
+                ..Master::default()
             };
             let sentinel: SentinelEntry = record.sentinels()[n].clone();
             let answer = Answer { id: sentinel.id.clone(), named: place, master: Some(master) };

@@ -65,6 +65,11 @@ pub struct Master {
     pub down_after: Duration,
     /// `quorum`.
     pub quorum: u64,
+    /// `role-reported-time`, where `role-reported` is master: how long this Sentinel has known it as the primary, without a break. Begins
+    /// anew when the Sentinel restarts or is reset (sentinelResetMaster of sentinel.c), so it is at least that.
+    pub known_for: Option<Duration>,
+    /// `s-down-time`: how long it has not answered this Sentinel.
+    pub down_for: Option<Duration>,
 }
 
 /// What came of asking one Sentinel of the record.
@@ -289,6 +294,8 @@ pub(crate) fn fields(list: &[Value]) -> Vec<(String, String)> {
 fn read_master(list: &[Value]) -> Master {
     let mut master = Master::default();
     let (mut host, mut port) = (None, None);
+    let (mut role, mut role_for) = (None, None);
+    let time = |value: &str| value.parse().ok().map(Duration::from_millis);
     for (name, value) in fields(list) {
         match name.as_str() {
             "ip" => host = Some(value),
@@ -298,9 +305,13 @@ fn read_master(list: &[Value]) -> Master {
             "config-epoch" => master.config_epoch = value.parse().unwrap_or(0),
             "down-after-milliseconds" => master.down_after = Duration::from_millis(value.parse().unwrap_or(0)),
             "quorum" => master.quorum = value.parse().unwrap_or(0),
+            "s-down-time" => master.down_for = time(&value),
+            "role-reported" => role = Some(value),
+            "role-reported-time" => role_for = time(&value),
             _ => {}
         }
     }
+    master.known_for = role_for.filter(|_| role.as_deref() == Some("master"));
     master.place = host.zip(port).map(|(host, port)| Place { host, port });
     master
 }
@@ -348,6 +359,12 @@ mod tests {
                 "5000",
                 "quorum",
                 "2",
+                "s-down-time",
+                "7000",
+                "role-reported-time",
+                "14000",
+                "role-reported",
+                "master",
             ]),
             bulk("me"),
         ])
@@ -358,6 +375,10 @@ mod tests {
         assert_eq!((master.config_epoch, master.quorum, master.run_id.as_str()), (7, 2, "ab"));
         assert_eq!(master.down_after, Duration::from_secs(5));
         assert_eq!(master.flags, ["master", "s_down"]);
+        assert_eq!((master.known_for, master.down_for), (Some(Duration::from_secs(14)), Some(Duration::from_secs(7))));
+        let slave = list(&["role-reported-time", "14000", "role-reported", "slave"]);
+        let answer = read_answer(&[list(&["10.0.0.1", "6379"]), slave, bulk("me")]).unwrap();
+        assert_eq!(answer.master.unwrap().known_for, None);
     }
 
     #[test]
