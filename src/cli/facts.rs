@@ -1,6 +1,7 @@
 //! What `rolegate status` looks at: collected all at once, within a deadline, and judged
 //! elsewhere. What could not be seen is kept as such.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,10 +9,13 @@ use serde::Serialize;
 
 use super::Gate;
 use super::probe::{self, Port};
+use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::gate::{self, Baseline, PortState, Ports};
-use crate::instance::{self, Instance, ServerRole};
+use crate::instance::{self, Instance, OnlineReplica, ServerRole};
+use crate::keeper::history::{Cause, Failover};
+use crate::keeper::socket;
 use crate::lease::mark::Marks;
 use crate::lease::{self, Mark};
 use crate::pacemaker::cib::{Location, Node, Resource, Rule};
@@ -61,6 +65,8 @@ pub struct Group {
     pub rw_port: u16,
     /// The port behind both.
     pub redis_port: u16,
+    /// How long a lease lasts.
+    pub lease_ms: u64,
     /// Why there is no record to stand on.
     pub record_error: Option<String>,
     /// Which location rules the gate has.
@@ -75,6 +81,38 @@ pub struct Group {
     pub firewall: Option<Firewall>,
     /// Who does not let us in, or not do what we do.
     pub denied: Denied,
+    /// What this node's keeper says.
+    pub keeper: Option<KeeperFacts>,
+    /// The last failover, as far as it is known.
+    pub last_failover: Option<FailoverFacts>,
+}
+
+/// What this node's keeper says of the lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KeeperFacts {
+    /// The read-write port is open here by a lease.
+    pub open: bool,
+    /// Why it is not.
+    pub why: String,
+}
+
+/// A failover.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FailoverFacts {
+    /// When it was, in seconds since 1970; or, where no keeper's record tells, not after that.
+    pub at: u64,
+    /// How long ago that is.
+    pub seconds_ago: u64,
+    /// It may have been earlier: known only from how long Sentinels have known the primary.
+    pub or_earlier: bool,
+    /// The node, or address, of the primary before.
+    pub from: Option<String>,
+    /// The node, or address, of the primary since.
+    pub to: Option<String>,
+    /// primary_down, requested, keeper or unknown.
+    pub cause: &'static str,
+    /// In words.
+    pub because: String,
 }
 
 /// Which kinds of server denied us something.
@@ -122,10 +160,23 @@ pub struct NodeFacts {
     pub redis: Option<Server>,
     /// What its keeper's lines to the Sentinels say; `None` where too few Sentinels showed theirs.
     pub keeper: Option<Keeper>,
+    /// How long the lease of its marks can last at most.
+    pub lease_at_most_ms: Option<u64>,
+    /// How far it is behind the primary, where it is a replica of it.
+    pub behind: Option<Behind>,
     /// What a client gets on the read-only port.
     pub ro: Option<Port>,
     /// What a client gets on the read-write port.
     pub rw: Option<Port>,
+}
+
+/// How far a replica is behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Behind {
+    /// In bytes of the stream of writes.
+    pub bytes: u64,
+    /// Seconds since the primary last heard from it; it hears once a second.
+    pub seconds: Option<u64>,
 }
 
 /// A location constraint that keeps the gate off a node.
@@ -253,14 +304,23 @@ pub struct ServerFacts {
     pub loading: bool,
     /// Its offset in the stream of writes, in bytes.
     pub offset: u64,
-    /// A primary's replicas that are online: address, seconds since the last acknowledgement.
-    pub replicas: Vec<(String, u64)>,
+    /// A primary's replicas that are online.
+    pub replicas: Vec<ReplicaFacts>,
     /// A replica's primary, as configured.
     pub of: Option<String>,
     /// A replica's link is up.
     pub link_up: bool,
     /// How long it has been down, in seconds.
     pub link_down_seconds: Option<u64>,
+}
+
+/// A replica as its primary sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReplicaFacts {
+    /// Its address, as the primary knows it.
+    pub address: String,
+    /// Seconds since its last acknowledgement.
+    pub acknowledged_seconds: u64,
 }
 
 impl From<Instance> for ServerFacts {
@@ -275,7 +335,11 @@ impl From<Instance> for ServerFacts {
         };
         match instance.role {
             ServerRole::Primary { replicas } => {
-                facts.replicas = replicas.into_iter().map(|replica| (replica.address, replica.lag)).collect();
+                let seen = |replica: OnlineReplica| ReplicaFacts {
+                    address: replica.address,
+                    acknowledged_seconds: replica.lag,
+                };
+                facts.replicas = replicas.into_iter().map(seen).collect();
             }
             ServerRole::Replica { of, link_up, link_down_for } => {
                 facts.of = Some(of);
@@ -309,6 +373,10 @@ pub struct SentinelFacts {
     pub names_nobody: Option<String>,
     /// `config-epoch`.
     pub epoch: Option<u64>,
+    /// How long it has known that primary, at least: counted anew when the Sentinel restarts or is reset.
+    pub names_for_seconds: Option<u64>,
+    /// How long that primary has not answered it.
+    pub down_for_seconds: Option<u64>,
     /// Flags of the place that it names, other than `master`.
     pub flags: Vec<String>,
     /// The run id that it gives for the server at that place.
@@ -326,6 +394,8 @@ pub struct VerdictFacts {
     pub points_at: Option<String>,
     /// The record's node at that place.
     pub points_at_node: Option<String>,
+    /// How long a majority has known it, at least.
+    pub points_for_seconds: Option<u64>,
     /// How many answered.
     pub answered: usize,
     /// How many are needed.
@@ -354,9 +424,9 @@ pub enum Firewall {
         /// What is wrong with the rules that everything stands on.
         baseline: Option<String>,
         /// How long the read-only port stays open; `None` if it is closed.
-        ro_open_seconds: Option<u64>,
-        /// How long the read-write port stays open; `None` if it is closed.
-        rw_open_seconds: Option<u64>,
+        ro_open_ms: Option<u64>,
+        /// How long the read-write port stays open: what remains of the lease; `None` if it is closed.
+        rw_open_ms: Option<u64>,
         /// The programs that listen on its ports, and what that means.
         listeners: Vec<String>,
     },
@@ -440,19 +510,88 @@ pub fn no_quorum_policy(cib: &Cib) -> String {
     cib.properties.get("no-quorum-policy").cloned().unwrap_or_else(|| "stop".to_owned())
 }
 
-/// What the jobs of [`group`] bring.
+/// What the jobs of [`ask`] bring.
 enum Asked {
     Sentinels(Vec<Heard>),
-    First(SentinelFacts, bool),
-    Redis(usize, Result<Instance, AskError>),
-    Ro(usize, Port),
-    Rw(usize, Port),
+    First(Result<sentinel::Answer, AskError>),
+    Redis(String, Result<Instance, AskError>),
+    Ro(String, Port),
+    Rw(String, Port),
     Firewall(Firewall),
     Marks(Option<Vec<lease::Seen<String>>>),
 }
 
-/// Asks the Sentinels, servers and ports of one gate, all at once, until `until`.
+/// What the Sentinels, servers and ports of one gate have answered; what has not is missing.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// The record's Sentinels.
+    heard: Vec<Heard>,
+    /// Without a record, the Sentinel that the settings name.
+    first: Option<(SocketAddr, Result<sentinel::Answer, AskError>)>,
+    /// By node.
+    redis: BTreeMap<String, Result<Instance, AskError>>,
+    ro: BTreeMap<String, Port>,
+    rw: BTreeMap<String, Port>,
+    firewall: Option<Firewall>,
+    /// None where too few Sentinels showed theirs.
+    marks: Option<Vec<lease::Seen<String>>>,
+}
+
+/// Asks the Sentinels, servers and ports of one gate, all at once, until `until`. Needs nothing of the cluster but the parameters.
+pub fn ask(params: &Params, settings: &Settings, until: Instant) -> Answers {
+    let left = until.saturating_duration_since(Instant::now());
+    let within = settings.answer_within.min(left);
+    let mut jobs: Vec<Box<dyn FnOnce() -> Asked + Send>> = Vec::new();
+    let mut answers = Answers::default();
+    match &params.record {
+        Ok(record) => {
+            let (all, master, credentials) = (record.clone(), params.master.clone(), settings.sentinel.clone());
+            jobs.push(Box::new(move || Asked::Sentinels(sentinel::ask_all(&all, &master, &credentials, within))));
+            let (all, master, local) = (record.clone(), params.master.clone(), settings.clone());
+            jobs.push(Box::new(move || Asked::Marks(marks(&all, &master, &local, within))));
+            for node in record.nodes() {
+                let at = |port| SocketAddr::new(node.address.ip(), port);
+                let (data, ro, rw) = (node.address, at(params.ports.ro), at(params.ports.rw));
+                let (name, credentials) = (node.name.clone(), settings.redis.clone());
+                jobs.push(Box::new(move || Asked::Redis(name, instance::ask(data, &credentials, within))));
+                let (name, credentials) = (node.name.clone(), settings.redis.clone());
+                jobs.push(Box::new(move || Asked::Ro(name, probe::port(ro, &credentials, within))));
+                let (name, credentials) = (node.name.clone(), settings.redis.clone());
+                jobs.push(Box::new(move || Asked::Rw(name, probe::port(rw, &credentials, within))));
+            }
+        }
+        Err(_) => {
+            let (address, master, credentials) =
+                (settings.first_sentinel, params.master.clone(), settings.sentinel.clone());
+            answers.first = Some((address, Err(AskError::Silent)));
+            jobs.push(Box::new(move || Asked::First(sentinel::ask(address, &master, &credentials, within))));
+        }
+    }
+    if nix::unistd::geteuid().is_root() {
+        let (ports, settings) = (params.ports, settings.clone());
+        jobs.push(Box::new(move || Asked::Firewall(firewall(ports, &settings, within))));
+    }
+    for asked in together(left, jobs).into_iter().flatten() {
+        match asked {
+            Asked::Sentinels(heard) => answers.heard = heard,
+            Asked::First(answer) => answers.first = answers.first.map(|(address, _)| (address, answer)),
+            Asked::Redis(node, answer) => _ = answers.redis.insert(node, answer),
+            Asked::Ro(node, port) => _ = answers.ro.insert(node, port),
+            Asked::Rw(node, port) => _ = answers.rw.insert(node, port),
+            Asked::Firewall(state) => answers.firewall = Some(state),
+            Asked::Marks(marks) => answers.marks = marks,
+        }
+    }
+    answers
+}
+
+/// All about one gate: asks, and puts it together.
 pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, until: Instant) -> Group {
+    compose(gate, cib, mon, ask(&gate.params, settings, until))
+}
+
+/// Puts what was answered and what the cluster says together.
+pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -> Group {
     let params = &gate.params;
     let record = params.record.as_ref().ok();
     let mut group = Group {
@@ -463,103 +602,143 @@ pub fn group(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, settings: &Settings, 
         ro_port: params.ports.ro,
         rw_port: params.ports.rw,
         redis_port: params.ports.redis,
+        lease_ms: millis(params.lease),
         record_error: params.record.as_ref().err().map(ToString::to_string),
         rules: rules(gate, cib),
         nodes: nodes(gate, cib, mon),
+        firewall: answers.firewall,
         ..Group::default()
     };
-    let left = until.saturating_duration_since(Instant::now());
-    let within = settings.answer_within.min(left);
-    let mut jobs: Vec<Box<dyn FnOnce() -> Asked + Send>> = Vec::new();
-    match record {
-        Some(record) => {
-            let (record, master, credentials) = (record.clone(), params.master.clone(), settings.sentinel.clone());
-            jobs.push(Box::new(move || Asked::Sentinels(sentinel::ask_all(&record, &master, &credentials, within))));
-        }
-        None => {
-            let (address, master, credentials) =
-                (settings.first_sentinel, params.master.clone(), settings.sentinel.clone());
-            let managed = cib.managed_addresses.clone();
-            jobs.push(Box::new(move || {
-                let mut facts = SentinelFacts { address: address.to_string(), ..SentinelFacts::default() };
-                let answer = sentinel::ask(address, &master, &credentials, within);
-                let denied = matches!(answer, Err(AskError::Denied(_)));
-                match answer {
-                    Ok(answer) => {
-                        answered(&mut facts, answer, |place| nobody(place, None, &managed));
-                    }
-                    Err(error) => facts.error = Some(error.to_string()),
-                }
-                Asked::First(facts, denied)
-            }));
-        }
-    }
-    for (index, node) in group.nodes.iter().enumerate() {
-        let Some(data) = node.address else { continue };
-        let at = |port| SocketAddr::new(data.ip(), port);
-        let (ro, rw) = (at(params.ports.ro), at(params.ports.rw));
-        let credentials = settings.redis.clone();
-        jobs.push(Box::new(move || Asked::Redis(index, instance::ask(data, &credentials, within))));
-        let credentials = settings.redis.clone();
-        jobs.push(Box::new(move || Asked::Ro(index, probe::port(ro, &credentials, within))));
-        let credentials = settings.redis.clone();
-        jobs.push(Box::new(move || Asked::Rw(index, probe::port(rw, &credentials, within))));
-    }
-    if let Some(record) = record {
-        let (record, master, settings) = (record.clone(), params.master.clone(), settings.clone());
-        jobs.push(Box::new(move || Asked::Marks(marks(&record, &master, &settings, within))));
-    }
-    if nix::unistd::geteuid().is_root() {
-        let (ports, settings) = (params.ports, settings.clone());
-        jobs.push(Box::new(move || Asked::Firewall(firewall(ports, &settings, within))));
-    }
-    let mut heard = Vec::new();
-    let silent = || Server::None { why: AskError::Silent.to_string() };
+    let denied = |error: &AskError| matches!(error, AskError::Denied(_));
+    group.denied.redis = answers.redis.values().any(|answer| answer.as_ref().is_err_and(denied));
+    group.denied.sentinel = answers.heard.iter().any(|heard| heard.answer.as_ref().is_err_and(denied));
     for node in group.nodes.iter_mut().filter(|node| node.address.is_some()) {
-        (node.redis, node.ro, node.rw) = (Some(silent()), Some(Port::Silent), Some(Port::Silent));
+        // The record's name of it, as it was asked.
+        let Some(name) = record.and_then(|record| record.node(&node.name)).map(|entry| &entry.name) else { continue };
+        node.redis = Some(match answers.redis.get(name) {
+            Some(Ok(instance)) => Server::Given(instance.clone().into()),
+            Some(Err(error)) => Server::None { why: error.to_string() },
+            None => Server::None { why: AskError::Silent.to_string() },
+        });
+        node.ro = Some(answers.ro.get(name).cloned().unwrap_or(Port::Silent));
+        node.rw = Some(answers.rw.get(name).cloned().unwrap_or(Port::Silent));
+        let Some(seen) = &answers.marks else { continue };
+        let marks: Vec<_> =
+            seen.iter().filter(|seen| seen.node.eq_ignore_ascii_case(name)).map(|seen| seen.mark).collect();
+        node.keeper = Some(match marks.as_slice() {
+            [] => Keeper::Missing,
+            all if all.iter().all(|mark| *mark == Some(Mark::Closed)) => Keeper::Closed,
+            _ => Keeper::Lease,
+        });
+        let lengths = marks.iter().filter_map(|mark| match mark {
+            Some(Mark::Held { length, .. }) => Some(*length / 1000),
+            _ => None,
+        });
+        node.lease_at_most_ms = lengths.max();
     }
-    for asked in together(left, jobs).into_iter().flatten() {
-        match asked {
-            Asked::Sentinels(answers) => {
-                group.denied.sentinel = answers.iter().any(|heard| matches!(heard.answer, Err(AskError::Denied(_))));
-                heard = answers;
-            }
-            Asked::First(facts, denied) => {
-                group.denied.sentinel = denied;
-                group.sentinels.push(facts);
-            }
-            Asked::Redis(index, answer) => {
-                group.denied.redis |= matches!(answer, Err(AskError::Denied(_)));
-                group.nodes[index].redis = Some(match answer {
-                    Ok(instance) => Server::Given(instance.into()),
-                    Err(error) => Server::None { why: error.to_string() },
-                });
-            }
-            Asked::Ro(index, port) => group.nodes[index].ro = Some(port),
-            Asked::Rw(index, port) => group.nodes[index].rw = Some(port),
-            Asked::Firewall(state) => group.firewall = Some(state),
-            Asked::Marks(None) => {}
-            Asked::Marks(Some(seen)) => {
-                for node in group.nodes.iter_mut().filter(|node| node.address.is_some()) {
-                    let marks: Vec<_> = seen
-                        .iter()
-                        .filter(|seen| seen.node.eq_ignore_ascii_case(&node.name))
-                        .map(|seen| seen.mark)
-                        .collect();
-                    node.keeper = Some(match marks.as_slice() {
-                        [] => Keeper::Missing,
-                        all if all.iter().all(|mark| *mark == Some(Mark::Closed)) => Keeper::Closed,
-                        _ => Keeper::Lease,
-                    });
-                }
-            }
+    match (record, answers.first) {
+        (Some(record), _) => {
+            group.verdict = Some(verdict(record, &answers.heard, &group.nodes));
+            group.sentinels = sentinels(record, &answers.heard, &cib.managed_addresses);
+            named_for(&mut group);
         }
+        (None, Some((address, answer))) => {
+            let mut facts = SentinelFacts { address: address.to_string(), ..SentinelFacts::default() };
+            group.denied.sentinel = answer.as_ref().is_err_and(denied);
+            match answer {
+                Ok(answer) => answered(&mut facts, answer, |place| nobody(place, None, &cib.managed_addresses)),
+                Err(error) => facts.error = Some(error.to_string()),
+            }
+            group.sentinels.push(facts);
+        }
+        (None, None) => {}
     }
-    if let Some(record) = record {
-        group.verdict = Some(verdict(record, &heard, &group.nodes));
-        group.sentinels = sentinels(record, &heard, &cib.managed_addresses);
-    }
+    behind(&mut group);
     group
+}
+
+/// How long the majority has been one.
+fn named_for(group: &mut Group) {
+    let Some(verdict) = &mut group.verdict else { return };
+    let same = |sentinel: &&SentinelFacts| sentinel.names.is_some() && sentinel.names == verdict.points_at;
+    let mut times: Vec<u64> =
+        group.sentinels.iter().filter(same).filter_map(|sentinel| sentinel.names_for_seconds).collect();
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    verdict.points_for_seconds = times.get(verdict.needed.saturating_sub(1)).copied();
+}
+
+/// How far each replica of the named primary is behind it.
+fn behind(group: &mut Group) {
+    let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at_node.clone());
+    let primary = group.nodes.iter().find(|node| Some(&node.name) == named.as_ref());
+    let Some((from, primary)) = primary.and_then(|node| Some((node.address?, node.redis.as_ref()?.given()?.clone())))
+    else {
+        return;
+    };
+    for node in group.nodes.iter_mut().filter(|node| Some(&node.name) != named.as_ref()) {
+        let Some(server) = node.redis.as_ref().and_then(Server::given) else { continue };
+        let address = node.address.map(|address| address.to_string());
+        if server.of.as_deref() != Some(from.to_string().as_str()) {
+            continue;
+        }
+        let heard = primary.replicas.iter().find(|replica| Some(&replica.address) == address.as_ref());
+        node.behind = Some(Behind {
+            // The two were asked at the same time, not at the same moment.
+            bytes: primary.offset.saturating_sub(server.offset),
+            seconds: heard.map(|replica| replica.acknowledged_seconds),
+        });
+    }
+}
+
+/// Adds what this node's keeper says, `now` being the time in seconds since 1970.
+pub fn add_keeper(group: &mut Group, record: Option<&Record>, told: Option<&socket::Report>, now: u64) {
+    group.keeper = told.map(|report| KeeperFacts { open: report.open, why: report.why.clone() });
+    let points_at = group.verdict.as_ref().and_then(|verdict| verdict.points_at.clone());
+    let name = |address: SocketAddr| {
+        let node = record.and_then(|record| record.node_at(address));
+        Some(node.map_or_else(|| address.to_string(), |node| node.name.clone()))
+    };
+    let told = told.and_then(|report| report.last_failover.as_ref());
+    // One that was missed makes those before it history.
+    let still = |last: &&Failover| points_at.as_ref().is_none_or(|place| *place == last.to.to_string());
+    if let Some(last) = told.filter(still) {
+        let (cause, because) = match &last.cause {
+            Cause::PrimaryDown => ("primary_down", "Sentinels agreed that the primary was down".to_owned()),
+            Cause::Requested => {
+                ("requested", "a Sentinel was asked for it, by an operator or another node's keeper".to_owned())
+            }
+            Cause::Keeper(why) => ("keeper", format!("this node's keeper asked a Sentinel for it: {why}")),
+            Cause::Unknown => ("unknown", "this node's keeper saw no cause".to_owned()),
+        };
+        group.last_failover = Some(FailoverFacts {
+            at: last.at,
+            seconds_ago: now.saturating_sub(last.at),
+            or_earlier: false,
+            from: name(last.from),
+            to: name(last.to),
+            cause,
+            because,
+        });
+        return;
+    }
+    let Some(verdict) = &group.verdict else { return };
+    // An epoch of 0 is that of a master name whose primary has never been changed.
+    let moved = group.sentinels.iter().any(|sentinel| sentinel.epoch.is_some_and(|epoch| epoch > 0));
+    if let Some(ago) = verdict.points_for_seconds.filter(|_| moved) {
+        group.last_failover = Some(FailoverFacts {
+            at: now.saturating_sub(ago),
+            seconds_ago: ago,
+            or_earlier: true,
+            from: None,
+            to: verdict.points_at_node.clone().or(points_at),
+            cause: "unknown",
+            because: "this node's keeper did not see it".to_owned(),
+        });
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// What the location constraints of the gate look at.
@@ -731,6 +910,7 @@ fn verdict(record: &Record, heard: &[Heard], nodes: &[NodeFacts]) -> VerdictFact
         named: verdict.named,
         points_at: verdict.points_at.map(|place| place.to_string()),
         points_at_node: verdict.points_at_node,
+        points_for_seconds: None,
         answered: verdict.answered,
         needed: verdict.needed,
         total: verdict.answered + verdict.silent,
@@ -777,6 +957,9 @@ fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn
         if facts.finishing {
             return;
         }
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
+        facts.names_for_seconds = seconds(master.known_for);
+        facts.down_for_seconds = seconds(master.down_for);
         facts.flags = master.flags.into_iter().filter(|flag| flag != "master").collect();
         facts.primary_run_id = Some(master.run_id).filter(|id| !id.is_empty());
     }
@@ -820,9 +1003,9 @@ fn marks(record: &Record, master: &str, settings: &Settings, within: Duration) -
 fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {
     let seen = gate::Gate::new(ports, settings.firewall, settings.firewall_within.min(within))
         .and_then(|gate| Ok((gate.state()?, gate.listeners()?)));
-    let seconds = |state| match state {
+    let open = |state| match state {
         PortState::Closed => None,
-        PortState::Open { remaining } => Some(remaining.as_secs()),
+        PortState::Open { remaining } => Some(millis(remaining)),
     };
     match seen {
         Err(error) => Firewall::Unseen { why: with_causes(&error) },
@@ -833,8 +1016,8 @@ fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewa
                 Baseline::Missing => Some("missing".to_owned()),
                 Baseline::Edited(ref what) => Some(format!("edited: {what}")),
             },
-            ro_open_seconds: seconds(state.ro),
-            rw_open_seconds: seconds(state.rw),
+            ro_open_ms: open(state.ro),
+            rw_open_ms: open(state.rw),
             listeners: listeners
                 .into_iter()
                 .map(|(port, at)| {

@@ -456,7 +456,7 @@ fn marker(operator: &str, now: SystemTime, reason: Option<&str>) -> String {
 }
 
 /// Seconds since 1970 as date and time (Howard Hinnant's civil_from_days, for the years to come).
-fn utc(seconds: u64) -> String {
+pub(super) fn utc(seconds: u64) -> String {
     let (days, of_day) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -7,6 +7,7 @@ use super::facts::{
     Ban, ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
 };
 use super::probe::{Port, Who};
+use super::span;
 use crate::exit::CliCode;
 use crate::role::Role;
 use crate::settings::look_at_credentials;
@@ -42,7 +43,6 @@ pub struct Problem {
     /// What, in one sentence.
     pub what: String,
     /// The command that ends it, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
@@ -158,7 +158,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     let writers: Vec<&NodeFacts> =
         group.nodes.iter().filter(|node| node.rw.as_ref().is_some_and(Port::takes_writes)).collect();
     record(group, &mut problems);
-    let said = who_writes(group, &writers, &mut problems);
+    let said = who_writes(group, &writers, cluster.seen_from.as_ref(), &mut problems);
     let said = |node: &NodeFacts, topic| said.as_ref().is_some_and(|said| *said == (node.name.clone(), topic));
     rules(group, &mut problems);
     for sentinel in &group.sentinels {
@@ -198,6 +198,12 @@ fn target(group: &Group) -> Option<&NodeFacts> {
     group.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(name))
 }
 
+/// "Sentinels name node2 since 14 s", as far as that is known.
+fn sentinels_name(group: &Group, who: &str) -> String {
+    let time = group.verdict.as_ref().and_then(|verdict| verdict.points_for_seconds);
+    format!("Sentinels name {who}{}", time.map(|time| format!(" since {}", span(time))).unwrap_or_default())
+}
+
 fn record(group: &Group, problems: &mut Problems) {
     let Some(error) = &group.record_error else { return };
     let what = format!("gate {} opens nothing, so nobody takes writes: {error}", group.resource);
@@ -206,7 +212,12 @@ fn record(group: &Group, problems: &mut Problems) {
 
 /// Who takes writes and who should. Gives the node and the topic with which it explained that
 /// nobody does.
-fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) -> Option<(String, Topic)> {
+fn who_writes(
+    group: &Group,
+    writers: &[&NodeFacts],
+    here: Option<&String>,
+    problems: &mut Problems,
+) -> Option<(String, Topic)> {
     let rw = group.rw_port;
     if writers.len() > 1 {
         let names: Vec<&str> = writers.iter().map(|node| node.name.as_str()).collect();
@@ -244,8 +255,8 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) ->
         return None;
     }
     let named = match (&verdict.points_at, target) {
-        (_, Some(node)) => format!("Sentinels name {}", node.name),
-        (Some(place), None) => format!("Sentinels name {place}"),
+        (_, Some(node)) => sentinels_name(group, &node.name),
+        (Some(place), None) => sentinels_name(group, place),
         (None, None) => "no majority of Sentinels names anybody".to_owned(),
     };
     for node in &group.nodes {
@@ -270,7 +281,7 @@ fn who_writes(group: &Group, writers: &[&NodeFacts], problems: &mut Problems) ->
             None
         }
         (_, Some(target)) if !target.rw.as_ref().is_some_and(Port::takes_writes) => {
-            no_writer(group, target, writers, problems)
+            no_writer(group, target, writers, here, problems)
         }
         (_, Some(_)) => None,
     }
@@ -281,6 +292,7 @@ fn no_writer(
     group: &Group,
     target: &NodeFacts,
     writers: &[&NodeFacts],
+    here: Option<&String>,
     problems: &mut Problems,
 ) -> Option<(String, Topic)> {
     let (rw, name) = (group.rw_port, &target.name);
@@ -291,8 +303,8 @@ fn no_writer(
         return None;
     }
     let who = if writers.is_empty() { nobody(group) } else { "the primary takes no writes" };
-    let (topic, why, next) = why_closed(group, target);
-    let what = format!("{who}: Sentinels name {name}, and {why}");
+    let (topic, why, next) = why_closed(group, target, here);
+    let what = format!("{who}: {}, and {why}", sentinels_name(group, name));
     problems.0.push(Problem { severity: Severity::Critical, what, next });
     Some((name.clone(), topic))
 }
@@ -309,7 +321,7 @@ pub fn nobody(group: &Group) -> &'static str {
 
 /// Why the read-write port of the named node takes no writes, as far as can be told, and the
 /// command that ends it.
-fn why_closed(group: &Group, node: &NodeFacts) -> (Topic, String, Option<String>) {
+fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic, String, Option<String>) {
     let name = &node.name;
     let init = || Some(format!("rolegate init --master {}", group.master));
     if let Some(fence) = &node.fence {
@@ -347,7 +359,9 @@ fn why_closed(group: &Group, node: &NodeFacts) -> (Topic, String, Option<String>
         return (Topic::Role, format!("its {} is {role}", group.attribute), next);
     }
     let reason = node.failures.last().map(|failed| failed.reason.as_str()).filter(|reason| !reason.is_empty());
-    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    // The keeper's is newer; Pacemaker keeps a monitor's first one.
+    let keeper = group.keeper.as_ref().filter(|keeper| here == Some(name) && !keeper.open && !keeper.why.is_empty());
+    let because = keeper.map(|keeper| keeper.why.as_str()).or(reason).map(|why| format!(": {why}")).unwrap_or_default();
     match &node.gate {
         Some(gate) if gate.role != "Promoted" => {
             let next = (node.fail_count > 0 || gate.failed || gate.blocked)
@@ -407,7 +421,8 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
             (_, Some(why)) => problems.add(Severity::Warning, format!("{at} names {place}, {why}")),
             _ if group.verdict.as_ref().is_some_and(|verdict| verdict.majority_seen()) => {
                 let who = sentinel.names_node.as_ref().unwrap_or(place);
-                problems.add(Severity::Warning, format!("{at} names {who}, others do not"));
+                let time = sentinel.names_for_seconds.map(|time| format!(" since {}", span(time))).unwrap_or_default();
+                problems.add(Severity::Warning, format!("{at} names {who}{time}, others do not"));
             }
             // Too few answered to say that it stands alone.
             _ => {}
@@ -424,7 +439,8 @@ fn doubts(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
     }
     let doubts: Vec<&str> = sentinel.flags.iter().map(String::as_str).filter(|flag| *flag != "disconnected").collect();
     if !doubts.is_empty() {
-        problems.add(Severity::Warning, format!("{at} says {} of the primary", doubts.join(", ")));
+        let time = sentinel.down_for_seconds.map(|time| format!(" since {}", span(time))).unwrap_or_default();
+        problems.add(Severity::Warning, format!("{at} says {} of the primary{time}", doubts.join(", ")));
     }
     let now = target(group).and_then(|node| node.redis.as_ref()?.given());
     if let (Some(said), Some(now)) = (&sentinel.primary_run_id, now) {
@@ -512,7 +528,7 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             if let Some(target) = target {
                 problems.add_with(
                     Severity::Warning,
-                    format!("{name} has {attribute}=primary, though Sentinels name {target}"),
+                    format!("{name} still has {attribute}=primary, though {}", sentinels_name(group, target)),
                     set,
                 );
             }
@@ -520,7 +536,7 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
         Some("replica") if is_target => {
             problems.add_with(
                 Severity::Warning,
-                format!("{name} has {attribute}=replica, though Sentinels name it"),
+                format!("{name} still has {attribute}=replica, though {}", sentinels_name(group, "it")),
                 set,
             );
         }
@@ -568,12 +584,13 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 problems.add(Severity::Warning, format!("Redis on {name} is loading its data"));
             }
             if let (true, false, Some(target)) = (server.primary, is_target, target) {
-                let what = format!("Redis on {name} is a primary, though Sentinels name {}", target.name);
+                let what =
+                    format!("Redis on {name} still says primary, though {}", sentinels_name(group, &target.name));
                 problems.add(Severity::Warning, what);
             }
             let Some(of) = &server.of else { return };
             if !server.link_up {
-                let since = server.link_down_seconds.map_or(String::new(), |time| format!(" for {time} s"));
+                let since = server.link_down_seconds.map_or(String::new(), |time| format!(" for {}", span(time)));
                 problems.add(
                     Severity::Warning,
                     format!("Redis on {name} has no link to its primary {of}{since}: its data grows old"),
@@ -706,7 +723,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::facts::{Denied, Rules, ServerFacts, VerdictFacts};
+    use super::super::facts::{Behind, Denied, ReplicaFacts, Rules, ServerFacts, VerdictFacts};
     use super::*;
 
     pub(in super::super) fn healthy_cluster() -> ClusterFacts {
@@ -720,6 +737,10 @@ pub(super) mod tests {
 
     fn open(n: usize, primary: bool) -> Option<Port> {
         Some(Port::Open { who: Who::Known { run_id: format!("run{n}"), primary, loading: false } })
+    }
+
+    fn replica(n: usize, acknowledged_seconds: u64) -> ReplicaFacts {
+        ReplicaFacts { address: format!("10.0.0.{n}:6379"), acknowledged_seconds }
     }
 
     fn node(n: usize) -> NodeFacts {
@@ -740,12 +761,14 @@ pub(super) mod tests {
                 of: (!primary).then(|| "10.0.0.1:6379".into()),
                 link_up: true,
                 offset: 1000 - n as u64,
-                replicas: if primary { vec![("10.0.0.2:6379".into(), 0), ("10.0.0.3:6379".into(), 1)] } else { vec![] },
+                replicas: if primary { vec![replica(2, 0), replica(3, 1)] } else { vec![] },
                 ..ServerFacts::default()
             })),
             ro: open(n, primary),
             rw: if primary { open(n, true) } else { Some(Port::Refused) },
             keeper: Some(if primary { Keeper::Lease } else { Keeper::Closed }),
+            lease_at_most_ms: primary.then_some(2000),
+            behind: (!primary).then(|| Behind { bytes: n as u64 - 1, seconds: Some(n as u64 - 2) }),
             ..NodeFacts::default()
         }
     }
@@ -757,6 +780,7 @@ pub(super) mod tests {
             names: Some("10.0.0.1:6379".into()),
             names_node: Some("node1".into()),
             epoch: Some(4),
+            names_for_seconds: Some(7500),
             primary_run_id: Some("run1".into()),
             ..SentinelFacts::default()
         }
@@ -772,6 +796,7 @@ pub(super) mod tests {
             ro_port: 6380,
             rw_port: 6381,
             redis_port: 6379,
+            lease_ms: 2000,
             record_error: None,
             rules: Rules { by_role: true, by_fence: true },
             nodes: (1..=3).map(node).collect(),
@@ -780,6 +805,7 @@ pub(super) mod tests {
                 named: Some("node1".into()),
                 points_at: Some("10.0.0.1:6379".into()),
                 points_at_node: Some("node1".into()),
+                points_for_seconds: Some(7500),
                 answered: 3,
                 needed: 2,
                 total: 3,
@@ -787,6 +813,8 @@ pub(super) mod tests {
             }),
             firewall: None,
             denied: Denied::default(),
+            keeper: None,
+            last_failover: None,
         }
     }
 
@@ -874,7 +902,7 @@ pub(super) mod tests {
                 (node.ro, node.rw) = (Some(Port::Silent), Some(Port::Silent));
             },
             CliCode::Critical,
-            &["nobody is seen to take writes: Sentinels name node1, and its Redis gives no answer"],
+            &["nobody is seen to take writes: Sentinels name node1 since 2 h 5 min, and its Redis gives no answer"],
         ),
         (
             "a replica's link is down",
@@ -898,13 +926,13 @@ pub(super) mod tests {
                 server(g, 2).of = None;
             },
             CliCode::Warning,
-            &["Redis on node2 is a primary, though Sentinels name node1"],
+            &["Redis on node2 still says primary, though Sentinels name node1 since 2 h 5 min"],
         ),
         (
             "two gates are open",
             |g| g.nodes[1].rw = open(2, true),
             CliCode::Critical,
-            &["node1 and node2 all take writes", "6381 is open on node2, though Sentinels name node1"],
+            &["node1 and node2 all take writes", "6381 is open on node2, though Sentinels name node1 since 2 h 5 min"],
         ),
         (
             "two gates are open and nothing else can be told",
@@ -920,7 +948,7 @@ pub(super) mod tests {
             "a gate that is not named is open before a replica",
             |g| g.nodes[1].rw = open(2, false),
             CliCode::Critical,
-            &["6381 is open on node2, though Sentinels name node1"],
+            &["6381 is open on node2, though Sentinels name node1 since 2 h 5 min"],
         ),
         (
             "the primary's gate failed to promote",
@@ -937,7 +965,7 @@ pub(super) mod tests {
             },
             CliCode::Critical,
             &[
-                "nobody takes writes: Sentinels name node1, and its gate is Unpromoted, not promoted: not promoted in time",
+                "nobody takes writes: Sentinels name node1 since 2 h 5 min, and its gate is Unpromoted, not promoted: not promoted in time",
                 "crm_resource --cleanup -r RedisGate -N node1",
             ],
         ),
@@ -950,9 +978,9 @@ pub(super) mod tests {
             },
             CliCode::Critical,
             &[
-                "nobody takes writes: Sentinels name node1, and its redis_role is still replica",
+                "nobody takes writes: Sentinels name node1 since 2 h 5 min, and its redis_role is still replica",
                 "rolegate init --master mymaster",
-                "node2 has redis_role=primary, though Sentinels name node1",
+                "node2 still has redis_role=primary, though Sentinels name node1 since 2 h 5 min",
             ],
         ),
         (
@@ -964,7 +992,7 @@ pub(super) mod tests {
             },
             CliCode::Critical,
             &[
-                "nobody takes writes: Sentinels name node1, and it is fenced",
+                "nobody takes writes: Sentinels name node1 since 2 h 5 min, and it is fenced",
                 "SENTINEL FAILOVER mymaster",
                 "rolegate unfence node1",
             ],
@@ -1015,7 +1043,10 @@ pub(super) mod tests {
                 g.nodes[0].rw = open(1, true);
             },
             CliCode::Critical,
-            &["moves with the cluster resource vip", "6381 is open on node1, though Sentinels name 10.0.0.100:6379"],
+            &[
+                "moves with the cluster resource vip",
+                "6381 is open on node1, though Sentinels name 10.0.0.100:6379 since 2 h 5 min",
+            ],
         ),
         (
             "Sentinels all differ",
@@ -1034,7 +1065,7 @@ pub(super) mod tests {
                 g.sentinels[2].names_node = Some("node2".into());
             },
             CliCode::Warning,
-            &["Sentinel 10.0.0.3:26379 names node2, others do not"],
+            &["Sentinel 10.0.0.3:26379 names node2 since 2 h 5 min, others do not"],
         ),
         (
             "a Sentinel was made anew",
@@ -1134,8 +1165,8 @@ pub(super) mod tests {
                 g.firewall = Some(Firewall::Seen {
                     backend: "nft".into(),
                     baseline: Some("missing".into()),
-                    ro_open_seconds: None,
-                    rw_open_seconds: None,
+                    ro_open_ms: None,
+                    rw_open_ms: None,
                     listeners: vec![],
                 })
             },
@@ -1148,8 +1179,8 @@ pub(super) mod tests {
                 g.firewall = Some(Firewall::Seen {
                     backend: "nft".into(),
                     baseline: None,
-                    ro_open_seconds: None,
-                    rw_open_seconds: None,
+                    ro_open_ms: None,
+                    rw_open_ms: None,
                     listeners: vec!["a program listens on [::]:6381 here: port 6381 cannot open".into()],
                 })
             },

@@ -11,8 +11,12 @@ mod fence;
 mod found;
 mod init;
 mod judge;
+mod metrics;
 mod probe;
 mod status;
+mod table;
+mod text;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -49,6 +53,8 @@ struct Cli {
 enum Command {
     /// Who takes writes, and what is wrong; answers within 2 s
     Status(status::Args),
+    /// The same as OpenMetrics text, for node exporter's textfile collector
+    Metrics(metrics::Args),
     /// Close the ports of a node and keep them closed until unfenced; the node keeps running
     Fence(fence::FenceArgs),
     /// Lift a fence: the node gets the role that a majority of Sentinels gives it
@@ -70,6 +76,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {
         Command::Status(args) => status::run(&args),
+        Command::Metrics(args) => metrics::run(&args),
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),
         Command::Init(args) => init::run(&args),
@@ -141,6 +148,26 @@ fn say(text: impl AsRef<str>) {
     let _closed = writeln!(std::io::stdout(), "{}", text.as_ref().trim_end());
 }
 
+/// Prints text with colours, where the terminal has them (not with NO_COLOR, TERM=dumb, or into a pipe).
+fn say_in_colour(text: &str) {
+    let _closed = write!(anstream::stdout(), "{text}");
+}
+
+/// A time in words: 14 s, 5 min, 2 h 5 min, 3 d 4 h.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let with_rest = |whole: u64, unit: &str, rest: u64, smaller: &str| match rest {
+        0 => format!("{whole} {unit}"),
+        rest => format!("{whole} {unit} {rest} {smaller}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{minutes} min"),
+        7200..172_800 => with_rest(hours, "h", minutes % 60, "min"),
+        _ => with_rest(days, "d", hours % 24, "h"),
+    }
+}
+
 /// How an operator makes the resource that is missing.
 const CREATE: &str = "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1\n\
     or:  crm configure primitive RedisGate ocf:rolegate:gate op monitor interval=5s role=Promoted op monitor interval=6s role=Unpromoted\n\
@@ -198,6 +225,22 @@ mod tests {
             assert!(subcommand.get_about().is_some(), "{}", subcommand.get_name());
             let help = subcommand.render_help().to_string();
             assert!(help.lines().count() <= 24, "{help}");
+        }
+    }
+
+    #[test]
+    fn times_in_words() {
+        let said = [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7199, "119 min"),
+            (7200, "2 h"),
+            (7500, "2 h 5 min"),
+            (187_200, "2 d 4 h"),
+        ];
+        for (seconds, wanted) in said {
+            assert_eq!(span(seconds), wanted);
         }
     }
 

@@ -1,17 +1,22 @@
 //! `rolegate status`: who takes writes and what is wrong, from any node, within 2 s.
 
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::facts::{self, ClusterFacts, Firewall, Group, Keeper, NodeFacts, Server};
+use super::facts::{self, Answers, ClusterFacts, Group};
 use super::judge::{self, Judgement, Problem, Severity};
-use super::probe::Port;
-use super::{Stop, gates, say};
+pub(super) use super::table::columns;
+use super::text::{self, View};
+use super::{Gate, Stop, gates, say, watch};
+use crate::agent::params::Params;
 use crate::exit::CliCode;
+use crate::keeper::socket::{self, Request};
 use crate::layout::master_of;
+use crate::pacemaker;
 use crate::settings::Settings;
-use crate::together::together;
 
 /// How long all of it may take, so that it ends within 2 s.
 const BUDGET: Duration = Duration::from_millis(1850);
@@ -19,63 +24,153 @@ const BUDGET: Duration = Duration::from_millis(1850);
 /// How long Pacemaker may take of that.
 const PACEMAKER: Duration = Duration::from_millis(800);
 
+/// For threads to start and end.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// The version of what `--json` prints. `docs/status.md` says what a new one means.
+const SCHEMA: u32 = 1;
+
 /// The arguments.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// All that was seen, for programs
+    /// All that was seen, for programs: docs/status.md has the fields
     #[arg(long)]
     json: bool,
     /// Only this master name
     #[arg(long, value_name = "NAME")]
     master: Option<String>,
+    /// All of every master name, where there are several
+    #[arg(long, conflicts_with = "master")]
+    all: bool,
+    /// Look again and again, every second or this often; q or Ctrl-C ends it. With --json a line for each look
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
 }
 
 /// All of it, as `--json` shows it.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
     /// The exit code.
-    code: u8,
-    cluster: ClusterFacts,
+    pub code: u8,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Why nothing was seen at all.
+    pub error: Option<String>,
+    /// The cluster.
+    pub cluster: ClusterFacts,
     /// What is wrong with the cluster itself.
-    problems: Vec<Problem>,
-    masters: Vec<Judged>,
+    pub problems: Vec<Problem>,
+    /// The master names.
+    pub masters: Vec<Judged>,
 }
 
+/// A master name, and what it comes to.
 #[derive(Debug, Serialize)]
-struct Judged {
-    code: u8,
+pub struct Judged {
+    /// The exit code.
+    pub code: u8,
+    /// What it comes to.
     #[serde(flatten)]
-    judgement: Judgement,
+    pub judgement: Judgement,
+    /// What was seen.
     #[serde(flatten)]
-    group: Group,
+    pub group: Group,
 }
 
 /// Looks, judges, prints. Its own trouble is never the cluster's: that is unknown then.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
-    match look(args) {
-        Err(stop) if args.json => {
-            let code = CliCode::Unknown;
-            say(serde_json::json!({ "code": code as u8, "error": stop.message }).to_string());
-            Ok(code)
+    if let Some(seconds) = args.watch {
+        return watch::run(Duration::from_secs(seconds), args.json, args.all, args.master.clone());
+    }
+    let report = look(args.master.as_deref());
+    match &report.error {
+        _ if args.json => say(json(&report)?),
+        Some(error) => return Err(Stop::unknown(error.clone())),
+        None => {
+            let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+            super::say_in_colour(&text::render(&report, View { all: args.all, width }));
         }
-        result => result.map_err(|stop| Stop::unknown(stop.message)),
+    }
+    Ok(report.exit())
+}
+
+/// As `--json` prints it.
+fn json(report: &Report) -> Result<String, Stop> {
+    serde_json::to_string_pretty(report).map_err(|error| Stop::unknown(error.to_string()))
+}
+
+/// Looks once. What hinders it is in the report.
+pub fn look(master: Option<&str>) -> Report {
+    let started = Instant::now();
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let seen = Settings::load().map_err(Stop::from).and_then(|settings| see(master, &settings, started + BUDGET, at));
+    let mut report = seen.unwrap_or_else(|stop| Report {
+        code: CliCode::Unknown as u8,
+        error: Some(stop.message),
+        ..Report::empty(at)
+    });
+    report.took_ms = started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+    report
+}
+
+impl Report {
+    fn empty(at: u64) -> Self {
+        Report {
+            schema: SCHEMA,
+            code: 0,
+            at,
+            took_ms: 0,
+            error: None,
+            cluster: ClusterFacts::default(),
+            problems: Vec::new(),
+            masters: Vec::new(),
+        }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> CliCode {
+        [CliCode::Ok, CliCode::Warning, CliCode::Critical]
+            .into_iter()
+            .find(|code| *code as u8 == self.code)
+            .unwrap_or(CliCode::Unknown)
     }
 }
 
-fn look(args: &Args) -> Result<CliCode, Stop> {
-    let until = Instant::now() + BUDGET;
-    let settings = Settings::load()?;
-    let (report, code) = report(args.master.as_deref(), &settings, until)?;
-    say(if args.json {
-        serde_json::to_string_pretty(&report).map_err(|error| Stop::unknown(error.to_string()))?
-    } else {
-        render(&report)
-    });
-    Ok(code)
+/// Questions that are under way.
+struct Asking {
+    params: Params,
+    answers: Receiver<Answers>,
 }
 
-fn report(master: Option<&str>, settings: &Settings, until: Instant) -> Result<(Report, CliCode), Stop> {
-    let seen = facts::cluster(PACEMAKER.min(until.saturating_duration_since(Instant::now())));
+impl Asking {
+    fn begin(params: &Params, settings: &Settings, until: Instant) -> Self {
+        let (sender, answers) = mpsc::channel();
+        let (of, settings) = (params.clone(), settings.clone());
+        // Nobody listens where there was no time.
+        thread::spawn(move || _ = sender.send(facts::ask(&of, &settings, until)));
+        Asking { params: params.clone(), answers }
+    }
+}
+
+fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> Result<Report, Stop> {
+    let wanted = |gate: &Gate| master.is_none_or(|master| gate.params.master == master);
+    let pacemaker = PACEMAKER.min(until.saturating_duration_since(Instant::now()));
+    let (sender, cluster) = mpsc::channel();
+    thread::spawn(move || _ = sender.send(facts::cluster(pacemaker)));
+    let (sender, keeper) = mpsc::channel();
+    thread::spawn(move || _ = sender.send(socket::ask(&Request::Report)));
+    // Pacemaker's programs take their time. What they say of whom to ask stands on this node's disk, too, for root; where it is the same,
+    // the answers are there by then.
+    let on_disk = pacemaker::read_cib_on_disk().map(|cib| gates(&cib).0).unwrap_or_default();
+    let mut asking: Vec<Asking> =
+        on_disk.iter().filter(|gate| wanted(gate)).map(|gate| Asking::begin(&gate.params, settings, until)).collect();
+
+    let seen = cluster.recv().map_err(|_| Stop::unknown("Pacemaker could not be asked"))?;
     let (mut all, bad) = seen.cib.as_ref().map(gates).unwrap_or_default();
     let mut problems = judge::cluster(&seen.facts, seen.cib.is_some(), all.len() + bad.len());
     for (resource, error) in &bad {
@@ -86,35 +181,45 @@ fn report(master: Option<&str>, settings: &Settings, until: Instant) -> Result<(
         if seen.cib.is_some() && !all.iter().any(|gate| gate.params.master == master) {
             return Err(no_such_master(master, &all, &bad));
         }
-        all.retain(|gate| gate.params.master == master);
+        all.retain(wanted);
     }
-    let jobs: Vec<_> = all
+    let asked: Vec<(Gate, Asking)> = all
         .into_iter()
-        .filter_map(|gate| {
-            let (cib, mon, settings) = (seen.cib.clone()?, seen.mon.clone(), settings.clone());
-            Some(move || facts::group(&gate, &cib, mon.as_ref(), &settings, until))
+        .map(|gate| {
+            let early = asking.iter().position(|asking| asking.params == gate.params);
+            let asking = early.map(|at| asking.swap_remove(at));
+            let asking = asking.unwrap_or_else(|| Asking::begin(&gate.params, settings, until));
+            (gate, asking)
         })
         .collect();
-    // Each keeps `until` by itself; the rest is for its threads to start and end.
-    let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(100);
-    let mut masters = Vec::new();
-    for group in together(left, jobs) {
-        match group {
-            Some(group) => {
-                let judgement = judge::group(&seen.facts, &group);
-                masters.push(Judged { code: judgement.code() as u8, judgement, group });
+    let mut report = Report::empty(now);
+    let left = || (until + SLACK).saturating_duration_since(Instant::now());
+    let mut late = false;
+    let mut groups = Vec::new();
+    for (gate, asking) in asked {
+        match (asking.answers.recv_timeout(left()), &seen.cib) {
+            (Ok(answers), Some(cib)) => {
+                groups.push((facts::compose(&gate, cib, seen.mon.as_ref(), answers), gate));
             }
-            None => problems.push(Problem {
-                severity: Severity::Unknown,
-                what: "there was no time to look at all master names; ask with --master".to_owned(),
-                next: None,
-            }),
+            _ => late = true,
         }
     }
-    let everything: Vec<Problem> =
-        problems.iter().chain(masters.iter().flat_map(|judged| &judged.judgement.problems)).cloned().collect();
-    let code = judge::code(&everything);
-    Ok((Report { code: code as u8, cluster: seen.facts, problems, masters }, code))
+    let told = keeper.recv_timeout(left().min(SLACK)).ok().and_then(Result::ok).unwrap_or_default();
+    for (mut group, gate) in groups {
+        let told = told.iter().find(|report| report.master == group.master);
+        facts::add_keeper(&mut group, gate.params.record.as_ref().ok(), told, now);
+        let judgement = judge::group(&seen.facts, &group);
+        report.masters.push(Judged { code: judgement.code() as u8, judgement, group });
+    }
+    if late {
+        let what = "there was no time to look at all master names; ask with --master".to_owned();
+        problems.push(Problem { severity: Severity::Unknown, what, next: None });
+    }
+    let of_masters = report.masters.iter().flat_map(|judged| &judged.judgement.problems);
+    let everything: Vec<Problem> = problems.iter().chain(of_masters).cloned().collect();
+    report.code = judge::code(&everything) as u8;
+    (report.cluster, report.problems) = (seen.facts, problems);
+    Ok(report)
 }
 
 /// No gate has that master name.
@@ -129,254 +234,37 @@ pub fn no_such_master(master: &str, all: &[super::Gate], bad: &[super::Bad]) -> 
     }
 }
 
-/// The whole report as text: the answer first, then what is wrong, then what was seen.
-fn render(report: &Report) -> String {
-    let mut out = String::new();
-    if report.masters.is_empty() {
-        out.push_str(&format!("{}\n", word(report.code)));
-    }
-    report.masters.iter().for_each(|judged| out.push_str(&headline(judged, &report.problems)));
-    print_problems(&mut out, &report.problems);
-    for judged in &report.masters {
-        if report.masters.len() > 1 {
-            out.push_str(&format!("\n== {}, gate {}\n", judged.group.master, judged.group.resource));
-        }
-        print_problems(&mut out, &judged.judgement.problems);
-        out.push('\n');
-        out.push_str(&table(&report.cluster, &judged.group));
-    }
-    out.push('\n');
-    out.push_str(&footer(report));
-    out
-}
-
-fn word(code: u8) -> &'static str {
-    match code {
-        0 => "HEALTHY",
-        1 => "WARNING",
-        2 => "CRITICAL",
-        _ => "UNKNOWN",
-    }
-}
-
-fn headline(judged: &Judged, of_cluster: &[Problem]) -> String {
-    let group = &judged.group;
-    let problems: Vec<Problem> = of_cluster.iter().chain(&judged.judgement.problems).cloned().collect();
-    let who = match judged.judgement.writers.as_slice() {
-        [] => judge::nobody(group).to_owned(),
-        [one] => {
-            let node = group.nodes.iter().find(|node| node.name == *one).and_then(|node| node.address);
-            let at = node.map_or(String::new(), |address| {
-                format!(" at {}", std::net::SocketAddr::new(address.ip(), group.rw_port))
-            });
-            format!("{one} takes writes{at}")
-        }
-        several => format!("{} ALL TAKE WRITES", several.join(" and ")),
-    };
-    format!("{}: {}: {who}\n", group.master, word(judge::code(&problems) as u8))
-}
-
-fn print_problems(out: &mut String, problems: &[Problem]) {
-    for problem in problems {
-        out.push_str(&format!("  {:<8}  {}\n", problem.severity.word(), problem.what));
-        if let Some(next) = &problem.next {
-            // Continued lines stand under the first.
-            out.push_str(&format!("            -> {}\n", next.replace('\n', "\n               ")));
-        }
-    }
-}
-
-fn table(cluster: &ClusterFacts, group: &Group) -> String {
-    let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at_node.as_deref());
-    let (ro, rw) = (group.ro_port.to_string(), group.rw_port.to_string());
-    let mut rows = vec![["NODE", "CLUSTER", "ROLE", "GATE", "LEASE", "REDIS", &ro, &rw].map(str::to_owned)];
-    for node in &group.nodes {
-        let port = |port: &Option<Port>| port.as_ref().map_or("-", Port::word).to_owned();
-        let here = if cluster.seen_from.as_deref() == Some(&node.name) { "*" } else { "" };
-        rows.push([
-            format!("{}{here}", node.name),
-            node.member.map_or("?", facts::Member::word).to_owned(),
-            match (&node.role, &node.fence) {
-                (_, Some(_)) => "FENCED".to_owned(),
-                (Some(role), None) => role.clone(),
-                (None, None) => "-".to_owned(),
-            },
-            gate(node),
-            match node.keeper {
-                Some(Keeper::Lease) => "held",
-                Some(Keeper::Closed) => "-",
-                Some(Keeper::Missing) => "no keeper",
-                None => "?",
-            }
-            .to_owned(),
-            redis(node, group, named),
-            port(&node.ro),
-            port(&node.rw),
-        ]);
-    }
-    let mut out = columns(&rows);
-    let mut rows = vec![["SENTINEL", "NAMES", "EPOCH", "SAYS"].map(str::to_owned)];
-    for sentinel in &group.sentinels {
-        let names = match (&sentinel.names_node, &sentinel.names) {
-            (Some(node), _) => node.clone(),
-            (None, Some(place)) => place.clone(),
-            (None, None) => "-".to_owned(),
-        };
-        let says = match &sentinel.error {
-            Some(error) => error.clone(),
-            None if sentinel.stranger => "does not know this master name".to_owned(),
-            None if sentinel.other_id.is_some() => "not the Sentinel of the record".to_owned(),
-            None if sentinel.finishing => "finishing its failover".to_owned(),
-            None if sentinel.flags.is_empty() => "well".to_owned(),
-            None => sentinel.flags.join(", "),
-        };
-        let epoch = sentinel.epoch.map_or("-".to_owned(), |epoch| epoch.to_string());
-        rows.push([sentinel.address.clone(), names, epoch, says]);
-    }
-    out.push('\n');
-    out.push_str(&columns(&rows));
-    if let Some(Firewall::Seen { backend, baseline, ro_open_seconds, rw_open_seconds, listeners: _ }) = &group.firewall
-    {
-        let state = |port: u16, open: &Option<u64>| match open {
-            Some(seconds) => format!("{port} open for {seconds} s"),
-            None => format!("{port} closed"),
-        };
-        out.push_str(&format!(
-            "\nfirewall here: {backend}, rules {}, {}, {}\n",
-            baseline.as_deref().unwrap_or("intact"),
-            state(group.ro_port, ro_open_seconds),
-            match rw_open_seconds {
-                Some(_) => format!("{} held open by the lease", group.rw_port),
-                None => state(group.rw_port, rw_open_seconds),
-            }
-        ));
-    }
-    out
-}
-
-fn gate(node: &NodeFacts) -> String {
-    let lost = node.member.is_some_and(|member| !member.online || member.unclean);
-    let Some(gate) = node.gate.as_ref().filter(|_| !lost) else { return "?".to_owned() };
-    let mut text = gate.word().to_owned();
-    for (flag, word) in [(gate.failed, "failed"), (gate.blocked, "blocked"), (gate.unmanaged, "unmanaged")] {
-        if flag {
-            text.push_str(&format!(", {word}"));
-        }
-    }
-    text
-}
-
-fn redis(node: &NodeFacts, group: &Group, named: Option<&str>) -> String {
-    match &node.redis {
-        None => "-".to_owned(),
-        Some(Server::None { why }) => why.chars().take(40).collect(),
-        Some(Server::Given(server)) if server.loading => "loading".to_owned(),
-        Some(Server::Given(server)) if server.primary => {
-            let s = if server.replicas.len() == 1 { "" } else { "s" };
-            format!("primary, {} replica{s} online", server.replicas.len())
-        }
-        Some(Server::Given(server)) if !server.link_up => "replica, link DOWN".to_owned(),
-        Some(Server::Given(server)) => {
-            let primary = named
-                .and_then(|name| group.nodes.iter().find(|node| node.name == name))
-                .and_then(|node| node.redis.as_ref()?.given());
-            let behind = primary.map_or(String::new(), |primary| {
-                format!(", {} bytes behind", primary.offset.saturating_sub(server.offset))
-            });
-            let address = node.address.map(|address| address.to_string()).unwrap_or_default();
-            let lag = primary
-                .and_then(|primary| primary.replicas.iter().find(|(replica, _)| *replica == address))
-                .map_or(String::new(), |(_, lag)| format!(", lag {lag} s"));
-            format!("replica, link up{behind}{lag}")
-        }
-    }
-}
-
-fn footer(report: &Report) -> String {
-    let cluster = &report.cluster;
-    let yes = |value: Option<bool>| match value {
-        Some(true) => "yes",
-        Some(false) => "NO",
-        None => "unknown",
-    };
-    let stonith = match cluster.stonith {
-        Some(true) => "on",
-        Some(false) => "off",
-        None => "unknown",
-    };
-    let gates: Vec<&str> = report.masters.iter().map(|judged| judged.group.resource.as_str()).collect();
-    let gates = if gates.is_empty() { "none".to_owned() } else { gates.join(", ") };
-    format!(
-        "seen from {}; quorum {}, STONITH {stonith}, gate {gates}\n",
-        cluster.seen_from.as_deref().unwrap_or("here"),
-        yes(cluster.quorum)
-    )
-}
-
-/// Columns as wide as their widest cell.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        out.push_str(line.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::judge::tests::{healthy, healthy_cluster};
     use super::*;
 
-    fn report_of(group: Group) -> Report {
-        let cluster = healthy_cluster();
-        let judgement = judge::group(&cluster, &group);
-        let code = judgement.code() as u8;
-        Report { code, cluster, problems: vec![], masters: vec![Judged { code, judgement, group }] }
+    fn judged(group: Group) -> Judged {
+        let judgement = judge::group(&healthy_cluster(), &group);
+        Judged { code: judgement.code() as u8, judgement, group }
     }
 
-    #[test]
-    fn a_healthy_cluster_in_a_few_lines() {
-        let text = render(&report_of(healthy()));
-        assert_eq!(
-            text,
-            "\
-mymaster: HEALTHY: node1 takes writes at 10.0.0.1:6381
-
-NODE    CLUSTER  ROLE     GATE        LEASE  REDIS                                      6380  6381
-node1*  online   primary  Promoted    held   primary, 2 replicas online                 open  open
-node2   online   replica  Unpromoted  -      replica, link up, 1 bytes behind, lag 0 s  open  refused
-node3   online   replica  Unpromoted  -      replica, link up, 2 bytes behind, lag 1 s  open  refused
-
-SENTINEL        NAMES  EPOCH  SAYS
-10.0.0.1:26379  node1  4      well
-10.0.0.2:26379  node1  4      well
-10.0.0.3:26379  node1  4      well
-
-seen from node1; quorum yes, STONITH off, gate RedisGate
-"
-        );
+    pub(in super::super) fn report_of(group: Group) -> Report {
+        let judged = judged(group);
+        Report { code: judged.code, cluster: healthy_cluster(), masters: vec![judged], ..Report::empty(0) }
     }
 
-    #[test]
-    fn trouble_stands_first_with_the_command_that_ends_it() {
-        let mut group = healthy();
-        group.nodes[0].rw = Some(Port::Refused);
-        group.nodes[0].role = Some("replica".into());
-        let text = render(&report_of(group));
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "mymaster: CRITICAL: nobody takes writes");
-        assert!(lines[1].starts_with("  CRITICAL  nobody takes writes: Sentinels name node1"), "{text}");
-        assert_eq!(lines[2], "            -> rolegate init --master mymaster");
+    /// So many master names, of which the third is in trouble.
+    pub(in super::super) fn several(count: usize) -> Report {
+        let masters = (1..=count).map(|n| {
+            let mut group = Group { master: format!("m{n}"), resource: format!("G{n}"), ..healthy() };
+            if n == 3 {
+                group.nodes[0].rw = Some(super::super::probe::Port::Refused);
+            }
+            judged(group)
+        });
+        Report { code: 2, cluster: healthy_cluster(), masters: masters.collect(), ..Report::empty(0) }
     }
 
     #[test]
     fn json_says_the_same() {
         let report = report_of(healthy());
-        let json: serde_json::Value = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json(&report).unwrap()).unwrap();
         assert_eq!(json["code"], 0);
         let master = &json["masters"][0];
         assert_eq!(master["writers"][0], "node1");
@@ -384,5 +272,85 @@ seen from node1; quorum yes, STONITH off, gate RedisGate
         assert_eq!(master["nodes"][1]["rw"]["port"], "refused");
         assert_eq!(master["nodes"][1]["redis"]["answer"], "given");
         assert_eq!(master["verdict"]["named"], "node1");
+    }
+
+    /// A report in which every field is there.
+    pub(in super::super) fn full() -> Report {
+        use super::super::facts::{Ban, Failed, FailoverFacts, Firewall, KeeperFacts, Server};
+        use super::super::probe::{Port, Who};
+        let mut group = healthy();
+        group.firewall = Some(Firewall::Seen {
+            backend: "nft".into(),
+            baseline: Some("missing".into()),
+            ro_open_ms: Some(9_000),
+            rw_open_ms: Some(1_400),
+            listeners: vec!["a program listens".into()],
+        });
+        group.keeper = Some(KeeperFacts { open: true, why: String::new() });
+        group.last_failover = Some(FailoverFacts {
+            at: 1_795_303_800,
+            seconds_ago: 14,
+            or_earlier: false,
+            from: Some("node2".into()),
+            to: Some("node1".into()),
+            cause: "requested",
+            because: "why".into(),
+        });
+        let node = &mut group.nodes[1];
+        node.bans = vec![Ban { constraint: "ban".into(), until: None }];
+        node.failures = vec![Failed { operation: "promote_0".into(), reason: "why".into(), degraded: false }];
+        node.rw = Some(Port::Open { who: Who::Unknown { why: "no answer".into() } });
+        group.nodes[2].ro = Some(Port::Unreachable { why: "no route".into() });
+        let mut other = Group { master: "cache".into(), ..healthy() };
+        other.firewall = Some(Firewall::Unseen { why: "not root".into() });
+        other.nodes[1].redis = Some(Server::None { why: "no answer".into() });
+        let problems = vec![Problem { severity: Severity::Warning, what: "wrong".into(), next: None }];
+        let masters = vec![judged(group), judged(other)];
+        Report { code: 2, cluster: healthy_cluster(), problems, masters, ..Report::empty(0) }
+    }
+
+    /// Where each value of a document is: `masters[].nodes[].name`.
+    fn paths(value: &serde_json::Value, at: &str, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                    found.insert(at.clone());
+                    paths(value, &at, found);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| paths(item, &format!("{at}[]"), found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn each_field_of_the_json_stands_in_the_document_under_its_name() {
+        let document = include_str!("../../docs/status.md");
+        let documented = document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let documented: Vec<&str> =
+            documented.map(|(path, _)| path).filter(|path| !path.starts_with("rolegate_")).collect();
+        let value = serde_json::to_value(full()).unwrap();
+        let mut found = std::collections::BTreeSet::new();
+        paths(&value, "", &mut found);
+        let missing: Vec<&String> = found.iter().filter(|path| !documented.contains(&path.as_str())).collect();
+        let gone: Vec<&&str> = documented.iter().filter(|path| !found.contains(**path)).collect();
+        assert!(
+            missing.is_empty() && gone.is_empty(),
+            "not documented: {missing:#?}\ndocumented, and not there: {gone:#?}"
+        );
+        assert!(document.contains(&format!("The schema's version is **{SCHEMA}**")));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_has_the_same_shape() {
+        let stop = Report { code: 3, error: Some("no".into()), ..Report::empty(0) };
+        let value = serde_json::to_value(&stop).unwrap();
+        let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&value), names(&serde_json::to_value(full()).unwrap()));
+        assert_eq!(
+            (value["code"].as_u64(), value["error"].as_str(), stop.exit()),
+            (Some(3), Some("no"), CliCode::Unknown)
+        );
     }
 }
