@@ -22,6 +22,7 @@
 //! - [`settings`]: what is local to a node.
 //! - [`wire`]: commands and replies as bytes, from a stranger.
 //! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
+//! - [`manual`]: manual pages and shell completions of all programs.
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
 pub mod agent;
@@ -36,6 +37,7 @@ pub mod keeper;
 pub mod layout;
 pub mod lease;
 pub mod logging;
+pub mod manual;
 pub mod pacemaker;
 pub mod permission;
 pub mod record;

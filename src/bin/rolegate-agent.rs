@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use rolegate::{agent, logging};
+use rolegate::{agent, logging, manual};
 
 fn main() -> ExitCode {
+    if manual::answers(manual::agent(), std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     logging::init("rolegate-agent", logging::LogTo::Journal, tracing_subscriber::filter::LevelFilter::INFO);
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();

@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use rolegate::{hook, logging};
+use rolegate::{hook, logging, manual};
 
 fn main() -> ExitCode {
+    if manual::answers(manual::hook(), std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     logging::init("rolegate-hook", logging::LogTo::Journal, tracing_subscriber::filter::LevelFilter::INFO);
     let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     hook::run(&args).into()

@@ -2,17 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use rolegate::{keeper, logging, settings::Settings};
-
-/// Holds the write leases of this node's Redis gates. Run by systemd; takes its settings from /etc/rolegate/rolegate.toml and
-/// everything else from the cluster.
-#[derive(Parser)]
-#[command(name = "rolegate-keeper", version)]
-struct Cli {}
+use rolegate::{keeper, logging, manual, settings::Settings};
 
 fn main() -> ExitCode {
-    let Cli {} = Cli::parse();
+    let _no_arguments = manual::keeper().get_matches();
     let level = Settings::load().map_or(tracing_subscriber::filter::LevelFilter::INFO, |settings| settings.level());
     logging::init("rolegate-keeper", logging::LogTo::Journal, level);
     match keeper::run() {

@@ -122,8 +122,8 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
         );
     }
     if cluster.quorum == Some(false) {
-        problems
-            .add(Severity::Warning, "this partition of the cluster has no quorum: it runs no gate and changes nothing");
+        let what = "this partition of the cluster has no quorum: it runs no gate and changes nothing";
+        problems.add_with(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
     }
     if cluster.maintenance_mode {
         problems.add_with(
@@ -225,7 +225,8 @@ fn who_writes(
             "{} all take writes on {rw}: what is written to all but one of them will be lost",
             names.join(" and ")
         );
-        problems.add(Severity::Critical, what);
+        let close: Vec<String> = writers.iter().map(|node| by_hand(&node.name, group.ports())).collect();
+        problems.add_with(Severity::Critical, what, format!("close all but one:\n{}", close.join("\n")));
     }
     let Some(verdict) = &group.verdict else {
         for node in writers {
@@ -345,7 +346,8 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
         _ => None,
     };
     if let Some(why) = redis {
-        return (Topic::Redis, why, None);
+        let next = matches!(node.redis, Some(Server::None { .. })).then(|| server_unit(name));
+        return (Topic::Redis, why, next);
     }
     if !group.rules.by_role {
         return (Topic::Rules, "no location rule promotes the gate by its role".to_owned(), init());
@@ -404,7 +406,9 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
     let at = format!("Sentinel {}", sentinel.address);
     let majority = group.verdict.as_ref().and_then(|verdict| verdict.points_at.as_ref());
     if let Some(error) = &sentinel.error {
-        problems.add(Severity::Warning, format!("{at}: {error}"));
+        let host = sentinel.address.rsplit_once(':').map_or(sentinel.address.as_str(), |(host, _)| host);
+        let next = format!("on {host}: systemctl status redis-sentinel    (or valkey-sentinel)");
+        problems.add_with(Severity::Warning, format!("{at}: {error}"), next);
     } else if let Some(id) = &sentinel.other_id {
         let what = format!(
             "{at} is another one than that of the record (run id {}, recorded {}): it does not count",
@@ -468,6 +472,16 @@ fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
             Severity::Warning,
             format!("{name} is in standby: its ports stay closed"),
             format!("crm_standby -N {name} -D"),
+        ),
+        Some(word @ ("offline" | "unclean")) => problems.add_with(
+            Severity::Warning,
+            format!("{name} is {word} in the cluster"),
+            format!("on {name}: systemctl status corosync pacemaker"),
+        ),
+        Some("maintenance") => problems.add_with(
+            Severity::Warning,
+            format!("{name} is maintenance in the cluster"),
+            format!("crm_attribute -N {name} -n maintenance -D"),
         ),
         Some(word) => problems.add(Severity::Warning, format!("{name} is {word} in the cluster")),
     }
@@ -578,7 +592,9 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             let what = format!("{name} is silent, its Redis and its ports: what it serves to others cannot be seen");
             problems.add(Severity::Warning, what);
         }
-        Some(Server::None { why }) => problems.add(Severity::Warning, format!("Redis on {name}: {why}")),
+        Some(Server::None { why }) => {
+            problems.add_with(Severity::Warning, format!("Redis on {name}: {why}"), server_unit(name))
+        }
         Some(Server::Given(server)) => {
             if server.loading {
                 problems.add(Severity::Warning, format!("Redis on {name} is loading its data"));
@@ -604,6 +620,11 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             }
         }
     }
+}
+
+/// Where to look after a Redis that does not answer.
+fn server_unit(node: &str) -> String {
+    format!("on {node}: systemctl status redis-server    (or valkey-server)")
 }
 
 fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut Problems) {
@@ -710,9 +731,10 @@ fn firewall(group: &Group, problems: &mut Problems) {
         }
     }
     match &group.firewall {
-        Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add(
+        Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add_with(
             Severity::Warning,
             format!("this node's firewall: rolegate's own rules are {what}; the keeper puts them right"),
+            "systemctl status rolegate-keeper",
         ),
         Some(Firewall::Unseen { why }) => {
             problems.add(Severity::Warning, format!("this node's firewall cannot be seen: {why}"));

@@ -59,8 +59,19 @@ enum Command {
     Fence(fence::FenceArgs),
     /// Lift a fence: the node gets the role that a majority of Sentinels gives it
     Unfence(fence::UnfenceArgs),
+    /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
+    #[command(hide = true)]
+    Generate {
+        /// / or the root of a package
+        directory: std::path::PathBuf,
+    },
     /// Find the Sentinels and the nodes' data addresses, and write the record that every gate stands on
     Init(init::Args),
+}
+
+/// Its definition.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Runs the program with `args` (argv, the program's name first).
@@ -80,6 +91,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),
         Command::Init(args) => init::run(&args),
+        Command::Generate { directory } => match crate::manual::write(&directory) {
+            Ok(files) => {
+                files.iter().for_each(|file| say(file.to_string_lossy()));
+                Ok(CliCode::Ok)
+            }
+            Err(error) => Err(Stop::refused(format!("{}: {error}", directory.display()))),
+        },
     };
     match result {
         Ok(code) => code.into(),

@@ -17,7 +17,7 @@ use crate::logging::{self, LogTo};
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "rolegate-port", version, about = ABOUT, max_term_width = 120, after_help = CODES)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,13 +28,16 @@ struct Cli {
     help: Option<bool>,
 }
 
-const ABOUT: &str = "Opens and closes the read-only and the read-write port of a Redis on this host. Both lead to Redis while \
-open, and refuse otherwise. Nothing is open unless opened here, and only for the time given. Closing also cuts the port's \
-connections.";
+/// Its definition.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
 
-const CODES: &str = "Exit codes: 0 done, 1 the firewall refused or did not end up as asked, 2 usage, 4 not root, \
-5 no nft and no iptables with ipset, 6 a program listens on the port, 7 a table or chain of our name is not ours, 8 timeout, \
-9 a port is another gate's";
+const ABOUT: &str = "Opens and closes the read-only and the read-write port of a Redis on this host. Nothing is open unless opened \
+here, and only for the time given";
+
+const CODES: &str = "Exit codes: 0 done, 1 firewall refused, 2 usage, 4 not root, 5 no firewall, 6 port in use, 7 table not ours, \
+8 timeout, 9 another gate's port";
 
 #[derive(Debug, Args)]
 struct GateArgs {
@@ -47,8 +50,8 @@ struct GateArgs {
     /// The port on which Redis listens.
     #[arg(long, global = true, default_value_t = Ports::default().redis, value_name = "PORT")]
     redis_port: u16,
-    /// auto, nft, iptables, iptables-nft or iptables-legacy.
-    #[arg(long, global = true, default_value = "auto", value_name = "NAME")]
+    /// auto, nft, iptables, iptables-nft or -legacy.
+    #[arg(long, global = true, default_value = "auto", hide_default_value = true, value_name = "NAME")]
     backend: BackendChoice,
     /// How long it may take.
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = time)]
@@ -57,7 +60,7 @@ struct GateArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes or repairs what both ports need; opens nothing, keeps what is open.
+    /// Makes or repairs what both ports need; opens nothing.
     Baseline,
     /// Opens a port for a time; an open one gets that time from now on.
     Open {
@@ -67,7 +70,7 @@ enum Command {
         #[arg(long = "for", value_name = "TIME", value_parser = time)]
         time: Duration,
     },
-    /// Closes a port and cuts its connections, whatever state the firewall is in.
+    /// Closes a port and cuts its connections.
     Close {
         /// Which port.
         port: Which,
