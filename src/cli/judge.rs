@@ -885,7 +885,12 @@ pub(super) mod tests {
 
     const TABLE: &[Case] = &[
         ("healthy", |_| {}, CliCode::Ok, &[]),
-        ("one Sentinel is silent", |g| silence(g, 3), CliCode::Warning, &["Sentinel 10.0.0.3:26379: no answer"]),
+        (
+            "one Sentinel is silent",
+            |g| silence(g, 3),
+            CliCode::Warning,
+            &["Sentinel 10.0.0.3:26379: no answer | on 10.0.0.3: systemctl status redis-sentinel"],
+        ),
         (
             "two Sentinels are silent",
             |g| {
@@ -899,7 +904,10 @@ pub(super) mod tests {
             "one host is dead",
             |g| dead(g, 3),
             CliCode::Warning,
-            &["node3 is offline", "node3 is silent, its Redis and its ports"],
+            &[
+                "node3 is offline in the cluster | on node3: systemctl status corosync pacemaker",
+                "node3 is silent, its Redis and its ports",
+            ],
         ),
         (
             "a node without its keeper",
@@ -954,7 +962,11 @@ pub(super) mod tests {
             "two gates are open",
             |g| g.nodes[1].rw = open(2, true),
             CliCode::Critical,
-            &["node1 and node2 all take writes", "6381 is open on node2, though Sentinels name node1 since 2 h 5 min"],
+            &[
+                "node1 and node2 all take writes",
+                "close all but one:\non node1: systemctl stop",
+                "6381 is open on node2, though Sentinels name node1 since 2 h 5 min",
+            ],
         ),
         (
             "two gates are open and nothing else can be told",
