@@ -356,6 +356,16 @@ mod tests {
         }
     }
 
+    /// A test that fails leaves none behind, suspended or not.
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            if let Ok(None) = self.child.try_wait() {
+                let _gone = kill(self.pid(), Signal::SIGKILL);
+                let _gone = self.child.kill().and_then(|()| self.child.wait());
+            }
+        }
+    }
+
     /// One that has painted two looks.
     fn painting() -> Watch {
         let mut watch = Watch::start("watch");
