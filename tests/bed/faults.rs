@@ -670,12 +670,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "full",
-        says: "/run and rolegate's state directory are full on {primary}, and SENTINEL FAILOVER by hand",
-        lasts: seconds(12),
+        says: "/run and rolegate's state directory are full on {primary}, and 8 s later SENTINEL FAILOVER by hand",
+        lasts: seconds(18),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
         begin: |scene| {
             fill(&scene.primary)?;
+            // Time for monitors and renewals.
+            thread::sleep(seconds(8));
             scene.primary.redis(26379, FAILOVER).map(drop)
         },
         end: |scene| empty(&scene.primary),

@@ -286,6 +286,9 @@ const AFTER: Duration = Duration::from_secs(2);
 /// How long a fault may go unnoticed: health is not asked for before.
 const UNNOTICED: Duration = Duration::from_secs(5);
 
+/// How long a bed that was well after a run may need to be as a new one.
+const FRESH: Duration = Duration::from_secs(20);
+
 /// How long recovering may take: Sentinels make an old primary a replica within some 10 s of seeing it, a lost
 /// failover is tried again after two failover timeouts.
 const RECOVERY: Duration = Duration::from_secs(180);
@@ -413,12 +416,17 @@ fn with_power(figures: Figures, cut: Vec<String>, system: System) -> Figures {
 /// Makes a bed of an earlier run as a new one.
 fn refresh(bed: &Bed, system: System) -> Result<()> {
     let begun = Instant::now();
-    bed.mend()?;
+    bed.heal()?;
     if system.is_rolegate() {
         bed.host(NODES[0])?.ask("crm_resource", &["--cleanup"])?;
     }
-    bed.primary()?.redis(6379, &["FLUSHALL"])?;
-    wait_every(Duration::from_millis(500), "a fresh bed", RECOVERY, || system.is_fresh(bed))?;
+    let primary = bed.primary().or_else(|_| bed.mend().and_then(|()| bed.primary()))?;
+    primary.redis(6379, &["FLUSHALL"])?;
+    let fresh = |within| wait_every(Duration::from_millis(500), "a fresh bed", within, || system.is_fresh(bed));
+    if fresh(FRESH).is_err() {
+        bed.mend()?;
+        fresh(RECOVERY)?;
+    }
     bed.say(&format!("fresh after {:.1} s", begun.elapsed().as_secs_f64()));
     Ok(())
 }
