@@ -51,6 +51,7 @@ impl Replies {
         if self.start > 0 {
             self.bytes.drain(..self.start);
             self.scan.at -= self.start;
+            self.scan.searched = self.scan.searched.saturating_sub(self.start);
             self.start = 0;
         }
         self.bytes.extend_from_slice(bytes);
@@ -80,6 +81,8 @@ impl Replies {
 struct Scan {
     /// Everything before is read.
     at: usize,
+    /// No end of a line begins from there up to here: what comes in small pieces is searched once.
+    searched: usize,
     /// The lists that are not at their end, with how many elements are to come.
     open: Vec<usize>,
     /// How many elements the lists so far have.
@@ -91,9 +94,14 @@ impl Scan {
         self.at = self.at.max(start);
         loop {
             let rest = &bytes[self.at..];
-            let line = match rest.windows(2).take(LONGEST_LINE).position(|two| two == b"\r\n") {
-                Some(line) => line,
-                None if rest.len() <= LONGEST_LINE => return Ok(None),
+            let from = self.searched.saturating_sub(self.at);
+            let mut pairs = rest.windows(2).take(LONGEST_LINE).skip(from);
+            let line = match pairs.position(|two| two == b"\r\n") {
+                Some(line) => from + line,
+                None if rest.len() <= LONGEST_LINE => {
+                    self.searched = self.at + rest.len().saturating_sub(1);
+                    return Ok(None);
+                }
                 None => return Err(WireError(format!("a line longer than {LONGEST_LINE} bytes"))),
             };
             let (kind, count) = (rest.first().copied().unwrap_or_default(), &rest[1.min(line)..line]);

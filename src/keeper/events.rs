@@ -21,7 +21,7 @@ const WITHIN: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(4);
 
 /// The events that a keeper wants: whatever may change who is named.
-const CHANNELS: [&str; 12] = [
+const CHANNELS: [&str; 13] = [
     "+switch-master",
     "+config-update-from",
     "+sdown",
@@ -31,6 +31,7 @@ const CHANNELS: [&str; 12] = [
     "+try-failover",
     "+promoted-slave",
     "+failover-end",
+    "+failover-state-send-slaveof-noone",
     "+failover-state-wait-promotion",
     "-failover-abort-*",
     "+reset-master",
@@ -68,7 +69,7 @@ pub enum Step {
 /// What an event comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Says {
-    /// A Sentinel has told this server to become primary.
+    /// A Sentinel is about to tell this server to become primary, in its next step some 0.1 s later, or just has.
     Promoting(SocketAddr),
     /// A failover ends without a promotion.
     Aborted,
@@ -169,7 +170,8 @@ fn understood(reply: &Value) -> Option<SentinelEvent> {
         _ => return None,
     };
     let says = match (channel, words.as_slice()) {
-        ("+failover-state-wait-promotion", [_, _, ip, port, ..]) => {
+        // Behind the latter a replica that is not promoted may confirm writes for a few milliseconds yet, to those that WAIT.
+        ("+failover-state-send-slaveof-noone" | "+failover-state-wait-promotion", [_, _, ip, port, ..]) => {
             let address = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
             Says::Promoting(canonical(address))
         }

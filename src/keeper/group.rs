@@ -24,7 +24,7 @@ use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::Report;
-use super::{restart, roles, veto};
+use super::{cut, restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{
@@ -125,6 +125,7 @@ pub struct Group {
     lines: Vec<Line>,
     redis: Connection<()>,
     local: Local,
+    responsive: cut::Responsive,
     cib: Option<Arc<Cib>>,
     leasing: Option<Leasing>,
     granted: Option<Granted>,
@@ -287,6 +288,7 @@ impl Group {
             inbox,
             tick,
             local: Local::Unknown(AskError::Silent),
+            responsive: cut::Responsive::default(),
             cib: None,
             leasing: None,
             granted: None,
@@ -588,7 +590,7 @@ impl Group {
             About::Unknown(what) if self.lease.is_none() => return Err(what.clone()),
             About::Unknown(_) | About::Named => {}
         }
-        if let Some(why) = self.local_objects() {
+        if let Some(why) = self.local_objects().or_else(|| self.cut_off()) {
             return Err(why);
         }
         if self.lease.is_some() {
@@ -625,6 +627,12 @@ impl Group {
             },
             Local::Unknown(_) => None,
         }
+    }
+
+    /// Why what would be written here now is written in vain.
+    fn cut_off(&self) -> Option<String> {
+        let Local::Says(_, instance) = &self.local else { return None };
+        cut::off(Instant::now(), &self.record, || self.fresh_answers(), self.node.address, instance, &self.responsive)
     }
 
     fn who_is_waited_for(&self, evidence: &[Evidence<String>]) -> String {
@@ -854,11 +862,14 @@ impl Group {
             // Lost connections are nothing: it is being remade, and what that gives is told next.
             Event::Down(error) => Local::Unknown(error),
             Event::Answer(answer) => match instance::read(&answer.replies) {
-                Ok(instance) => Local::Says(answer.received, Box::new(instance)),
+                Ok(instance) => {
+                    self.responsive.answered(answer.sent, answer.received);
+                    Local::Says(answer.received, Box::new(instance))
+                }
                 Err(error) => Local::Unknown(error),
             },
         };
-        if let (Some(_), Some(why)) = (&self.lease, self.local_objects()) {
+        if let (Some(_), Some(why)) = (&self.lease, self.local_objects().or_else(|| self.cut_off())) {
             self.close(&why);
         }
         self.follow_history();
@@ -888,6 +899,9 @@ impl Group {
             if self.last.take().is_some() {
                 self.remember();
             }
+        }
+        if let (Some(_), Some(why)) = (&self.lease, self.cut_off()) {
+            self.close(&why);
         }
         if before != self.about {
             debug!(gate = %self.gate_id, "{:?}", self.about);
@@ -1144,6 +1158,7 @@ impl Group {
         let verdict = Verdict::of(&self.record, &heard, self.local_server().as_ref());
         let named = verdict.points_at_node.as_deref();
         let down = named.and_then(|named| veto::down(&self.record, &heard, named, &self.common.me));
+        let lost = named.and_then(|named| veto::lost(&self.record, &heard, named, &self.common.me));
         let local = match &self.local {
             Local::Says(at, instance) if at.elapsed() < FRESH => Some(&**instance),
             _ => None,
@@ -1159,6 +1174,7 @@ impl Group {
             local,
             free_sentinels: self.who_can_fail_over(),
             down,
+            lost,
         };
         self.veto.keep(&seen);
     }

@@ -5,6 +5,7 @@
 //! runs beside it.
 
 mod connection;
+mod cut;
 mod events;
 mod group;
 pub mod history;

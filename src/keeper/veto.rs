@@ -5,6 +5,8 @@
 //!   had is kept on disk, and put back.
 //! * If a majority names it, its Redis is well and another node could open, a Sentinel is asked for a failover: its ports are closed, so
 //!   nothing is written meanwhile.
+//! * Where the node of the named Redis is lost to Pacemaker, which so refuses it, and the Sentinels get no answer from that Redis either,
+//!   one of them is asked for a failover at once: nothing there could open again before Sentinels have waited for down-after.
 //! * Where the named Redis is down and no failover begins (a leader that died or is stuck keeps the others quiet for twice Sentinel's
 //!   failover-timeout, which is minutes), a Sentinel that is in none is asked for one.
 
@@ -22,12 +24,12 @@ use super::history::History;
 use super::priority::Priority;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
-use crate::pacemaker;
+use crate::pacemaker::{self, crm_mon::NodeState};
 use crate::permission::Granted;
 use crate::record::{Record, canonical};
 use crate::role::Role;
 use crate::sentinel::{self, Heard, Place};
-use crate::server::Credentials;
+use crate::server::{AskError, Credentials};
 use crate::settings::Settings;
 use crate::together::together;
 
@@ -68,6 +70,15 @@ const ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// The nodes do not ask at the same time: by then the others have seen what the first one's request did.
 const ONE_BY_ONE: Duration = Duration::from_secs(2);
 
+/// For how long a majority of Sentinels reaches a Redis no more before Pacemaker is asked for its node.
+const UNREACHED: Duration = Duration::from_secs(2);
+
+/// A Redis that lives takes a new connection within that.
+const TAKEN_WITHIN: Duration = Duration::from_millis(300);
+
+/// How often it is asked then.
+const ASKED_AGAIN: Duration = Duration::from_millis(500);
+
 /// How long the other nodes and a Sentinel may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(600);
 
@@ -94,6 +105,21 @@ pub struct Seen<'a> {
     pub free_sentinels: Vec<SocketAddr>,
     /// The named primary is another node's, and down.
     pub down: Option<Down>,
+    /// The named primary is another node's, and a majority of Sentinels reaches it no more.
+    pub lost: Option<Lost>,
+}
+
+/// A primary that a majority of Sentinels reaches no more, and that they do not call down yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Its node.
+    node: String,
+    /// Where it is.
+    redis: SocketAddr,
+    /// The Sentinels that can be asked for a failover.
+    sentinels: Vec<SocketAddr>,
+    /// How many nodes ask before this one.
+    rank: usize,
 }
 
 /// A primary that the Sentinels agree is down.
@@ -135,6 +161,7 @@ pub struct Keeper {
     not_before: Option<Instant>,
     /// How often one was asked for since this node was promoted.
     asked: u32,
+    losing: Losing,
     /// When replica-priority may be looked at again.
     look_after: Option<Instant>,
     /// The run of Redis whose priority was set to 0 last.
@@ -151,6 +178,8 @@ enum Done {
     /// And whether a value is kept now.
     Priority(Result<(), String>, bool),
     HandOver(Result<SocketAddr, String>),
+    /// None where Pacemaker has not lost the node.
+    Lost(Option<Result<SocketAddr, String>>),
     Begun(Result<SocketAddr, String>),
 }
 
@@ -250,6 +279,26 @@ impl Idle {
     }
 }
 
+/// Since when the named primary is lost, and when Pacemaker may be asked for its node.
+#[derive(Debug, Default)]
+struct Losing(Option<(Instant, Instant)>);
+
+impl Losing {
+    /// A primary of whose node Pacemaker is to be asked now.
+    fn see<'l>(&mut self, now: Instant, lost: Option<&'l Lost>) -> Option<&'l Lost> {
+        let Some(lost) = lost else {
+            self.0 = None;
+            return None;
+        };
+        let (since, next) = *self.0.get_or_insert((now, now));
+        if now < next || now < since + ONE_BY_ONE * u32::try_from(lost.rank).unwrap_or(u32::MAX) {
+            return None;
+        }
+        self.0 = Some((since, now + ASKED_AGAIN));
+        Some(lost)
+    }
+}
+
 /// Whether the Sentinels agree that the primary, another node's, is down. Some Sentinel must have found so with the quorum that it was given.
 pub fn down(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<Down> {
     let node = record.node(named).filter(|_| !named.eq_ignore_ascii_case(me))?;
@@ -275,6 +324,28 @@ pub fn down(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<D
     })
 }
 
+/// Whether a majority of Sentinels reaches the Redis of the named node no more, another one than `me`. Where they agree that it is down they
+/// fail over by themselves.
+pub fn lost(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<Lost> {
+    let node = record.node(named).filter(|_| !named.eq_ignore_ascii_case(me))?;
+    if !sentinel::reach_it_no_more(record, heard, node.address, UNREACHED) {
+        return None;
+    }
+    let sentinels = sentinel::free_to_fail_over(heard, node.address);
+    let others = record.nodes().iter().filter(|node| !node.name.eq_ignore_ascii_case(named));
+    let rank = others.take_while(|node| !node.name.eq_ignore_ascii_case(me)).count();
+    (!sentinels.is_empty()).then(|| Lost { node: node.name.clone(), redis: node.address, sentinels, rank })
+}
+
+/// Whether Pacemaker, which has quorum, has lost the node, and this node does not reach its Redis either: behind a short cut Sentinels'
+/// connections, and Pacemaker, need some seconds to find that it is over.
+fn is_lost(lost: &Lost, redis: &Credentials) -> bool {
+    let Ok(shown) = pacemaker::read_crm_mon_within(ANSWER_WITHIN) else { return false };
+    let is_off = |state: &NodeState| state.name.eq_ignore_ascii_case(&lost.node) && !state.online && !state.pending;
+    let is_off = shown.quorum == Some(true) && shown.nodes.iter().any(is_off);
+    is_off && matches!(instance::ask(lost.redis, redis, TAKEN_WITHIN), Err(AskError::Silent | AskError::Broken(_)))
+}
+
 impl Keeper {
     /// For one master name.
     pub fn new(site: Site) -> Self {
@@ -288,6 +359,7 @@ impl Keeper {
             priority,
             not_before: None,
             asked: 0,
+            losing: Losing::default(),
             look_after: None,
             set_in: None,
             job: None,
@@ -327,6 +399,7 @@ impl Keeper {
         if self.not_before.is_some_and(|at| now < at) {
             return;
         }
+        let lost = self.losing.see(now, seen.lost.as_ref().filter(|_| !seen.paused));
         let settings = &self.site.settings;
         let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
         let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
@@ -337,6 +410,12 @@ impl Keeper {
             let free = seen.free_sentinels.clone();
             self.job =
                 Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
+        } else if let Some(lost) = lost {
+            let (lost, redis) = (lost.clone(), settings.redis.clone());
+            self.job = Some(spawn_blocking(move || {
+                let ask = || sentinel::fail_over(&lost.sentinels, &master, &sentinels, ANSWER_WITHIN);
+                Done::Lost(is_lost(&lost, &redis).then(ask))
+            }));
         } else if !idle.is_empty() {
             self.not_before = Some(now + LOOKS_AGAIN);
             let idle = idle.to_vec();
@@ -387,6 +466,14 @@ impl Keeper {
                 warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
+            Done::Lost(None) => return,
+            Done::Lost(Some(Ok(sentinel))) => {
+                self.has_asked();
+                self.site.history.asked(&master, "the primary's node was lost");
+                warn!(MASTER = %master, REASON = "lost", "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover");
+                return;
+            }
+            Done::Lost(Some(Err(why))) => ("the primary's node is lost, and no Sentinel begins a failover", why),
             Done::Priority(Err(why), is_kept) => {
                 (self.set_in, self.is_kept) = (None, is_kept);
                 ("replica-priority is not set", why)
@@ -489,6 +576,7 @@ mod tests {
             local: None,
             free_sentinels: Vec::new(),
             down: None,
+            lost: None,
         }
     }
 
@@ -662,6 +750,38 @@ mod tests {
         assert_eq!(judge([&o, &o, &o], "node1"), None, "its own keeper says so by rule");
         let elsewhere = [says(0, "10.0.0.1", &o), says(1, "10.0.0.2", &o), says(2, "10.0.0.2", &[])];
         assert_eq!(down(&record, &elsewhere, "node1", "node3"), None, "it speaks of another server");
+    }
+
+    #[test]
+    fn who_is_lost_is_asked_for_by_one_node_after_the_other() {
+        let ids = ["a", "b", "c"].map(|c| c.repeat(40));
+        let sentinels: Vec<String> = ids.iter().zip(1..).map(|(id, n)| format!("{id}@10.0.0.{n}:26379")).collect();
+        let nodes = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=10.0.0.3:6379";
+        let record = Record::parse(&sentinels.join(" "), nodes).unwrap();
+        let place = Some(Place { host: "10.0.0.1".to_owned(), port: 6379 });
+        let heard = |silent_for: [u64; 3], flags: &[&str]| -> Vec<Heard> {
+            let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+            let each = record.sentinels().iter().zip(silent_for);
+            each.map(|(sentinel, seconds)| {
+                let silent_for = Duration::from_secs(seconds);
+                let master = Master { place: place.clone(), flags: flags.clone(), silent_for, ..Master::default() };
+                let answer = Answer { id: sentinel.id.clone(), named: place.clone(), master: Some(master) };
+                Heard { sentinel: sentinel.clone(), answer: Ok(answer) }
+            })
+            .collect()
+        };
+        let two = lost(&record, &heard([0, 2, 3], &["master"]), "node1", "node3");
+        assert_eq!(
+            two.as_ref().map(|lost| (lost.node.as_str(), lost.sentinels.len(), lost.rank)),
+            Some(("node1", 3, 1))
+        );
+        assert_eq!(lost(&record, &heard([0, 1, 3], &["master"]), "node1", "node3"), None);
+        assert_eq!(lost(&record, &heard([0, 2, 3], &["master"]), "node1", "node1"), None);
+        assert_eq!(lost(&record, &heard([0, 2, 3], &["failover_in_progress"]), "node1", "node2"), None);
+        let (mut losing, clock) = (Losing::default(), Clock(Instant::now()));
+        let mut asks = |at: f64, lost: Option<&Lost>| losing.see(clock.at(at), lost).is_some();
+        let asks = [0.0, 1.9, 2.0, 2.4, 2.5].map(|at| asks(at, two.as_ref()));
+        assert_eq!(asks, [false, false, true, false, true]);
     }
 
     #[test]

@@ -214,8 +214,10 @@ pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> 
         node.id
     );
     let nvpair = format!("<nvpair id=\"{id}\" name=\"{attribute}\" value=\"{to}\"/>");
-    let replace = tool("cibadmin").args(["--replace", "--xpath", &xpath, "--xml-text", &nvpair]);
-    let (code, _) = run_expecting(&replace, &[0, CRM_EX_NOSUCH])?;
+    // Not --replace: behind one in this section the controllers elect a new DC, which costs a second (do_cib_replaced() in
+    // controld_cib.c of Pacemaker 2.1).
+    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair]);
+    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
     Ok(code == 0)
 }
 

@@ -10,7 +10,7 @@ use crate::record::{Record, SentinelEntry};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::together::together;
 
-pub use verdict::{About, LocalServer, Verdict, free_to_fail_over};
+pub use verdict::{About, LocalServer, Verdict, free_to_fail_over, reach_it_no_more};
 
 /// One Sentinel's view of a master name, taken in one pass of its event loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct Master {
     pub known_for: Option<Duration>,
     /// `s-down-time`: how long it has not answered this Sentinel.
     pub down_for: Option<Duration>,
+    /// `last-ok-ping-reply`: for how long it has not answered this Sentinel, in what Sentinel takes for an answer. They ask each second.
+    pub silent_for: Duration,
 }
 
 /// What came of asking one Sentinel of the record.
@@ -308,6 +310,7 @@ fn read_master(list: &[Value]) -> Master {
             "s-down-time" => master.down_for = time(&value),
             "role-reported" => role = Some(value),
             "role-reported-time" => role_for = time(&value),
+            "last-ok-ping-reply" => master.silent_for = Duration::from_millis(value.parse().unwrap_or(0)),
             _ => {}
         }
     }

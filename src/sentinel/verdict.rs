@@ -5,6 +5,7 @@
 //! itself (s_down, o_down, failover_in_progress, or another run id than the local server's).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{Answer, Heard, Place};
 use crate::record::{Record, canonical, unusable};
@@ -141,6 +142,16 @@ impl Verdict {
             None => About::Refused(format!("no majority of Sentinels agrees on a primary ({notes})")),
         }
     }
+}
+
+/// Whether a majority of the record's Sentinels has had no answer from the Redis at `node` for so long, and monitors it.
+pub fn reach_it_no_more(record: &Record, heard: &[Heard], node: SocketAddr, for_so_long: Duration) -> bool {
+    let silent = heard.iter().filter(|heard| {
+        let Ok(Answer { id, master: Some(master), .. }) = &heard.answer else { return false };
+        let is_it = master.place.as_ref().and_then(Place::address).map(canonical) == Some(canonical(node));
+        id.eq_ignore_ascii_case(&heard.sentinel.id) && is_it && master.silent_for >= for_so_long
+    });
+    silent.count() >= record.majority()
 }
 
 /// The Sentinels that can be asked to turn the primary at `node` into a replica: they name it, and are in no failover. None where one
@@ -305,6 +316,29 @@ mod tests {
         let verdict = decide([Err(AskError::Silent), Ok(leader), Ok(names("10.0.0.2"))], None);
         assert_eq!(verdict.about("node2"), About::Named);
         assert_eq!(verdict.about("node1"), About::Other("node2".into()));
+    }
+
+    #[test]
+    fn a_majority_that_monitors_it_must_have_lost_it() {
+        let three = three();
+        let lost = |answers: [(&str, u64, u8); 3]| {
+            let heard: Vec<Heard> = three
+                .sentinels()
+                .iter()
+                .zip(answers)
+                .map(|(sentinel, (host, millis, id_of))| {
+                    let mut answer = names(host);
+                    answer.id = id(id_of.into());
+                    answer.master.as_mut().unwrap().silent_for = Duration::from_millis(millis);
+                    Heard { sentinel: sentinel.clone(), answer: Ok(answer) }
+                })
+                .collect();
+            reach_it_no_more(&three, &heard, "10.0.0.1:6379".parse().unwrap(), Duration::from_millis(1500))
+        };
+        assert!(lost([("10.0.0.1", 0, 1), ("10.0.0.1", 1500, 2), ("10.0.0.1", 9000, 3)]));
+        assert!(!lost([("10.0.0.1", 0, 1), ("10.0.0.1", 1499, 2), ("10.0.0.1", 9000, 3)]));
+        assert!(!lost([("10.0.0.1", 0, 1), ("10.0.0.2", 9000, 2), ("10.0.0.1", 9000, 3)]), "of another server");
+        assert!(!lost([("10.0.0.1", 0, 1), ("10.0.0.1", 9000, 9), ("10.0.0.1", 9000, 3)]), "a stranger");
     }
 
     #[test]

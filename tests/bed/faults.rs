@@ -363,7 +363,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "blip",
         says: "{primary} and client2 are cut off for 3 s",
-        closed: seconds(5),
+        // Connections between Sentinels and Redis need as long again to find that it is over.
+        closed: seconds(10),
         lasts: seconds(3),
         expects: Expects::Stays,
         begin: isolate,
