@@ -125,7 +125,7 @@ pub struct Group {
     lines: Vec<Line>,
     redis: Connection<()>,
     local: Local,
-    responsive: cut::Responsive,
+    cut: cut::Cut,
     cib: Option<Arc<Cib>>,
     leasing: Option<Leasing>,
     granted: Option<Granted>,
@@ -288,7 +288,7 @@ impl Group {
             inbox,
             tick,
             local: Local::Unknown(AskError::Silent),
-            responsive: cut::Responsive::default(),
+            cut: cut::Cut::default(),
             cib: None,
             leasing: None,
             granted: None,
@@ -630,9 +630,13 @@ impl Group {
     }
 
     /// Why what would be written here now is written in vain.
-    fn cut_off(&self) -> Option<String> {
+    fn cut_off(&mut self) -> Option<String> {
         let Local::Says(_, instance) = &self.local else { return None };
-        cut::off(Instant::now(), &self.record, || self.fresh_answers(), self.node.address, instance, &self.responsive)
+        let now = Instant::now();
+        let silent = self.cut.wants_to_know(now, instance) && {
+            sentinel::reach_it_no_more(&self.record, &self.fresh_answers(), self.node.address, cut::UNREACHED)
+        };
+        self.cut.off(now, silent)
     }
 
     fn who_is_waited_for(&self, evidence: &[Evidence<String>]) -> String {
@@ -809,11 +813,11 @@ impl Group {
         }
         let Some((replies, list)) = replies.split_at_checked(replies.len() - usize::from(looks)) else { return };
         let sentinel = self.record.sentinels()[index].clone();
-        self.take_looks(index);
-        if let [list] = list {
+        self.take_looks(index, answer.sent);
+        let own = list.first().is_some_and(|list| {
             let shown = looks::read(sentinel.address, list);
-            self.looked(index, &Look { sent: answer.sent, received: answer.received, shown });
-        }
+            self.looked(index, &Look { sent: answer.sent, received: answer.received, shown })
+        });
         let heard = Heard { sentinel, answer: sentinel::read_answer(replies) };
         let names_me = self.names_me(&heard);
         let (terms, longest) = (self.terms, self.longest);
@@ -821,8 +825,8 @@ impl Group {
         if marked {
             line.own.marked(received);
         }
-        // An acquisition wants the look that is the question's own, behind its mark.
-        let free = match marked && !looks {
+        // An acquisition wants the look that is the question's own, behind its mark: another connection's may be from before it.
+        let free = match marked && !own {
             true => BTreeSet::new(),
             false => self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect(),
         };
@@ -832,15 +836,20 @@ impl Group {
         self.hear(round, marked);
     }
 
-    /// The looks at this line's Sentinel that there are since the last time.
-    fn take_looks(&mut self, index: usize) {
+    /// The looks at this line's Sentinel since the last time that were sent before a question. A later one must not stand in the way of
+    /// the question's own.
+    fn take_looks(&mut self, index: usize, before: Instant) {
         for look in self.lines[index].looks.since(self.lines[index].looked) {
+            if look.sent > before {
+                return;
+            }
             self.lines[index].looked = look.sent;
             self.looked(index, &look);
         }
     }
 
-    fn looked(&mut self, index: usize, look: &Look) {
+    /// Whether it tells anything.
+    fn looked(&mut self, index: usize, look: &Look) -> bool {
         let (sent, received) = (self.moment(look.sent), self.moment(look.received));
         let watch = &mut self.lines[index].watch;
         match &look.shown {
@@ -848,6 +857,7 @@ impl Group {
             Err(why) => {
                 *watch = Watch::new();
                 self.broken.sentinel = Some(why.clone());
+                false
             }
         }
     }
@@ -863,18 +873,25 @@ impl Group {
             Event::Down(error) => Local::Unknown(error),
             Event::Answer(answer) => match instance::read(&answer.replies) {
                 Ok(instance) => {
-                    self.responsive.answered(answer.sent, answer.received);
+                    self.cut.answered(answer.sent, answer.received, &instance);
                     Local::Says(answer.received, Box::new(instance))
                 }
                 Err(error) => Local::Unknown(error),
             },
         };
-        if let (Some(_), Some(why)) = (&self.lease, self.local_objects().or_else(|| self.cut_off())) {
-            self.close(&why);
-        }
+        self.close_if(|this| this.local_objects().or_else(|| this.cut_off()));
         self.follow_history();
         self.watch_for_restart();
         self.conclude();
+    }
+
+    /// Closes what is open where something speaks against it.
+    fn close_if(&mut self, objection: impl FnOnce(&mut Self) -> Option<String>) {
+        if self.lease.is_some() {
+            if let Some(why) = objection(self) {
+                self.close(&why);
+            }
+        }
     }
 
     /// The history of writes gets another id when all replicas were gone for long.
@@ -900,9 +917,7 @@ impl Group {
                 self.remember();
             }
         }
-        if let (Some(_), Some(why)) = (&self.lease, self.cut_off()) {
-            self.close(&why);
-        }
+        self.close_if(Group::cut_off);
         if before != self.about {
             debug!(gate = %self.gate_id, "{:?}", self.about);
             self.keep_roles();
@@ -1158,7 +1173,8 @@ impl Group {
         let verdict = Verdict::of(&self.record, &heard, self.local_server().as_ref());
         let named = verdict.points_at_node.as_deref();
         let down = named.and_then(|named| veto::down(&self.record, &heard, named, &self.common.me));
-        let lost = named.and_then(|named| veto::lost(&self.record, &heard, named, &self.common.me));
+        let may_be_lost = |named: &&str| cib.node(named).is_some_and(|node| !cib.leaves_alone(&self.gate_id, node));
+        let lost = named.filter(may_be_lost).and_then(|named| veto::lost(&self.record, &heard, named, &self.common.me));
         let local = match &self.local {
             Local::Says(at, instance) if at.elapsed() < FRESH => Some(&**instance),
             _ => None,

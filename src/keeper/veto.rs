@@ -12,7 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use crate::permission::Granted;
 use crate::record::{Record, canonical};
 use crate::role::Role;
 use crate::sentinel::{self, Heard, Place};
-use crate::server::{AskError, Credentials};
+use crate::server::Credentials;
 use crate::settings::Settings;
 use crate::together::together;
 
@@ -73,7 +74,10 @@ const ONE_BY_ONE: Duration = Duration::from_secs(2);
 /// For how long a majority of Sentinels reaches a Redis no more before Pacemaker is asked for its node.
 const UNREACHED: Duration = Duration::from_secs(2);
 
-/// A Redis that lives takes a new connection within that.
+/// So long before down-after is over it is left to the Sentinels.
+const LEFT_TO_SENTINELS: Duration = Duration::from_millis(600);
+
+/// The host of a Redis that lives, be it busy, takes a new connection within that.
 const TAKEN_WITHIN: Duration = Duration::from_millis(300);
 
 /// How often it is asked then.
@@ -331,19 +335,27 @@ pub fn lost(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<L
     if !sentinel::reach_it_no_more(record, heard, node.address, UNREACHED) {
         return None;
     }
+    // By then they begin a failover themselves, and two at once could take one epoch.
+    let down_after =
+        heard.iter().filter_map(|heard| Some(heard.answer.as_ref().ok()?.master.as_ref()?.down_after)).min()?;
+    if sentinel::reach_it_no_more(record, heard, node.address, down_after.saturating_sub(LEFT_TO_SENTINELS)) {
+        return None;
+    }
     let sentinels = sentinel::free_to_fail_over(heard, node.address);
     let others = record.nodes().iter().filter(|node| !node.name.eq_ignore_ascii_case(named));
     let rank = others.take_while(|node| !node.name.eq_ignore_ascii_case(me)).count();
     (!sentinels.is_empty()).then(|| Lost { node: node.name.clone(), redis: node.address, sentinels, rank })
 }
 
-/// Whether Pacemaker, which has quorum, has lost the node, and this node does not reach its Redis either: behind a short cut Sentinels'
+/// Whether Pacemaker, which has quorum, has lost the node, and this node does not reach its host either: behind a short cut Sentinels'
 /// connections, and Pacemaker, need some seconds to find that it is over.
-fn is_lost(lost: &Lost, redis: &Credentials) -> bool {
+fn is_lost(lost: &Lost) -> bool {
     let Ok(shown) = pacemaker::read_crm_mon_within(ANSWER_WITHIN) else { return false };
     let is_off = |state: &NodeState| state.name.eq_ignore_ascii_case(&lost.node) && !state.online && !state.pending;
     let is_off = shown.quorum == Some(true) && shown.nodes.iter().any(is_off);
-    is_off && matches!(instance::ask(lost.redis, redis, TAKEN_WITHIN), Err(AskError::Silent | AskError::Broken(_)))
+    is_off
+        && TcpStream::connect_timeout(&lost.redis, TAKEN_WITHIN)
+            .is_err_and(|error| error.kind() != ErrorKind::ConnectionRefused)
 }
 
 impl Keeper {
@@ -411,10 +423,10 @@ impl Keeper {
             self.job =
                 Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
         } else if let Some(lost) = lost {
-            let (lost, redis) = (lost.clone(), settings.redis.clone());
+            let lost = lost.clone();
             self.job = Some(spawn_blocking(move || {
                 let ask = || sentinel::fail_over(&lost.sentinels, &master, &sentinels, ANSWER_WITHIN);
-                Done::Lost(is_lost(&lost, &redis).then(ask))
+                Done::Lost(is_lost(&lost).then(ask))
             }));
         } else if !idle.is_empty() {
             self.not_before = Some(now + LOOKS_AGAIN);
@@ -764,7 +776,9 @@ mod tests {
             let each = record.sentinels().iter().zip(silent_for);
             each.map(|(sentinel, seconds)| {
                 let silent_for = Duration::from_secs(seconds);
-                let master = Master { place: place.clone(), flags: flags.clone(), silent_for, ..Master::default() };
+                let down_after = Duration::from_secs(5);
+                let master =
+                    Master { place: place.clone(), flags: flags.clone(), silent_for, down_after, ..Master::default() };
                 let answer = Answer { id: sentinel.id.clone(), named: place.clone(), master: Some(master) };
                 Heard { sentinel: sentinel.clone(), answer: Ok(answer) }
             })
@@ -777,6 +791,7 @@ mod tests {
         );
         assert_eq!(lost(&record, &heard([0, 1, 3], &["master"]), "node1", "node3"), None);
         assert_eq!(lost(&record, &heard([0, 2, 3], &["master"]), "node1", "node1"), None);
+        assert_eq!(lost(&record, &heard([0, 5, 5], &["master"]), "node1", "node3"), None, "Sentinels are about to");
         assert_eq!(lost(&record, &heard([0, 2, 3], &["failover_in_progress"]), "node1", "node2"), None);
         let (mut losing, clock) = (Losing::default(), Clock(Instant::now()));
         let mut asks = |at: f64, lost: Option<&Lost>| losing.see(clock.at(at), lost).is_some();

@@ -60,10 +60,10 @@ impl<N: Ord + Clone> Watch<N> {
     ///
     /// Between two looks, from the sending of one to the reply of the next, is less than [`Terms::look_gap`]; else
     /// all windows start anew, because lines can have come and gone. A look that was sent before the last one comes too late to
-    /// tell anything: it is left out.
-    pub fn look(&mut self, sent: Moment, received: Moment, lines: &[Seen<N>], terms: &Terms) {
+    /// tell anything: it is left out, and `false` is returned.
+    pub fn look(&mut self, sent: Moment, received: Moment, lines: &[Seen<N>], terms: &Terms) -> bool {
         if self.looks.is_some_and(|looks| sent < looks.last) {
-            return;
+            return false;
         }
         let too_late = self
             .looks
@@ -86,6 +86,7 @@ impl<N: Ord + Clone> Watch<N> {
         for (node, before) in &mut self.nodes {
             before.see(&now.remove(node).unwrap_or_default(), too_late, sent, received, terms);
         }
+        true
     }
 
     /// Whether the node is free, by the last look: it holds no lease, and can take none without our seeing it, or its
@@ -252,7 +253,7 @@ mod tests {
             show(&mut watch, at, at, &[(1, CLOSED)]);
         }
         let before = watch.clone();
-        show(&mut watch, W - 1, W + 1, &[(1, HELD)]);
+        assert!(!watch.look(W - 1, W + 1, &[Seen { line: 1, node: 'b', mark: HELD }], &TERMS));
         assert_eq!(watch, before);
         show(&mut watch, W, W + 1, &[(1, HELD)]);
         assert!(!watch.free(&'b', 20, &TERMS), "one of the same moment does");
