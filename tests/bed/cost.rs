@@ -145,9 +145,11 @@ fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
 fn used(bed: &Bed, figures: &mut Figures, names: usize) -> Result<()> {
     let sentinel = bed.server().sentinel();
     for unit in ["rolegate-keeper", sentinel] {
-        let cpu = |node: &Host| -> Result<f64> {
-            Ok(node.ask("systemctl", &["show", "-P", "CPUUsageNSec", unit])?.trim().parse::<f64>()? / 1e9)
-        };
+        // utime and stime of proc_pid_stat(5), in hundredths of a second, behind the name, which may hold spaces.
+        let script = format!(
+            "set -- $(sed 's/.*) //' /proc/$(systemctl show -P MainPID {unit})/stat); echo $(( ${{12}} + ${{13}} ))"
+        );
+        let cpu = |node: &Host| -> Result<f64> { Ok(node.sh(&script)?.text().trim().parse::<f64>()? / 100.0) };
         for node in bed.nodes() {
             let mut percent = Vec::new();
             for _ in 0..3 {
