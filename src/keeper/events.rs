@@ -209,16 +209,17 @@ mod tests {
 
     #[test]
     fn events_tell_whose_they_are() {
-        let promoting =
-            event("+failover-state-wait-promotion", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379");
-        assert_eq!(
-            promoting,
-            Some(SentinelEvent {
-                master: "mymaster".to_owned(),
-                says: Says::Promoting("10.0.0.2:6379".parse().unwrap()),
-                step: None,
-            })
-        );
+        for channel in ["+failover-state-send-slaveof-noone", "+failover-state-wait-promotion"] {
+            assert!(CHANNELS.contains(&channel));
+            assert_eq!(
+                event(channel, "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
+                Some(SentinelEvent {
+                    master: "mymaster".to_owned(),
+                    says: Says::Promoting("10.0.0.2:6379".parse().unwrap()),
+                    step: None,
+                })
+            );
+        }
         let of = |channel, text| event(channel, text).map(|event| (event.master, event.says));
         let other = Some(("mymaster".to_owned(), Says::Other));
         assert_eq!(of("+switch-master", "mymaster 10.0.0.1 6379 10.0.0.2 6379"), other);

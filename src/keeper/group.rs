@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use super::behind::Behind;
 use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
 use super::history::History;
@@ -101,6 +102,8 @@ pub struct Common {
     pub settings: Settings,
     /// The beginning of the keeper's time.
     pub epoch: Instant,
+    /// What is written to the disk.
+    pub files: Behind,
     /// What failovers there were.
     pub history: History,
 }
@@ -257,7 +260,7 @@ impl Group {
         let lengths = Lengths::of(micros(params.lease), last_length.map(micros));
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let memory = Memory::new(gate_id);
+        let memory = Memory::new(gate_id, &common.files);
         let remembered = memory.read();
         let readers = record.nodes().iter().filter(|other| **other != node);
         let veto = veto::Keeper::new(veto::Site {
@@ -836,13 +839,9 @@ impl Group {
         self.hear(round, marked);
     }
 
-    /// The looks at this line's Sentinel since the last time that were sent before a question. A later one must not stand in the way of
-    /// the question's own.
+    /// The looks at this line's Sentinel since the last time that were sent before a question.
     fn take_looks(&mut self, index: usize, before: Instant) {
-        for look in self.lines[index].looks.since(self.lines[index].looked) {
-            if look.sent > before {
-                return;
-            }
+        for look in self.lines[index].looks.between(self.lines[index].looked, before) {
             self.lines[index].looked = look.sent;
             self.looked(index, &look);
         }

@@ -10,9 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::task::spawn_blocking;
-use tracing::warn;
 
+use super::behind::Behind;
 use super::events::{SentinelEvent, Step};
 use super::memory;
 
@@ -129,17 +128,17 @@ impl Book {
 pub struct History {
     directory: PathBuf,
     books: Arc<Mutex<BTreeMap<String, Book>>>,
-    writing: Arc<Mutex<()>>,
+    files: Behind,
 }
 
 impl History {
     /// What the keeper before this one knew, and all from now on.
-    pub fn read() -> Self {
-        History::under(Path::new(memory::DIRECTORY))
+    pub fn read(files: &Behind) -> Self {
+        History::under(Path::new(memory::DIRECTORY), files)
     }
 
     /// Reads all that is there at once: later on, leases would wait for the disk.
-    fn under(directory: &Path) -> Self {
+    fn under(directory: &Path, files: &Behind) -> Self {
         let mut books = BTreeMap::new();
         for file in fs::read_dir(directory).into_iter().flatten().flatten() {
             if !file.file_name().to_string_lossy().starts_with(PREFIX) {
@@ -151,7 +150,7 @@ impl History {
                 books.insert(master, Book { last: Some(last), ..Book::default() });
             }
         }
-        History { directory: directory.to_owned(), books: Arc::new(Mutex::new(books)), writing: Arc::default() }
+        History { directory: directory.to_owned(), books: Arc::new(Mutex::new(books)), files: files.clone() }
     }
 
     /// The last failover of `master`.
@@ -191,22 +190,13 @@ impl History {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has what is known by then written some time soon: nobody waits for a disk.
+    /// Has the last one of `master` written.
     fn keep(&self, master: &str) {
-        let (history, master) = (self.clone(), master.to_owned());
-        let write = move || {
-            let _one_at_a_time = history.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(last) = history.last(&master) else { return };
-            let path = history.directory.join(format!("{PREFIX}{}", memory::file_name(&master)));
-            let Ok(text) = serde_json::to_string(&Written { version: VERSION, master, last }) else { return };
-            if let Err(error) = memory::replace(&path, &text) {
-                warn!("cannot write {}: {error}", path.display());
-            }
-        };
-        // Outside of the keeper, in a test, there is nobody who must not wait.
-        match tokio::runtime::Handle::try_current() {
-            Ok(_) => drop(spawn_blocking(write)),
-            Err(_) => write(),
+        let Some(last) = self.last(master) else { return };
+        let path = self.directory.join(format!("{PREFIX}{}", memory::file_name(master)));
+        let written = Written { version: VERSION, master: master.to_owned(), last };
+        if let Ok(text) = serde_json::to_string(&written) {
+            self.files.put(&path, Some(text));
         }
     }
 }
@@ -218,6 +208,7 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn address(n: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, n], 6379))
@@ -270,16 +261,19 @@ mod tests {
     fn the_next_keeper_knows_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("deep");
-        let history = History::under(&path);
+        let files = Behind::begin();
+        let history = History::under(&path, &files);
         assert_eq!(history.last("my/master"), None);
         assert!(history.lock().entry("my/master".to_owned()).or_default().heard(&switched(1, 2), 7));
         history.keep("my/master");
-        assert_eq!(History::under(&path).last("my/master"), history.last("my/master"));
-        assert_eq!(History::under(&path).last("other"), None);
+        files.flush(Duration::from_secs(20));
+        let next = || History::under(&path, &Behind::begin());
+        assert_eq!(next().last("my/master"), history.last("my/master"));
+        assert_eq!(next().last("other"), None);
         let newer =
-            fs::read_to_string(path.join("failover-my_master")).unwrap().replace("\"version\":1", "\"version\":2");
-        fs::write(path.join("failover-my_master"), newer).unwrap();
+            fs::read_to_string(path.join("failover-my%2Fmaster")).unwrap().replace("\"version\":1", "\"version\":2");
+        fs::write(path.join("failover-my%2Fmaster"), newer).unwrap();
         fs::write(path.join("failover-other"), "{").unwrap();
-        assert_eq!(History::under(&path).last("my/master"), None);
+        assert_eq!(next().last("my/master"), None);
     }
 }

@@ -62,10 +62,11 @@ impl Looks {
         Arc::strong_count(&self.0) > 1
     }
 
-    /// The looks that were sent after `then`, in the order of their sending.
-    pub fn since(&self, then: Instant) -> Vec<Arc<Look>> {
+    /// The looks that were sent after `after` and not behind `before`, in the order of their sending. For a question that was sent at
+    /// `before`, which brings a look of its own: a later one must not stand in the way of that.
+    pub fn between(&self, after: Instant, before: Instant) -> Vec<Arc<Look>> {
         let looks = self.0.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.iter().filter(|look| look.sent > then).cloned().collect()
+        looks.iter().filter(|look| look.sent > after && look.sent <= before).cloned().collect()
     }
 }
 
@@ -120,5 +121,31 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
             // It is being remade. That the Sentinel is away shows on the lines.
             Some(Event::Down(_)) | None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_behind_a_question_wait_for_the_next_one() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let looks = Looks::default();
+        for sent in [0, 400, 800] {
+            looks.0.add(Look { sent: at(sent), received: at(sent + 5), shown: Err("nothing".to_owned()) });
+        }
+        let between = |after, before| {
+            let looks = looks.between(at(after), at(before));
+            looks.iter().map(|look| (look.sent - began).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!(between(0, 799), [400]);
+        assert_eq!(between(400, 800), [800]);
+        assert_eq!(between(800, 900), [] as [u128; 0]);
+        for sent in 0..KEPT as u64 {
+            looks.0.add(Look { sent: at(1000 + sent), received: at(2000), shown: Err("nothing".to_owned()) });
+        }
+        assert_eq!(looks.between(began, at(5000)).len(), KEPT);
     }
 }

@@ -1,16 +1,13 @@
 //! What a keeper that starts must know of the one before it: which lease it held, and under which run of Redis this node held its
 //! last one.
-//!
-//! A lease must not wait for a disk: a thread of its own writes, in order.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use super::behind::Behind;
 
 /// Where the files are. They outlast a reboot: a Redis that came back with its machine has restarted, too.
 pub(super) const DIRECTORY: &str = "/var/lib/rolegate";
@@ -47,77 +44,33 @@ struct Written {
     last: Run,
 }
 
-/// The run behind the last lease and whether that is held; None to forget it.
-type Entry = Option<(Run, bool)>;
-
 /// The file of one gate.
 #[derive(Debug)]
 pub struct Memory {
-    file: File,
-    writer: Option<(mpsc::Sender<Entry>, thread::JoinHandle<()>)>,
-}
-
-#[derive(Debug, Clone)]
-struct File {
     path: PathBuf,
     boot: String,
+    files: Behind,
 }
 
 impl Memory {
     /// The file of the gate resource `instance`.
-    pub fn new(instance: &str) -> Self {
-        Memory::under(Path::new(DIRECTORY), instance)
+    pub fn new(instance: &str, files: &Behind) -> Self {
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Memory::under(Path::new(DIRECTORY), instance, files, boot.trim())
     }
 
-    fn under(directory: &Path, instance: &str) -> Self {
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let file =
-            File { path: directory.join(format!("lease-{}", file_name(instance))), boot: boot.trim().to_owned() };
-        let (sender, receiver) = mpsc::channel::<Entry>();
-        let to = file.clone();
-        let thread = thread::spawn(move || {
-            while let Ok(mut what) = receiver.recv() {
-                // Only the last one counts.
-                while let Ok(newer) = receiver.try_recv() {
-                    what = newer;
-                }
-                to.write(what.as_ref());
-            }
-        });
-        Memory { file, writer: Some((sender, thread)) }
+    fn under(directory: &Path, instance: &str, files: &Behind, boot: &str) -> Self {
+        let path = directory.join(format!("lease-{}", file_name(instance)));
+        Memory { path, boot: boot.to_owned(), files: files.clone() }
     }
 
     /// What stands there; nothing where it cannot be read: then what is open is closed, and acquired anew.
     pub fn read(&self) -> Remembered {
-        self.file.read()
-    }
-
-    /// Has it replaced, in one step, some time soon. What cannot be written is logged: the lease does not need it.
-    pub fn write(&self, last: Option<&Run>, held: bool) {
-        if let Some((sender, _)) = &self.writer {
-            // The writer ends only with this value.
-            let _sent = sender.send(last.map(|run| (run.clone(), held)));
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Some((sender, thread)) = self.writer.take() {
-            drop(sender);
-            let _ended = thread.join();
-        }
-    }
-}
-
-impl File {
-    fn read(&self) -> Remembered {
-        let text = match fs::read_to_string(&self.path) {
-            Ok(text) => text,
+        let text = match self.files.read(&self.path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Remembered::default(),
             Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    warn!("cannot read {}: {error}", self.path.display());
-                }
+                warn!("cannot read {}: {error}", self.path.display());
                 return Remembered::default();
             }
         };
@@ -133,84 +86,61 @@ impl File {
         }
     }
 
-    fn write(&self, what: Option<&(Run, bool)>) {
-        let result = match what {
-            None => fs::remove_file(&self.path),
-            Some((run, held)) => self.replace(run, *held),
-        };
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!("cannot write {}: {error}", self.path.display());
-                // An old one would speak of a lease that is not held any more.
-                let _gone = fs::remove_file(&self.path);
-            }
-            _ => {}
-        }
-    }
-
-    fn replace(&self, run: &Run, held: bool) -> io::Result<()> {
-        let text = serde_json::to_string(&Written { boot: self.boot.clone(), held, last: run.clone() })?;
-        replace(&self.path, &text)
+    /// Has it replaced some time soon. The lease does not need what cannot be written.
+    pub fn write(&self, last: Option<&Run>, held: bool) {
+        let written = last.map(|run| Written { boot: self.boot.clone(), held, last: run.clone() });
+        self.files.put(&self.path, written.and_then(|written| serde_json::to_string(&written).ok()));
     }
 }
 
-/// The part of a file's name that a resource's id gives.
+/// The part of a file's name, or of another one, that a resource's id or a master name gives: no two give the same.
 pub(super) fn file_name(instance: &str) -> String {
-    instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect()
-}
-
-/// Replaces a file's text in one step, as far as the disk.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-    let mut new = path.to_owned().into_os_string();
-    new.push(".new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    // Else a power cut could leave an empty file.
-    file.sync_all()?;
-    fs::rename(&new, path)
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    instance.bytes().map(escaped).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn run(id: &str) -> Run {
         Run { run_id: id.to_owned(), replication_id: "a\"b\n".to_owned(), held_at: 7 }
     }
 
-    /// What the next keeper reads.
-    fn then(directory: &Path, write: impl Fn(&Memory)) -> Remembered {
-        let memory = Memory::under(directory, "Redis/Gate");
-        write(&memory);
-        drop(memory);
-        Memory::under(directory, "Redis/Gate").read()
+    /// What the next keeper reads, in this boot or another.
+    fn then(directory: &Path, boot: &str, write: impl Fn(&Memory)) -> Remembered {
+        let files = Behind::begin();
+        write(&Memory::under(directory, "Redis/Gate", &files, "this"));
+        files.flush(Duration::from_secs(20));
+        Memory::under(directory, "Redis/Gate", &Behind::begin(), boot).read()
     }
 
     #[test]
     fn the_last_run_outlasts_its_lease() {
         let directory = tempfile::tempdir().unwrap();
-        let directory = directory.path().join("deep");
-        assert_eq!(then(&directory, |_| {}), Remembered::default());
+        let then = |write: &dyn Fn(&Memory)| then(directory.path(), "this", write);
+        assert_eq!(then(&|_| {}), Remembered::default());
         let held = |held| Remembered { held, last: Some(run("2")), this_boot: true };
         let both = |memory: &Memory, held| {
             memory.write(Some(&run("1")), true);
             memory.write(Some(&run("2")), held);
         };
-        assert_eq!(then(&directory, |memory| both(memory, true)), held(true));
-        assert_eq!(then(&directory, |memory| both(memory, false)), held(false));
-        assert_eq!(then(&directory, |_| {}), held(false));
-        assert_eq!(then(&directory, |memory| memory.write(None, false)), Remembered::default());
+        assert_eq!(then(&|memory| both(memory, true)), held(true));
+        assert_eq!(then(&|memory| both(memory, false)), held(false));
+        assert_eq!(then(&|_| {}), held(false));
+        assert_eq!(then(&|memory| memory.write(None, false)), Remembered::default());
     }
 
     #[test]
     fn a_lease_of_another_boot_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let file = File { path: directory.path().join("lease"), boot: "this".to_owned() };
-        file.write(Some(&(run("1"), true)));
-        let other = File { boot: "other".to_owned(), ..file.clone() };
-        assert_eq!(other.read(), Remembered { held: false, last: Some(run("1")), this_boot: false });
-        fs::write(&file.path, "held = ").unwrap();
-        assert_eq!(file.read(), Remembered::default());
+        let then = |boot, write: &dyn Fn(&Memory)| then(directory.path(), boot, write);
+        let lost = Remembered { held: false, last: Some(run("1")), this_boot: false };
+        assert_eq!(then("other", &|memory| memory.write(Some(&run("1")), true)), lost);
+        assert_eq!(then("", &|_| {}), lost);
+        fs::write(directory.path().join("lease-Redis%2FGate"), "held = ").unwrap();
+        assert_eq!(then("this", &|_| {}), Remembered::default());
     }
 }

@@ -4,6 +4,7 @@
 //! One thread does all that a lease needs. What may take its time (closing with thousands of connections, Pacemaker's tools)
 //! runs beside it.
 
+mod behind;
 mod connection;
 mod cut;
 mod events;
@@ -42,6 +43,7 @@ use crate::layout::{self, Guard};
 use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
+use behind::Behind;
 use group::{Common, Group, Note};
 use looks::Looks;
 use socket::{Asked, Report, Request};
@@ -60,6 +62,9 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often it is tried to leave nothing behind.
 const LEAVES: u32 = 60;
+
+/// A keeper that ends waits that long for a disk at most.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a group may take to say how it stands.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
@@ -117,7 +122,8 @@ async fn keep(settings: Settings) -> Result<()> {
     tokio::spawn(socket::serve(listener, asked_sender));
     tokio::spawn(tell_systemd());
     let (event_sender, mut events) = broadcast::channel::<events::SentinelEvent>(256);
-    let history = history::History::read();
+    let files = Behind::begin();
+    let history = history::History::read(&files);
     tokio::spawn(history.clone().follow(event_sender.subscribe()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -159,7 +165,7 @@ async fn keep(settings: Settings) -> Result<()> {
             let shown = cib.clone();
             common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
                 info!(NODE = %me, "this node is {me}");
-                Common { me, settings: settings.clone(), epoch, history: history.clone() }
+                Common { me, settings: settings.clone(), epoch, files: files.clone(), history: history.clone() }
             });
         }
         let Some(common) = &common else { continue };
@@ -203,6 +209,7 @@ async fn keep(settings: Settings) -> Result<()> {
     for running in std::mem::take(&mut groups).into_values() {
         end(running).await;
     }
+    files.flush(WRITTEN_WITHIN);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::memory;
+use super::{behind, memory};
 use crate::server::{self, AskError, Credentials, Value};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ impl Priority {
     }
 
     fn write(&self, value: u32) -> Result<(), String> {
-        memory::replace(&self.path, &format!("{value}\n"))
+        behind::replace(&self.path, &format!("{value}\n"))
             .map_err(|error| format!("cannot write {}: {error}", self.path.display()))
     }
 

@@ -15,6 +15,7 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use super::history::History;
 use super::priority::Priority;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
-use crate::pacemaker::{self, crm_mon::NodeState};
+use crate::pacemaker::{self, CrmMon, crm_mon::NodeState};
 use crate::permission::Granted;
 use crate::record::{Record, canonical};
 use crate::role::Role;
@@ -161,10 +162,10 @@ pub struct Keeper {
     resting: Option<(Instant, Result<bool, String>)>,
     idle: Idle,
     priority: Priority,
-    /// When the next failover may be asked for.
-    not_before: Option<Instant>,
-    /// How often one was asked for since this node was promoted.
-    asked: u32,
+    /// From a failover of this node, which Pacemaker refuses, to the next.
+    hands_over: Damping,
+    /// From one of another node to the next.
+    begins: Damping,
     losing: Losing,
     /// When replica-priority may be looked at again.
     look_after: Option<Instant>,
@@ -283,6 +284,35 @@ impl Idle {
     }
 }
 
+/// When the next failover may be asked for.
+#[derive(Debug, Default)]
+struct Damping {
+    not_before: Option<Instant>,
+    /// How often one was asked for since this node was promoted.
+    asked: u32,
+}
+
+impl Damping {
+    fn may(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
+
+    /// It is seen whether one is to be asked for.
+    fn looks(&mut self, now: Instant) {
+        self.not_before = Some(now + LOOKS_AGAIN);
+    }
+
+    /// One was asked for.
+    fn asked(&mut self, now: Instant) {
+        self.not_before = Some(now + DAMPED * 2_u32.pow(self.asked.min(DOUBLES)));
+        self.asked += 1;
+    }
+
+    fn promoted(&mut self) {
+        self.asked = 0;
+    }
+}
+
 /// Since when the named primary is lost, and when Pacemaker may be asked for its node.
 #[derive(Debug, Default)]
 struct Losing(Option<(Instant, Instant)>);
@@ -295,11 +325,15 @@ impl Losing {
             return None;
         };
         let (since, next) = *self.0.get_or_insert((now, now));
-        if now < next || now < since + ONE_BY_ONE * u32::try_from(lost.rank).unwrap_or(u32::MAX) {
-            return None;
+        let due = next.max(since + ONE_BY_ONE * u32::try_from(lost.rank).unwrap_or(u32::MAX));
+        (now >= due).then_some(lost)
+    }
+
+    /// It is asked.
+    fn asks(&mut self, now: Instant) {
+        if let Some((_, next)) = &mut self.0 {
+            *next = now + ASKED_AGAIN;
         }
-        self.0 = Some((since, now + ASKED_AGAIN));
-        Some(lost)
     }
 }
 
@@ -347,15 +381,29 @@ pub fn lost(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<L
     (!sentinels.is_empty()).then(|| Lost { node: node.name.clone(), redis: node.address, sentinels, rank })
 }
 
-/// Whether Pacemaker, which has quorum, has lost the node, and this node does not reach its host either: behind a short cut Sentinels'
-/// connections, and Pacemaker, need some seconds to find that it is over.
+/// Whether Pacemaker has lost the node, and this node does not reach its host either: behind a short cut Sentinels' connections, and
+/// Pacemaker, need some seconds to find that it is over.
 fn is_lost(lost: &Lost) -> bool {
-    let Ok(shown) = pacemaker::read_crm_mon_within(ANSWER_WITHIN) else { return false };
-    let is_off = |state: &NodeState| state.name.eq_ignore_ascii_case(&lost.node) && !state.online && !state.pending;
-    let is_off = shown.quorum == Some(true) && shown.nodes.iter().any(is_off);
-    is_off
+    has_lost_node(&lost.node)
         && TcpStream::connect_timeout(&lost.redis, TAKEN_WITHIN)
             .is_err_and(|error| error.kind() != ErrorKind::ConnectionRefused)
+}
+
+/// [`has_lost`], asked once for all master names of this node.
+fn has_lost_node(node: &str) -> bool {
+    static LAST: Mutex<Option<(Instant, CrmMon)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    if last.as_ref().is_none_or(|(asked, _)| now - *asked >= ASKED_AGAIN) {
+        *last = pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok().map(|shown| (now, shown));
+    }
+    last.as_ref().is_some_and(|(_, shown)| has_lost(shown, node))
+}
+
+/// Whether Pacemaker, which has quorum, has lost `node`. One without quorum has lost all others.
+fn has_lost(shown: &CrmMon, node: &str) -> bool {
+    let is_off = |state: &NodeState| state.name.eq_ignore_ascii_case(node) && !state.online && !state.pending;
+    shown.quorum == Some(true) && shown.nodes.iter().any(is_off)
 }
 
 impl Keeper {
@@ -369,8 +417,8 @@ impl Keeper {
             resting: None,
             idle: Idle::default(),
             priority,
-            not_before: None,
-            asked: 0,
+            hands_over: Damping::default(),
+            begins: Damping::default(),
             losing: Losing::default(),
             look_after: None,
             set_in: None,
@@ -384,9 +432,11 @@ impl Keeper {
         let now = seen.now;
         let refused = self.refusal.see(seen, self.resting.as_ref());
         if seen.granted == Some(Granted::Promoted) {
-            self.asked = 0;
+            self.hands_over.promoted();
+            self.begins.promoted();
         }
         let idle = self.idle.see(now, seen.down.as_ref());
+        let lost = self.losing.see(now, seen.lost.as_ref().filter(|_| !seen.paused));
         if self.job.is_some() {
             return;
         }
@@ -408,28 +458,25 @@ impl Keeper {
             self.job = Some(spawn_blocking(move || Done::Asked(now, is_idle())));
             return;
         }
-        if self.not_before.is_some_and(|at| now < at) {
-            return;
-        }
-        let lost = self.losing.see(now, seen.lost.as_ref().filter(|_| !seen.paused));
         let settings = &self.site.settings;
         let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
         let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
         let hands_over = refused.is_some() && seen.named && well && !seen.paused;
-        if hands_over && !seen.free_sentinels.is_empty() {
-            self.not_before = Some(now + LOOKS_AGAIN);
+        if hands_over && !seen.free_sentinels.is_empty() && self.hands_over.may(now) {
+            self.hands_over.looks(now);
             let (readers, redis) = (self.site.readers.clone(), settings.redis.clone());
             let free = seen.free_sentinels.clone();
             self.job =
                 Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
-        } else if let Some(lost) = lost {
+        } else if let Some(lost) = lost.filter(|_| self.begins.may(now)) {
+            self.losing.asks(now);
             let lost = lost.clone();
             self.job = Some(spawn_blocking(move || {
                 let ask = || sentinel::fail_over(&lost.sentinels, &master, &sentinels, ANSWER_WITHIN);
                 Done::Lost(is_lost(&lost).then(ask))
             }));
-        } else if !idle.is_empty() {
-            self.not_before = Some(now + LOOKS_AGAIN);
+        } else if !idle.is_empty() && self.begins.may(now) {
+            self.begins.looks(now);
             let idle = idle.to_vec();
             self.job = Some(spawn_blocking(move || {
                 Done::Begun(sentinel::fail_over(&idle, &master, &sentinels, ANSWER_WITHIN))
@@ -467,20 +514,20 @@ impl Keeper {
                 return;
             }
             Done::HandOver(Ok(sentinel)) => {
-                self.has_asked();
+                self.has_asked(|this| &mut this.hands_over);
                 self.site.history.asked(&master, "Pacemaker refused the primary's node");
                 warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
                 return;
             }
             Done::Begun(Ok(sentinel)) => {
-                self.has_asked();
+                self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary was down, and no failover went on");
                 warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
             Done::Lost(None) => return,
             Done::Lost(Some(Ok(sentinel))) => {
-                self.has_asked();
+                self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary's node was lost");
                 warn!(MASTER = %master, REASON = "lost", "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover");
                 return;
@@ -502,10 +549,9 @@ impl Keeper {
         }
     }
 
-    fn has_asked(&mut self) {
+    fn has_asked(&mut self, of: impl Fn(&mut Self) -> &mut Damping) {
         self.said.clear();
-        self.not_before = Some(Instant::now() + DAMPED * 2_u32.pow(self.asked.min(DOUBLES)));
-        self.asked += 1;
+        of(self).asked(Instant::now());
     }
 }
 
@@ -562,7 +608,7 @@ fn can_take_over(instance: &Instance) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::SentinelEntry;
+    use crate::record::{SentinelEntry, tests::three};
     use crate::sentinel::{Answer, Master};
 
     /// Second, and what Pacemaker said of itself at which second.
@@ -726,10 +772,7 @@ mod tests {
 
     #[test]
     fn down_is_what_a_majority_sees_and_one_has_agreed_on() {
-        let ids = ["a", "b", "c"].map(|c| c.repeat(40));
-        let sentinels: Vec<String> = ids.iter().zip(1..).map(|(id, n)| format!("{id}@10.0.0.{n}:26379")).collect();
-        let nodes = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=10.0.0.3:6379";
-        let record = Record::parse(&sentinels.join(" "), nodes).unwrap();
+        let record = three();
         let says = |n: usize, names: &str, flags: &[&str]| {
             let place = Some(Place { host: names.to_owned(), port: 6379 });
             let master = Master {
@@ -766,10 +809,7 @@ mod tests {
 
     #[test]
     fn who_is_lost_is_asked_for_by_one_node_after_the_other() {
-        let ids = ["a", "b", "c"].map(|c| c.repeat(40));
-        let sentinels: Vec<String> = ids.iter().zip(1..).map(|(id, n)| format!("{id}@10.0.0.{n}:26379")).collect();
-        let nodes = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=10.0.0.3:6379";
-        let record = Record::parse(&sentinels.join(" "), nodes).unwrap();
+        let record = three();
         let place = Some(Place { host: "10.0.0.1".to_owned(), port: 6379 });
         let heard = |silent_for: [u64; 3], flags: &[&str]| -> Vec<Heard> {
             let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
@@ -794,9 +834,46 @@ mod tests {
         assert_eq!(lost(&record, &heard([0, 5, 5], &["master"]), "node1", "node3"), None, "Sentinels are about to");
         assert_eq!(lost(&record, &heard([0, 2, 3], &["failover_in_progress"]), "node1", "node2"), None);
         let (mut losing, clock) = (Losing::default(), Clock(Instant::now()));
-        let mut asks = |at: f64, lost: Option<&Lost>| losing.see(clock.at(at), lost).is_some();
-        let asks = [0.0, 1.9, 2.0, 2.4, 2.5].map(|at| asks(at, two.as_ref()));
-        assert_eq!(asks, [false, false, true, false, true]);
+        let mut asks = |at: f64, lost: Option<&Lost>| {
+            let due = losing.see(clock.at(at), lost).is_some();
+            if due {
+                losing.asks(clock.at(at));
+            }
+            due
+        };
+        let two = two.as_ref();
+        assert_eq!([0.0, 1.9, 2.0, 2.4, 2.5].map(|at| asks(at, two)), [false, false, true, false, true]);
+        // It was reached in between.
+        assert!(!asks(9.0, None));
+        assert_eq!([9.1, 11.0, 11.1].map(|at| asks(at, two)), [false, false, true]);
+    }
+
+    #[test]
+    fn only_a_quorum_has_lost_a_node() {
+        let node = |name: &str, online| NodeState { name: name.to_owned(), online, ..NodeState::default() };
+        let nodes =
+            || vec![node("Node1", false), NodeState { pending: true, ..node("node2", false) }, node("node3", true)];
+        let shown = |quorum| CrmMon { quorum, nodes: nodes(), ..CrmMon::default() };
+        let lost = |quorum, node| has_lost(&shown(quorum), node);
+        assert!(lost(Some(true), "node1"));
+        assert!(!lost(Some(false), "node1") && !lost(None, "node1"), "all others are off for one that is alone");
+        assert!(!lost(Some(true), "node2"), "it is joining");
+        assert!(!lost(Some(true), "node3") && !lost(Some(true), "node4"));
+    }
+
+    #[test]
+    fn a_failover_of_another_node_holds_up_none_of_this_one() {
+        let clock = Clock(Instant::now());
+        let (mut hands_over, mut begins) = (Damping::default(), Damping::default());
+        begins.asked(clock.at(0.0));
+        assert!(!begins.may(clock.at(19.9)) && begins.may(clock.at(20.0)) && hands_over.may(clock.at(0.1)));
+        hands_over.looks(clock.at(1.0));
+        assert!(!hands_over.may(clock.at(5.9)) && hands_over.may(clock.at(6.0)));
+        begins.asked(clock.at(20.0));
+        assert!(!begins.may(clock.at(59.9)) && begins.may(clock.at(60.0)));
+        begins.promoted();
+        begins.asked(clock.at(60.0));
+        assert!(begins.may(clock.at(80.0)));
     }
 
     #[test]
