@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Firewall, Keeper, Member, NodeFacts, Server};
 use super::judge::Severity;
-use super::probe::Port;
+use super::probe::{Port, Who};
 use super::status::{self, Judged, Report};
 use super::{Stop, say};
 use crate::exit::CliCode;
@@ -169,7 +169,9 @@ fn of_master(samples: &mut Samples, judged: &Judged, here: Option<&str>) {
         samples.add("rolegate_problems", &[of[0], ("severity", word)], count);
     }
     samples.flag("rolegate_record_usable", &of, group.record_error.is_none());
-    samples.add("rolegate_writers", &of, judged.judgement.writers.len());
+    if let Some(writers) = writers(judged) {
+        samples.add("rolegate_writers", &of, writers);
+    }
     samples.add("rolegate_lease_seconds", &of, seconds(group.lease_ms));
     if let Some(verdict) = &group.verdict {
         samples.add("rolegate_sentinels", &of, verdict.total);
@@ -193,8 +195,28 @@ fn of_master(samples: &mut Samples, judged: &Judged, here: Option<&str>) {
         let labels = [of[0], ("node", here)];
         samples.add("rolegate_lease_remaining_seconds", &labels, seconds(rw_open_ms.unwrap_or(0)));
     }
-    if let Some(last) = &group.last_failover {
+    // What only may have been the last one is none that can be counted.
+    if let Some(last) = group.last_failover.as_ref().filter(|last| !last.or_earlier) {
         samples.add("rolegate_last_failover_timestamp_seconds", &of, last.at);
+    }
+}
+
+/// How many nodes take writes; None where there may be one that was not seen.
+fn writers(judged: &Judged) -> Option<usize> {
+    let verdict = judged.group.verdict.as_ref().filter(|verdict| verdict.majority_seen());
+    let named = |node: &NodeFacts| verdict.is_none_or(|verdict| verdict.points_at_node.as_ref() == Some(&node.name));
+    let unseen = |node: &NodeFacts| named(node) && takes_writes(node).is_none();
+    match judged.judgement.writers.len() {
+        0 if judged.group.nodes.iter().any(unseen) => None,
+        seen => Some(seen),
+    }
+}
+
+/// Whether a client can write there; None where that cannot be told.
+fn takes_writes(node: &NodeFacts) -> Option<bool> {
+    match node.rw.as_ref()? {
+        port @ (Port::Open { who: Who::Known { .. } } | Port::Refused) => Some(port.takes_writes()),
+        Port::Open { who: Who::Unknown { .. } } | Port::Silent | Port::Unreachable { .. } => None,
     }
 }
 
@@ -208,8 +230,8 @@ fn of_node(samples: &mut Samples, judged: &Judged, node: &NodeFacts) {
             samples.flag("rolegate_port_open", &with("port", word), port.is_open());
         }
     }
-    if node.rw.is_some() {
-        samples.flag("rolegate_takes_writes", &labels, judged.judgement.writers.contains(&node.name));
+    if let Some(takes) = takes_writes(node) {
+        samples.flag("rolegate_takes_writes", &labels, takes);
     }
     if let Some(verdict) = group.verdict.as_ref().filter(|verdict| verdict.majority_seen()) {
         samples.flag("rolegate_named", &labels, verdict.points_at_node.as_ref() == Some(&node.name));
@@ -331,6 +353,35 @@ mod tests {
         group.nodes[1].rw = Some(Port::Silent);
         let text = render(&report_of(group));
         assert!(!text.contains("node=\"node2\",port=\"rw\""), "{text}");
+        let with = |node: usize, rw: Port| {
+            let mut group = healthy();
+            group.nodes[node].rw = Some(rw);
+            let text = render(&report_of(group));
+            let of = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name));
+                line.map(|line| line.rsplit_once(' ').unwrap().1.to_owned())
+            };
+            let takes = format!("rolegate_takes_writes{{master=\"mymaster\",node=\"node{}\"}}", node + 1);
+            (of("rolegate_writers"), of(&takes))
+        };
+        let is = |count: &str| Some(count.to_owned());
+        let no_answer = || Port::Open { who: Who::Unknown { why: "no answer".into() } };
+        for rw in [Port::Silent, no_answer()] {
+            assert_eq!(with(0, rw.clone()), (None, None), "the primary may take writes: {rw:?}");
+            assert_eq!(with(1, rw), (is("1"), None));
+        }
+        assert_eq!(with(0, Port::Refused), (is("0"), is("0")));
+    }
+
+    #[test]
+    fn a_failover_that_may_have_been_earlier_has_no_time() {
+        let mut report = full();
+        let time = "rolegate_last_failover_timestamp_seconds{";
+        assert!(render(&report).contains(time));
+        if let Some(last) = &mut report.masters[0].group.last_failover {
+            last.or_earlier = true;
+        }
+        assert!(!render(&report).contains(time));
     }
 
     #[test]

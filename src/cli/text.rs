@@ -351,7 +351,7 @@ fn footer(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::judge::tests::healthy;
-    use super::super::status::tests::{report_of, several};
+    use super::super::status::tests::{full, report_of, several};
     use super::*;
 
     fn plain(report: &Report, view: View) -> String {
@@ -411,15 +411,7 @@ seen from node1 in 0 ms; quorum yes, STONITH off, gate RedisGate
     #[test]
     fn the_last_failover_in_words() {
         let mut group = healthy();
-        let last = FailoverFacts {
-            at: 1_795_303_800,
-            seconds_ago: 14,
-            or_earlier: false,
-            from: Some("node2".into()),
-            to: Some("node1".into()),
-            cause: "requested",
-            because: "why".into(),
-        };
+        let last = full().masters[0].group.last_failover.clone().unwrap();
         group.last_failover = Some(last.clone());
         assert_eq!(failover(&group), "node2 -> node1, 14 s ago (2026-11-21T23:30:00Z): why");
         group.last_failover = Some(FailoverFacts { or_earlier: true, from: None, ..last });

@@ -25,7 +25,7 @@ use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::Report;
-use super::{cut, restart, roles, veto};
+use super::{cut, handover, restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{
@@ -104,6 +104,8 @@ pub struct Common {
     pub epoch: Instant,
     /// What is written to the disk.
     pub files: Behind,
+    /// Lines that outlast the keeper.
+    pub kept: handover::Lines,
     /// What failovers there were.
     pub history: History,
 }
@@ -170,6 +172,8 @@ pub struct Group {
 /// A line to one Sentinel of the record.
 struct Line {
     connection: Connection<Asked>,
+    /// The next keeper gets it.
+    kept: Option<handover::Kept>,
     own: OwnLine,
     marked: bool,
     looks: Looks,
@@ -243,9 +247,14 @@ impl Group {
         let others = record.nodes().iter().filter(|other| **other != node).map(|other| other.name.clone()).collect();
         let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
         let lines = record.sentinels().iter().map(|sentinel| {
-            let connection = Connection::new(sentinel.address, common.settings.sentinel.clone());
+            let credentials = common.settings.sentinel.clone();
+            let (connection, kept) = match common.kept.take(gate_id, sentinel.address) {
+                Some((line, kept)) => (Connection::taken_over(sentinel.address, credentials, line), Some(kept)),
+                None => (Connection::new(sentinel.address, credentials), None),
+            };
             Line {
                 connection,
+                kept,
                 own: OwnLine::new(),
                 marked: false,
                 looks: looks_at(sentinel.address),
@@ -745,11 +754,12 @@ impl Group {
 
     fn line(&mut self, index: usize, event: Event<Asked>) {
         match event {
-            Event::Up => {
+            Event::Up | Event::TakenOver => {
+                let own = if matches!(event, Event::TakenOver) { OwnLine::taken_over() } else { OwnLine::new() };
                 let mark = self.mark_now().unwrap_or(Mark::Held { length: self.longest, nonce: fresh() });
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
-                (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
+                (line.own, line.marked, line.watch) = (own, false, Watch::new());
                 line.looked = Instant::now();
                 (line.evidence, line.proves, line.mark) = (None, None, Some(mark));
                 line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
@@ -758,7 +768,7 @@ impl Group {
                 let sentinel = self.record.sentinels()[index].clone();
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
-                (line.evidence, line.proves, line.mark) = (None, None, None);
+                (line.evidence, line.proves, line.mark, line.kept) = (None, None, None, None);
                 line.heard = Some((Instant::now(), Heard { sentinel, answer: Err(error) }));
             }
             Event::Answer(answer) => match answer.tag {
@@ -786,9 +796,13 @@ impl Group {
                 self.lines[index].own.marked(received);
                 self.lines[index].marked = true;
                 // A round shall come the moment that questions count: a keeper that was restarted has no time to lose.
-                let marked = self.lines.iter().filter(|line| line.marked).count();
-                if self.lease.is_some() && marked == self.record.majority() {
-                    self.tick.reset_at((answer.received + PHASE).into());
+                let count = |counts: &dyn Fn(&Line) -> bool| self.lines.iter().filter(|line| counts(line)).count();
+                let (now, needed) = (self.moment(Instant::now()), self.record.majority());
+                if self.lease.is_some() && count(&|line| line.marked) == needed {
+                    match count(&|line| line.own.counts(now, &self.terms)) >= needed {
+                        true => self.begin_round_now(),
+                        false => self.tick.reset_at((answer.received + PHASE).into()),
+                    }
                 }
             }
             Some(other) => self.refused_mark(index, other),
@@ -833,7 +847,11 @@ impl Group {
             true => BTreeSet::new(),
             false => self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect(),
         };
-        line.evidence = Some(Evidence { sentinel: index, counts: line.own.counts(sent, &terms), names_me, free });
+        let counts = line.own.counts(sent, &terms);
+        if let (true, None, Some(socket)) = (counts, &line.kept, line.connection.socket()) {
+            line.kept = self.common.kept.keep(&self.gate_id, heard.sentinel.address, socket);
+        }
+        line.evidence = Some(Evidence { sentinel: index, counts, names_me, free });
         line.proves = marked.then_some(round);
         line.heard = Some((answer.received, heard));
         self.hear(round, marked);
@@ -863,7 +881,7 @@ impl Group {
 
     fn redis(&mut self, event: Event<()>) {
         self.local = match event {
-            Event::Up => {
+            Event::Up | Event::TakenOver => {
                 self.redis.ask((), &instance::QUESTION);
                 return;
             }

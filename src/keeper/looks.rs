@@ -108,7 +108,7 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
                 connection.give_up();
             }
             None if connection.waiting_for(Instant::now()).is_none() => connection.ask((), &[&QUESTION[..]]),
-            Some(Event::Up) => {
+            Some(Event::Up | Event::TakenOver) => {
                 tick.reset();
                 connection.ask((), &[&QUESTION[..]]);
             }

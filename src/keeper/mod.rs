@@ -9,6 +9,7 @@ mod connection;
 mod cut;
 mod events;
 mod group;
+mod handover;
 pub mod history;
 mod looks;
 mod memory;
@@ -45,6 +46,7 @@ use crate::permission;
 use crate::settings::Settings;
 use behind::Behind;
 use group::{Common, Group, Note};
+use handover::Lines;
 use looks::Looks;
 use socket::{Asked, Report, Request};
 
@@ -92,7 +94,8 @@ pub fn run() -> Result<()> {
         .max_blocking_threads(32)
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
-    let result = runtime.block_on(keep(settings));
+    let kept = Lines::take_over();
+    let result = runtime.block_on(keep(settings, kept.clone()));
     // What is being closed is closed to the end.
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
@@ -116,7 +119,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-async fn keep(settings: Settings) -> Result<()> {
+async fn keep(settings: Settings, kept: Lines) -> Result<()> {
     let (asked_sender, mut asked) = mpsc::channel::<Asked>(16);
     let listener = socket::listen(Path::new(socket::PATH)).with_context(|| socket::PATH.to_owned())?;
     tokio::spawn(socket::serve(listener, asked_sender));
@@ -165,7 +168,14 @@ async fn keep(settings: Settings) -> Result<()> {
             let shown = cib.clone();
             common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
                 info!(NODE = %me, "this node is {me}");
-                Common { me, settings: settings.clone(), epoch, files: files.clone(), history: history.clone() }
+                Common {
+                    me,
+                    settings: settings.clone(),
+                    epoch,
+                    files: files.clone(),
+                    kept: kept.clone(),
+                    history: history.clone(),
+                }
             });
         }
         let Some(common) = &common else { continue };
@@ -182,6 +192,7 @@ async fn keep(settings: Settings) -> Result<()> {
             looks.entry(address).or_insert_with(|| Looks::begin(address, settings.sentinel.clone())).clone()
         };
         follow(common, &cib, &mut groups, &mut looks_at).await;
+        kept.forget_the_rest();
         looks.retain(|_, looks| looks.is_shared());
         let wanted: BTreeSet<SocketAddr> = groups
             .values()
@@ -206,6 +217,7 @@ async fn keep(settings: Settings) -> Result<()> {
         last = Some(cib);
     }
     info!("ending; what is open stays so for the rest of its lease");
+    kept.hand_over();
     for running in std::mem::take(&mut groups).into_values() {
         end(running).await;
     }

@@ -112,12 +112,18 @@ pub struct Seen<N> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct OwnLine {
     marked: Option<Moment>,
+    settled: bool,
 }
 
 impl OwnLine {
     /// A line that was just connected.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A line of this node's keeper before this one, on which questions counted, as the others saw it all the time.
+    pub fn taken_over() -> Self {
+        OwnLine { marked: None, settled: true }
     }
 
     /// A mark was acknowledged: `received` is when its reply arrived. The first one counts.
@@ -127,7 +133,8 @@ impl OwnLine {
 
     /// Whether a question that was sent at `sent` counts.
     pub fn counts(&self, sent: Moment, terms: &Terms) -> bool {
-        self.marked.and_then(|marked| sent.checked_sub(marked)).is_some_and(|age| age >= terms.settle)
+        let age = self.marked.and_then(|marked| sent.checked_sub(marked));
+        age.is_some_and(|age| self.settled || age >= terms.settle)
     }
 }
 

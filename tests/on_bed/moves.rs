@@ -12,6 +12,7 @@ use rolegate::command::Cmd;
 use crate::OnBed;
 use crate::bed::gates::{self, configure, open_gates, role};
 use crate::bed::load::{Bounds, Load, Report, Writer};
+use crate::bed::variant::MYMASTER;
 use crate::bed::{Bed, CLIENTS, Host, NODES, address, address6, hosts, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
@@ -21,6 +22,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("an_isolated_primary_closes_and_the_others_go_on", isolated),
     ("a_node_that_lost_power_comes_back_closed", power_cut),
     ("a_flushed_firewall_is_closed_and_then_repaired", flushed),
+    ("a_keeper_that_takes_long_to_be_restarted_costs_nothing", restarted),
     ("what_sentinel_says_by_argv_is_a_hint", hint),
     ("the_hook_writes_nothing_without_quorum", no_quorum),
     ("a_host_firewall_that_drops_lets_the_gate_through_and_nothing_else", drop_policy),
@@ -237,6 +239,41 @@ fn flushed(bed: &Bed) -> Result<()> {
     settled(bed)?;
     node.ask("crm_resource", &["--cleanup", "-r", "RedisGate"])?;
     Ok(())
+}
+
+/// Lines made anew need 1 s until a question counts on them, and after 0.4 s there is no lease left by then.
+fn restarted(bed: &Bed) -> Result<()> {
+    let node = with_gate(bed)?;
+    let dropin = "/run/systemd/system/rolegate-keeper.service.d";
+    node.sh(&format!(
+        "mkdir -p {dropin}
+         printf '[Service]\\nRestartSec=400ms\\nExecStartPre=/bin/sleep 0.1\\n' >{dropin}/slow.conf
+         systemctl daemon-reload"
+    ))?;
+    // Lines of before have settled.
+    thread::sleep(Duration::from_secs(3));
+    let target = SocketAddr::new(node.address().parse()?, MYMASTER.rw);
+    let load = Load::start(
+        bed,
+        &[Writer::to("stays", CLIENTS[0], target)],
+        Bounds { rate: 100, time: Duration::from_secs(60) },
+    )?;
+    let restart = |how: &str| -> Result<()> {
+        let before = node.ask("pidof", &["rolegate-keeper"])?;
+        node.sh(how)?;
+        wait_for("the next keeper", Duration::from_secs(20), || {
+            let now = node.ask("pidof", &["rolegate-keeper"])?;
+            ensure!(now != before, "{now}");
+            Ok(())
+        })?;
+        thread::sleep(Duration::from_secs(4));
+        Ok(())
+    };
+    let tried = ["systemctl kill -s KILL rolegate-keeper", "systemctl restart rolegate-keeper"].map(restart);
+    let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
+    node.sh(&format!("rm -r {dropin}; systemctl daemon-reload"))?;
+    tried.into_iter().collect::<Result<()>>()?;
+    super::variants::undisturbed(&report)
 }
 
 /// A command as Sentinel's user, in the groups that the drop-in gives it.

@@ -308,7 +308,7 @@ fn fail_over(bed: &Bed, master: &Master) -> Result<()> {
 }
 
 /// That one writer kept its connection all the time.
-fn undisturbed(report: &Report) -> Result<()> {
+pub(super) fn undisturbed(report: &Report) -> Result<()> {
     let writer = report.writers.first().context("its report")?;
     ensure!(writer.errors == 0 && writer.acknowledged > 100 && report.lost == 0, "it was disturbed: {report:?}");
     Ok(())
