@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use redis::Value;
 
@@ -67,7 +67,7 @@ pub fn ask(
     let credentials = credentials.clone();
     let commands: Vec<Vec<String>> =
         commands.iter().map(|words| words.iter().map(|&word| word.to_owned()).collect()).collect();
-    // On a thread, because a server that sends a byte now and then renews every read's timeout.
+    // On a thread, because the system's calls may take longer than asked.
     together(deadline, [move || converse(address, &credentials, deadline, &commands)])
         .pop()
         .flatten()
@@ -80,10 +80,10 @@ fn converse(
     deadline: Duration,
     commands: &[Vec<String>],
 ) -> Result<Vec<Value>, AskError> {
+    let until = Instant::now() + deadline;
     let mut stream = TcpStream::connect_timeout(&address, deadline).map_err(|error| because(&error))?;
     stream.set_nodelay(true).map_err(|error| because(&error))?;
-    stream.set_read_timeout(Some(deadline)).map_err(|error| because(&error))?;
-    stream.set_write_timeout(Some(deadline)).map_err(|error| because(&error))?;
+    stream.set_write_timeout(Some(left(until)?)).map_err(|error| because(&error))?;
     let login = credentials.login();
     let words: Vec<&[String]> = login.iter().chain(commands).map(Vec::as_slice).collect();
     stream.write_all(&wire::pack(&words)).map_err(|error| because(&error))?;
@@ -99,15 +99,27 @@ fn converse(
                 }
                 all.push(reply);
             }
-            None => match stream.read(&mut buffer) {
-                Ok(0) => return Err(AskError::Broken("the connection was closed".to_owned())),
-                Ok(read) => replies.received(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(because(&error)),
-            },
+            None => {
+                // Of what is left for it all: a byte now and then would renew a timeout of its own for ever.
+                stream.set_read_timeout(Some(left(until)?)).map_err(|error| because(&error))?;
+                match stream.read(&mut buffer) {
+                    Ok(0) => return Err(AskError::Broken("the connection was closed".to_owned())),
+                    Ok(read) => replies.received(&buffer[..read]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(because(&error)),
+                }
+            }
         }
     }
     Ok(all.split_off(usize::from(login.is_some())))
+}
+
+/// The time until then.
+fn left(until: Instant) -> Result<Duration, AskError> {
+    match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(AskError::Silent),
+        left => Ok(left),
+    }
 }
 
 /// What an error reply says about our rights, if that is what it speaks of.
@@ -142,5 +154,39 @@ pub(crate) fn shown(reply: &Value) -> String {
     match reply {
         Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
         other => format!("{other:?}").chars().take(100).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// A byte now and then is no answer: neither the asker nor the connection, with its thread and its memory, stays for it.
+    #[test]
+    fn a_server_that_trickles_is_given_up() {
+        for endless in [&b"$1000000\r\n"[..], b"+", b"*100000\r\n:1\r\n:1\r\n"] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_nodelay(true).unwrap();
+                let began = Instant::now();
+                for byte in endless.iter().chain(std::iter::repeat(&b'1')) {
+                    if stream.write_all(&[*byte]).is_err() {
+                        return began.elapsed();
+                    }
+                    assert!(began.elapsed() < Duration::from_secs(20), "it still listens");
+                    thread::sleep(Duration::from_millis(20));
+                }
+                unreachable!("it is endless")
+            });
+            let asked = Instant::now();
+            let deadline = Duration::from_millis(500);
+            assert_eq!(ask(address, &Credentials::default(), deadline, &[&["PING"]]), Err(AskError::Silent));
+            assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+            assert!(server.join().unwrap() >= deadline / 2, "it was given time");
+        }
     }
 }

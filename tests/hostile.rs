@@ -1,16 +1,27 @@
-//! What comes from elsewhere, broken in every way: no panic, and nothing that takes for ever.
+//! What comes from elsewhere, broken in every way: no panic, nothing that takes for ever, and no more memory than it is worth.
 //!
 //! Samples as the real programs write them are cut, doubled, nested and mixed with each other and with noise, thousands of
-//! times, and given to whatever reads them.
+//! times, and given to whatever reads them. Each run draws others; one that fails says how to have the same again.
 
+#[path = "hostile/allocated.rs"]
+mod allocated;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use rolegate::agent::params::{Params, read_port};
 use rolegate::hook;
 use rolegate::instance;
-use rolegate::keeper::socket::{Report, Request};
+use rolegate::keeper::behind::Behind;
+use rolegate::keeper::events;
+use rolegate::keeper::history::History;
+use rolegate::keeper::memory::Memory;
+use rolegate::keeper::socket::{self, Asked, Report, Request};
 use rolegate::layout;
 use rolegate::lease::mark::Marks;
 use rolegate::pacemaker::{cib, crm_mon};
@@ -19,10 +30,20 @@ use rolegate::record::Record;
 use rolegate::sentinel;
 use rolegate::server::Value;
 use rolegate::settings::Settings;
-use rolegate::wire::Replies;
+use rolegate::wire::{LONGEST_REPLY, Replies};
 
-/// How long any one of them may take.
+/// How much of a processor any one of them may take.
 const AT_MOST: Duration = Duration::from_secs(2);
+
+/// How much memory any one of them may take: some to begin with, and some for each byte that came.
+const MEMORY: usize = 256 << 10;
+const MEMORY_PER_BYTE: usize = 256;
+
+/// How much one reply may take, whatever it is. It comes from who may be anybody. What takes most is a list of clients that all are keepers.
+const REPLY_MEMORY: usize = 8 * LONGEST_REPLY;
+
+/// The variable that has what is drawn by lot drawn again.
+const SEED: &str = "HOSTILE_SEED";
 
 const CIB: &str = r#"<cib crm_feature_set="3.16.2" have-quorum="1" dc-uuid="1"><configuration>
 <crm_config><cluster_property_set id="o"><nvpair id="o1" name="stonith-enabled" value="false"/></cluster_property_set></crm_config>
@@ -70,12 +91,31 @@ const NODES: &str = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=[fd00::3]:637
 const REQUEST: &str = r#"{"permission":"RedisGate"}"#;
 const REPORT: &str = r#"[{"gate":"RedisGate","master":"mymaster","open":true,"why":"","other":null}]"#;
 const PERMISSION: &str = "granted = \"promoted\"\nro_port = 6380\nrw_port = 6381\nredis_port = 6379\n";
+const EVENTS: &str = "*4\r\n$8\r\npmessage\r\n$2\r\n+*\r\n$30\r\n+failover-state-wait-promotion\r\n\
+    $58\r\nslave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379\r\n>4\r\n+pmessage\r\n+*\r\n+-failover-abort-no-good-slave\r\n\
+    +master mymaster 10.0.0.1 6379\r\n*4\r\n+pmessage\r\n+*\r\n++switch-master\r\n+mymaster 10.0.0.1 6379 10.0.0.2 6379\r\n";
+const MEMORY_FILE: &str = r#"{"boot":"b","held":true,"last":{"run_id":"1a04","replication_id":"aa","held_at":7}}"#;
+const HISTORY: &str = r#"{"version":1,"master":"mymaster","last":{"at":7,"from":"10.0.0.1:6379","to":"[fd00::2]:6379","cause":{"keeper":"why"}}}"#;
 const ARGUMENTS: &str = "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379";
 const PARAMETERS: &str = "master=mymaster\nrw_port=6381\nro_port=6380\nredis_port=6379\nlease=2s\nopen_for=20s\nro_max_stale=60s\nattribute=a\nport=rw";
 
-const ALL: [&str; 13] = [
-    CIB, CRM_MON, SETTINGS, INFO, REPLIES, CLIENTS, SENTINELS, NODES, REQUEST, REPORT, PERMISSION, ARGUMENTS,
+const ALL: [&str; 16] = [
+    CIB,
+    CRM_MON,
+    SETTINGS,
+    INFO,
+    REPLIES,
+    CLIENTS,
+    SENTINELS,
+    NODES,
+    REQUEST,
+    REPORT,
+    PERMISSION,
+    ARGUMENTS,
     PARAMETERS,
+    EVENTS,
+    MEMORY_FILE,
+    HISTORY,
 ];
 
 /// One way of breaking a text; places are parts of 1000 of its length.
@@ -144,19 +184,44 @@ fn broken(sample: &str, how: &[Break]) -> Vec<u8> {
     bytes
 }
 
+/// A number that another run does not draw, or the one that is asked for.
+fn seed() -> u64 {
+    match std::env::var(SEED) {
+        Ok(seed) => seed.parse().unwrap_or_else(|_| panic!("{SEED}={seed} is no number")),
+        Err(_) => RandomState::new().hash_one(0),
+    }
+}
+
+/// What of a processor this thread has had.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
 /// Gives thousands of broken ones of `sample` to `read`.
 fn all_ways(sample: &str, read: impl Fn(&[u8])) {
-    let config = Config { cases: 3000, failure_persistence: None, ..Config::default() };
-    let ways = breaks();
-    TestRunner::new(config)
-        .run(&ways, |how| {
-            let bytes = broken(sample, &how);
-            let started = Instant::now();
-            read(&bytes);
-            prop_assert!(started.elapsed() < AT_MOST, "{:?} for {} bytes", started.elapsed(), bytes.len());
-            Ok(())
-        })
-        .unwrap();
+    some_ways(3000, sample, read);
+}
+
+fn some_ways(cases: u32, sample: &str, read: impl Fn(&[u8])) {
+    let seed = seed();
+    let config = Config { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(seed), ..Config::default() };
+    let outcome = TestRunner::new(config).run(&breaks(), |how| {
+        let bytes = broken(sample, &how);
+        let before = worked();
+        let ((), memory) = allocated::most(|| read(&bytes));
+        let took = worked() - before;
+        prop_assert!(took < AT_MOST, "{took:?} for {} bytes", bytes.len());
+        let most = MEMORY + MEMORY_PER_BYTE * bytes.len();
+        prop_assert!(memory <= most, "{memory} bytes of memory for {} bytes, at most {most}", bytes.len());
+        Ok(())
+    });
+    let trial = std::thread::current().name().unwrap_or_default().to_owned();
+    let again = format!("again: {SEED}={seed} cargo test --test hostile {trial}");
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(why, how)) => panic!("{why}\nby {how:?}\n{again}"),
+        Err(TestError::Abort(why)) => panic!("{why}\n{again}"),
+    }
 }
 
 /// The same for what reads text.
@@ -170,8 +235,13 @@ fn replies(bytes: &[u8]) -> Vec<Value> {
     // As they come from a network: in pieces.
     for piece in bytes.chunks(1000) {
         reader.received(piece);
-        while let Ok(Some(reply)) = reader.next_reply() {
-            all.push(reply);
+        loop {
+            match reader.next_reply() {
+                Ok(Some(reply)) => all.push(reply),
+                Ok(None) => break,
+                // Whoever reads gives the connection up.
+                Err(_) => return all,
+            }
         }
     }
     all
@@ -196,6 +266,8 @@ fn the_samples_are_understood() {
     assert_eq!(Marks::read(CLIENTS).of("mymaster", &nodes).len(), 2);
     assert!(settings(SETTINGS.as_bytes()));
     assert!(permission(PERMISSION.as_bytes()));
+    assert_eq!(replies(EVENTS.as_bytes()).iter().filter_map(events::understood).count(), 3);
+    assert!(remembers(MEMORY_FILE.as_bytes()) && knows_a_failover(HISTORY.as_bytes()));
 }
 
 #[test]
@@ -217,6 +289,7 @@ fn replies_of_redis_and_sentinel() {
             let _instance = instance::read(&all[from..]);
         }
     });
+    all_ways(EVENTS, |bytes| replies(bytes).iter().for_each(|reply| drop(events::understood(reply))));
     all_ways(INFO, |bytes| drop(instance::read(&[Value::BulkString(bytes.to_vec())])));
     all_texts(CLIENTS, |text| {
         let nodes = ["node1", "node2", "node3"].map(str::to_owned);
@@ -237,12 +310,30 @@ fn permission(bytes: &[u8]) -> bool {
     Store::under(directory.path(), "RedisGate").read().unwrap().is_some()
 }
 
+fn remembers(bytes: &[u8]) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("lease-RedisGate"), bytes).unwrap();
+    Memory::under(directory.path(), "RedisGate", &Behind::begin(), "b").read().last.is_some()
+}
+
+fn knows_a_failover(bytes: &[u8]) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("failover-mymaster"), bytes).unwrap();
+    History::under(directory.path(), &Behind::begin()).last("mymaster").is_some()
+}
+
 #[test]
 fn files_of_this_node() {
-    all_ways(SETTINGS, |bytes| {
+    some_ways(1000, MEMORY_FILE, |bytes| {
+        let _understood = remembers(bytes);
+    });
+    some_ways(1000, HISTORY, |bytes| {
+        let _understood = knows_a_failover(bytes);
+    });
+    some_ways(1000, SETTINGS, |bytes| {
         let _understood = settings(bytes);
     });
-    all_ways(PERMISSION, |bytes| {
+    some_ways(1000, PERMISSION, |bytes| {
         let _understood = permission(bytes);
     });
 }
@@ -263,4 +354,114 @@ fn parameters_arguments_and_the_keeper_s_socket() {
     all_texts(ARGUMENTS, |text| drop(hook::read_call(&text.split(' ').map(str::to_owned).collect::<Vec<_>>())));
     all_ways(REQUEST, |bytes| drop(serde_json::from_slice::<Request>(bytes)));
     all_ways(REPORT, |bytes| drop(serde_json::from_slice::<Vec<Report>>(bytes)));
+}
+
+/// The largest and the most deceptive replies that there can be: what a server that may be anybody makes us allocate is bounded,
+/// and what it only announces costs nothing.
+#[test]
+fn a_reply_costs_no_more_memory_than_its_bound() {
+    let line = "x".repeat(60_000);
+    let bulk = |bytes: usize| format!("${bytes}\r\n{}\r\n", "x".repeat(bytes));
+    let nested = |kind: &str, inner: &str| format!("*65536\r\n{}", format!("{kind}1\r\n{inner}").repeat(65_536));
+    let large = [
+        bulk(LONGEST_REPLY - 100),
+        format!("*131072\r\n{}", ":1\r\n".repeat(131_072)),
+        format!("*131072\r\n{}", "$1\r\nx\r\n".repeat(131_072)),
+        format!("*131072\r\n{}", "*0\r\n".repeat(131_072)),
+        format!("*131072\r\n{}", "-ERR no\r\n".repeat(131_072)),
+        format!("%65536\r\n{}", "+k\r\n*0\r\n".repeat(65_536)),
+        format!(">131072\r\n+pmessage\r\n{}", "*0\r\n".repeat(131_071)),
+        nested("*", ":1\r\n"),
+        nested("~", "-ERR no\r\n"),
+        format!("*200\r\n{}", format!("+{line}\r\n").repeat(200)),
+        format!("*16\r\n{}", bulk(1 << 20).repeat(15)),
+        // As a list of clients, each a keeper's.
+        {
+            let clients = "id=3 addr=10.0.0.2:40000 name=rolegate:m:n:closed age=5\n".repeat(LONGEST_REPLY / 60);
+            format!("${}\r\n{clients}\r\n", clients.len())
+        },
+        format!("*131073\r\n{}", ":1\r\n".repeat(131_073)),
+        "+".repeat(LONGEST_REPLY),
+        "*1\r\n".repeat(1 << 20),
+    ];
+    let announced = [
+        "$16777216\r\n",
+        "*131072\r\n",
+        "%65536\r\n",
+        "*131072\r\n*131072\r\n",
+        ">131072\r\n+a\r\n",
+        "=16777216\r\ntxt:",
+    ];
+    let nodes = ["n".to_owned()];
+    let read = |reply: &str| {
+        let ((), memory) = allocated::most(|| {
+            let mut all = replies(reply.as_bytes());
+            all.extend([Value::Nil, Value::BulkString(Vec::new())]);
+            let _answer = (sentinel::read_answer(&all[..3.min(all.len())]), instance::read(&all));
+            for reply in &all {
+                let _event = events::understood(reply);
+                if let Value::BulkString(bytes) = reply {
+                    let _seen = Marks::read(&String::from_utf8_lossy(bytes)).of("m", &nodes);
+                }
+            }
+        });
+        memory
+    };
+    for reply in &large {
+        let memory = read(reply);
+        let begins = &reply[..reply.len().min(30)];
+        println!("{begins:?}: {} bytes, {memory} of memory", reply.len());
+        assert!(memory <= REPLY_MEMORY, "{begins:?}..., {} bytes, makes us allocate {memory}", reply.len());
+    }
+    for reply in announced {
+        let memory = read(reply);
+        assert!(memory <= 64 << 10, "{reply:?} makes us allocate {memory} bytes");
+    }
+}
+
+/// The socket of the keeper as it is, with one that answers behind it.
+#[test]
+fn the_keeper_s_socket_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keeper.sock");
+    let (ready, listening) = std::sync::mpsc::channel();
+    let at = path.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let (sender, mut receiver) = tokio::sync::mpsc::channel::<Asked>(1);
+            tokio::spawn(socket::serve(socket::listen(&at).unwrap(), sender));
+            ready.send(()).unwrap();
+            while let Some((_, reply)) = receiver.recv().await {
+                let _gone = reply.send(Vec::new());
+            }
+        });
+    });
+    listening.recv().unwrap();
+    let said = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // It may have had enough before the end.
+        let _whole = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+        let mut text = String::new();
+        let end = stream.read_to_string(&mut text);
+        let slow = end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!slow, "the socket neither answers nor ends");
+        text
+    };
+    assert_eq!(said(REQUEST.as_bytes()), "[]");
+    some_ways(1000, REQUEST, |bytes| {
+        let answered = said(bytes);
+        let right = bytes.len() < 60_000 && serde_json::from_slice::<Request>(bytes).is_ok();
+        assert_eq!(answered, if right { "[]" } else { "" });
+    });
+    // More than it takes, without an end, and for ever by the byte.
+    assert_eq!(said(&[b' '; 1 << 20]), "");
+    let mut slow = UnixStream::connect(&path).unwrap();
+    let began = Instant::now();
+    while slow.write_all(b" ").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it still listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(said(REQUEST.as_bytes()), "[]");
 }

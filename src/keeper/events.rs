@@ -150,7 +150,8 @@ async fn listen_once(
 
 /// `pmessage PATTERN CHANNEL TEXT`, the text as Sentinel's documentation has it: `<type> <name> <ip> <port> [@ <master> <ip> <port>]`,
 /// and for +switch-master `<master> <old ip> <old port> <new ip> <new port>`.
-fn understood(reply: &Value) -> Option<SentinelEvent> {
+/// None for what is no event of use.
+pub fn understood(reply: &Value) -> Option<SentinelEvent> {
     let parts = match reply {
         Value::Array(parts) => parts.iter().filter_map(server::text).collect::<Vec<_>>(),
         Value::Push { data, .. } => data.iter().filter_map(server::text).collect(),

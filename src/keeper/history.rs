@@ -137,8 +137,8 @@ impl History {
         History::under(Path::new(memory::DIRECTORY), files)
     }
 
-    /// Reads all that is there at once: later on, leases would wait for the disk.
-    fn under(directory: &Path, files: &Behind) -> Self {
+    /// The same from the files in `directory`. Reads all that is there at once: later on, leases would wait for the disk.
+    pub fn under(directory: &Path, files: &Behind) -> Self {
         let mut books = BTreeMap::new();
         for file in fs::read_dir(directory).into_iter().flatten().flatten() {
             if !file.file_name().to_string_lossy().starts_with(PREFIX) {

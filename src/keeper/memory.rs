@@ -59,7 +59,8 @@ impl Memory {
         Memory::under(Path::new(DIRECTORY), instance, files, boot.trim())
     }
 
-    fn under(directory: &Path, instance: &str, files: &Behind, boot: &str) -> Self {
+    /// The same among the files in `directory`, in the boot `boot`.
+    pub fn under(directory: &Path, instance: &str, files: &Behind, boot: &str) -> Self {
         let path = directory.join(format!("lease-{}", file_name(instance)));
         Memory { path, boot: boot.to_owned(), files: files.clone() }
     }

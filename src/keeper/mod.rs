@@ -4,15 +4,15 @@
 //! One thread does all that a lease needs. What may take its time (closing with thousands of connections, Pacemaker's tools)
 //! runs beside it.
 
-mod behind;
+pub mod behind;
 mod connection;
 mod cut;
-mod events;
+pub mod events;
 mod group;
 mod handover;
 pub mod history;
 mod looks;
-mod memory;
+pub mod memory;
 mod priority;
 mod restart;
 mod roles;
