@@ -210,15 +210,20 @@ pub enum Permits {
 }
 
 impl Permits {
-    /// Reads it, for these ports and the role that [`own_role`] gives.
+    /// Reads it, for these ports and a node that is set so.
     ///
     /// # Errors
     /// [`StoreError`] where it cannot be told.
-    pub fn read(&self, ports: Ports, role: Option<Role>) -> Result<Permit, StoreError> {
+    pub fn read(&self, ports: Ports, own: Own) -> Result<Permit, StoreError> {
         let read = |store: &Store| -> Result<Option<Granted>, StoreError> {
             Ok(store.read()?.filter(|permission| permission.ports == ports).map(|permission| permission.granted))
         };
         match self {
+            // Pacemaker stops the gate for it, but not in maintenance mode, nor where it stands still.
+            Permits::Gate(store) if own.fenced => Ok(Permit {
+                granted: read(store)?.map(|granted| granted.min(Granted::Stopping)),
+                why: "an operator has fenced this node".into(),
+            }),
             Permits::Gate(store) => {
                 Ok(Permit { granted: read(store)?, why: "Pacemaker has not promoted the gate here".into() })
             }
@@ -227,14 +232,33 @@ impl Permits {
                 for (port, id, store) in blocks {
                     states.push((*port, id.as_str(), read(store)?));
                 }
-                Ok(derived(role, &states))
+                Ok(derived(own.role, &states))
             }
         }
     }
 
-    /// Whether this node's role counts.
-    pub fn by_role(&self) -> bool {
-        matches!(self, Permits::Blocks(_))
+    /// Whether it may be another one for a node that is set so.
+    pub fn differs(&self, one: Own, other: Own) -> bool {
+        match self {
+            Permits::Gate(_) => one.fenced != other.fenced,
+            Permits::Blocks(_) => one != other,
+        }
+    }
+}
+
+/// What the CIB says of this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Its role, where that counts: see [`own_role`].
+    pub role: Option<Role>,
+    /// An operator keeps its ports closed.
+    pub fenced: bool,
+}
+
+impl Own {
+    /// Of `node`, in the attribute of one master name.
+    pub fn of(node: &Node, attribute: &str) -> Self {
+        Own { role: own_role(node, attribute), fenced: roles::fenced(node) }
     }
 }
 

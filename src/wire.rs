@@ -9,6 +9,9 @@ use redis::Value;
 /// The longest reply that is read, in bytes. `CLIENT LIST` of ten thousand clients is about 4 MB.
 pub const LONGEST_REPLY: usize = 16 << 20;
 
+/// How much memory a stream keeps between replies.
+const KEPT: usize = 64 << 10;
+
 /// The longest line: a status, an error or a number.
 const LONGEST_LINE: usize = 64 << 10;
 
@@ -37,15 +40,28 @@ pub fn pack<W: AsRef<str>>(commands: &[&[W]]) -> Vec<u8> {
 }
 
 /// Bytes as they come in, given out as replies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replies {
+    /// How long one may be.
+    longest: usize,
     bytes: Vec<u8>,
     /// Where the first reply that was not given out yet begins.
     start: usize,
     scan: Scan,
 }
 
+impl Default for Replies {
+    fn default() -> Self {
+        Replies::of_at_most(LONGEST_REPLY)
+    }
+}
+
 impl Replies {
+    /// None of which is longer than `longest` bytes, which is [`LONGEST_REPLY`] at most.
+    pub fn of_at_most(longest: usize) -> Self {
+        Replies { longest: longest.min(LONGEST_REPLY), bytes: Vec::new(), start: 0, scan: Scan::default() }
+    }
+
     /// Adds what was received.
     pub fn received(&mut self, bytes: &[u8]) {
         if self.start > 0 {
@@ -54,7 +70,16 @@ impl Replies {
             self.scan.searched = self.scan.searched.saturating_sub(self.start);
             self.start = 0;
         }
+        // What one long reply took is not kept for ever.
+        if self.bytes.is_empty() {
+            self.bytes.shrink_to(KEPT);
+        }
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// From now on none is longer than that.
+    pub fn limit(&mut self, longest: usize) {
+        self.longest = longest.min(LONGEST_REPLY);
     }
 
     /// The next reply, if all of it is there. An error reply is a [`Value::ServerError`].
@@ -63,8 +88,8 @@ impl Replies {
     /// [`WireError`].
     pub fn next_reply(&mut self) -> Result<Option<Value>, WireError> {
         let Some(end) = self.scan.end(&self.bytes, self.start)? else {
-            if self.bytes.len() - self.start > LONGEST_REPLY {
-                return Err(WireError(format!("longer than {LONGEST_REPLY} bytes")));
+            if self.bytes.len() - self.start > self.longest {
+                return Err(WireError(format!("longer than {} bytes", self.longest)));
             }
             return Ok(None);
         };
@@ -204,6 +229,21 @@ mod tests {
         assert!(read(&endless).is_err());
         let many = format!("*{}\r\n", MOST_ELEMENTS / 2 + 1);
         assert!(read(&[format!("*2\r\n{many}{}{many}", ":1\r\n".repeat(MOST_ELEMENTS / 2 + 1)).as_bytes()]).is_err());
+    }
+
+    #[test]
+    fn a_stream_has_a_limit_of_its_own_and_gives_memory_back() {
+        let mut replies = Replies::of_at_most(100);
+        replies.received(b"$200\r\n");
+        assert_eq!(replies.next_reply(), Ok(None));
+        replies.received(&[b'x'; 100]);
+        assert!(replies.next_reply().unwrap_err().to_string().contains("100 bytes"));
+        let mut replies = Replies::default();
+        replies.received(format!("$1000000\r\n{}\r\n", "x".repeat(1_000_000)).as_bytes());
+        assert!(replies.next_reply().unwrap().is_some());
+        replies.received(b"+OK\r\n");
+        assert!(replies.bytes.capacity() < 1_000_000);
+        assert_eq!(replies.next_reply(), Ok(Some(Value::Okay)));
     }
 
     #[test]

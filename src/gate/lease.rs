@@ -23,7 +23,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use super::{GateError, LONGEST, Ports, iptables, nft};
+use super::{Desired, GateError, LONGEST, Ports, Want, iptables, nft};
 
 /// Below this the timeouts of a lease would be rounded by a large part of them: clocks tick every 10 ms at worst.
 const SHORTEST_PART: Duration = Duration::from_millis(10);
@@ -35,6 +35,7 @@ const SHORTEST_ON_IPTABLES: Duration = Duration::from_secs(1);
 /// It stays on the network namespace in which it was made. Dropping it leaves arms and open port to run out.
 #[derive(Debug)]
 pub struct Leasing {
+    ports: Ports,
     holder: Holder,
     deadline: Duration,
 }
@@ -104,12 +105,12 @@ impl Held {
 impl Leasing {
     pub(super) fn on_nft(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
         let holder = nft::lease::Holder::begin(ports, fresh(), until)?;
-        Ok(Leasing { holder: Holder::Nft(holder), deadline })
+        Ok(Leasing { ports, holder: Holder::Nft(holder), deadline })
     }
 
     pub(super) fn on_iptables(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
         let holder = iptables::lease::Holder::begin(ports, fresh(), until)?;
-        Ok(Leasing { holder: Holder::Iptables(holder), deadline })
+        Ok(Leasing { ports, holder: Holder::Iptables(holder), deadline })
     }
 
     /// The same right, whose calls take no longer than `deadline` each: for a caller that must not wait.
@@ -168,6 +169,19 @@ impl Leasing {
         match &mut self.holder {
             Holder::Nft(holder) => holder.look(until),
             Holder::Iptables(holder) => holder.look(until),
+        }
+    }
+
+    /// Closes the port, and takes this and all other rights to lease it away; [`Leasing::look`] goes on showing what there is. Established
+    /// connections are blocked by that, but not cut, and nobody is waited for: [`Gate::set`](super::Gate::set) sees to the rest.
+    ///
+    /// # Errors
+    /// As [`Leasing::look`].
+    pub fn shut(&mut self) -> Result<(), GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(_) => nft::shut(&[self.ports.rw], until),
+            Holder::Iptables(_) => iptables::shut(self.ports, Desired { ro: Want::Keep, rw: Want::Close }, until),
         }
     }
 

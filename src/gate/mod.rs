@@ -521,13 +521,14 @@ impl Gate {
             return Err(refusal);
         }
         let _lock = self.lock(Desired::KEEP, until)?;
+        // What the other firewall holds was opened before this one was chosen: nobody would look at it again.
         match self.change(carrier, Desired::KEEP, until)?.backend {
             Backend::Nft => {
-                iptables::withdraw(self.ports.rw, until)?;
+                iptables::shut(self.ports, Desired { ro: Want::Keep, rw: Want::Close }, until)?;
                 Leasing::on_nft(self.ports, self.deadline, until)
             }
             Backend::Iptables(_) => {
-                nft::withdraw(self.ports.rw, until)?;
+                nft::shut(&[self.ports.rw], until)?;
                 Leasing::on_iptables(self.ports, self.deadline, until)
             }
         }

@@ -27,6 +27,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// The pause after a connection that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
+/// The longest reply, in bytes, unless another limit is set.
+const LONGEST: usize = 256 << 10;
+
 /// What happened on a connection.
 #[derive(Debug)]
 pub enum Event<Tag> {
@@ -150,6 +153,13 @@ impl<Tag> Connection<Tag> {
             }
             Ok(_) => self.lose(AskError::Silent),
             Err(error) => self.lose(because(&error)),
+        }
+    }
+
+    /// From now on no reply to it is longer than that, in bytes.
+    pub fn limit(&mut self, longest: usize) {
+        if let State::Up(up) = &mut self.state {
+            up.incoming.limit(longest);
         }
     }
 
@@ -319,7 +329,7 @@ fn random() -> u64 {
 
 impl<Tag> Established<Tag> {
     fn new(stream: TcpStream) -> Self {
-        let (incoming, open) = (Replies::default(), VecDeque::new());
+        let (incoming, open) = (Replies::of_at_most(LONGEST), VecDeque::new());
         Established { stream, incoming, open, login: false, answered: false }
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -19,6 +18,9 @@ const WITHIN: Duration = Duration::from_secs(1);
 
 /// After so long without an event the Sentinel is asked for a sign of life.
 const QUIET: Duration = Duration::from_secs(4);
+
+/// The longest event that is read, in bytes. Sentinel's have a few hundred.
+const LONGEST_EVENT: usize = 64 << 10;
 
 /// The events that a keeper wants: whatever may change who is named.
 const CHANNELS: [&str; 13] = [
@@ -77,12 +79,12 @@ pub enum Says {
     Other,
 }
 
-/// Listens to the Sentinel at `address` for ever, and remakes the connection when it is lost. What was
+/// Listens to the Sentinel at `address` for ever, tells each event at once, and remakes the connection when it is lost. What was
 /// missed meanwhile the next round finds out.
-pub async fn listen(address: SocketAddr, credentials: Credentials, events: broadcast::Sender<SentinelEvent>) {
+pub async fn listen(address: SocketAddr, credentials: Credentials, tell: impl Fn(SentinelEvent)) {
     let mut said = None;
     loop {
-        match listen_once(address, &credentials, &events).await {
+        match listen_once(address, &credentials, &tell).await {
             Err(Lost::Refused(why)) => {
                 if said.as_ref() != Some(&why) {
                     warn!("Sentinel {address} sends no events: {why}");
@@ -113,7 +115,7 @@ impl<E: std::error::Error> From<E> for Lost {
 async fn listen_once(
     address: SocketAddr,
     credentials: &Credentials,
-    events: &broadcast::Sender<SentinelEvent>,
+    tell: &impl Fn(SentinelEvent),
 ) -> Result<Infallible, Lost> {
     let mut stream = timeout(WITHIN, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
@@ -121,7 +123,7 @@ async fn listen_once(
     let subscribe: Vec<String> = ["PSUBSCRIBE"].iter().chain(&CHANNELS).map(|&word| word.to_owned()).collect();
     let commands: Vec<&[String]> = login.iter().map(Vec::as_slice).chain([&subscribe[..]]).collect();
     timeout(WITHIN, stream.write_all(&wire::pack(&commands))).await??;
-    let mut replies = Replies::default();
+    let mut replies = Replies::of_at_most(LONGEST_EVENT);
     let mut buffer = vec![0; 4096];
     loop {
         // A Sentinel whose host is gone says nothing for ever. One that lives answers this.
@@ -141,8 +143,7 @@ async fn listen_once(
                 return Err(Lost::Refused(denial.to_string()));
             }
             if let Some(event) = understood(&reply) {
-                // Nobody listens where the cluster has no gate.
-                let _nobody = events.send(event);
+                tell(event);
             }
         }
     }

@@ -32,16 +32,15 @@ use crate::gate::{
     self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
 };
 use crate::instance::{self, Instance, ServerRole};
-use crate::layout::{Guard, Permit, Permits, own_role};
+use crate::layout::{Guard, Own, Permit, Permits};
 use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, Watch, mark};
 use crate::pacemaker::Cib;
 use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
-use crate::role::Role;
-use crate::roles::fenced;
 use crate::sentinel::{self, About, Heard, LocalServer, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
+use crate::wire;
 
 /// From one round to the next.
 pub const EVERY: Duration = Duration::from_millis(400);
@@ -133,6 +132,8 @@ pub struct Group {
     cut: cut::Cut,
     cib: Option<Arc<Cib>>,
     leasing: Option<Leasing>,
+    /// The one before, which closed.
+    shut: Option<Leasing>,
     granted: Option<Granted>,
     /// What Pacemaker permits could not be read.
     unreadable: bool,
@@ -303,6 +304,7 @@ impl Group {
             cut: cut::Cut::default(),
             cib: None,
             leasing: None,
+            shut: None,
             granted: None,
             unreadable: false,
             not_granted: Cow::Borrowed("just started"),
@@ -409,10 +411,11 @@ impl Group {
             Note::Look => self.begin_round_now(),
             Note::Event(event) => self.event(event),
             Note::Cluster(cib) => {
-                let role = self.role();
+                let before = self.own();
                 self.cib = Some(cib);
                 self.keep_roles();
-                if self.permits.by_role() && role != self.role() {
+                if self.permits.differs(before, self.own()) {
+                    self.tended = None;
                     self.begin_round_now();
                 }
             }
@@ -476,7 +479,7 @@ impl Group {
         let now = Instant::now();
         // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
         let held = self.look();
-        match self.permits.read(self.params.ports, self.role()) {
+        match self.permits.read(self.params.ports, self.own()) {
             Ok(Permit { granted, why }) => (self.granted, self.not_granted, self.unreadable) = (granted, why, false),
             Err(error) => {
                 self.unreadable = true;
@@ -547,7 +550,7 @@ impl Group {
     fn begun(&mut self, result: Result<Leasing, GateError>) {
         match result {
             Ok(leasing) => {
-                self.leasing = Some(leasing.within(AT_ONCE));
+                (self.leasing, self.shut) = (Some(leasing.within(AT_ONCE)), None);
                 self.begin_round_now();
             }
             Err(error) => self.say_broken(&error),
@@ -742,6 +745,9 @@ impl Group {
             let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
             let commands: Vec<&[&str]> = set.iter().chain(&question).map(Vec::as_slice).collect();
             let asked = Asked::Question { round: self.round.number, marked: mark.is_some(), looks };
+            if looks {
+                line.connection.limit(wire::LONGEST_REPLY);
+            }
             line.connection.ask(asked, &commands);
             line.mark = mark.or(line.mark);
         }
@@ -780,7 +786,8 @@ impl Group {
 
     /// What is true of the firewall at this moment; None where that cannot be told.
     fn mark_now(&mut self) -> Option<Mark> {
-        let held = self.leasing.as_mut()?.look().ok()?;
+        // What was shut holds no right, and sees as much.
+        let held = self.leasing.as_mut().or(self.shut.as_mut())?.look().ok()?;
         if held.is_nothing() && self.round.armed.is_none() {
             return Some(Mark::Closed);
         }
@@ -1037,8 +1044,14 @@ impl Group {
     /// Closes for writing, and marks it so when it is done.
     fn close(&mut self, why: &str) {
         if self.closing.is_none() {
-            // Its arms go with the closing.
-            self.leasing = None;
+            // In the kernel at once; connections are cut, and all is seen to, beside the lease.
+            if let Some(mut leasing) = self.leasing.take() {
+                if let Err(error) = leasing.shut() {
+                    self.say_broken(&error);
+                }
+                self.shut = Some(leasing);
+                self.tick.reset_immediately();
+            }
             let gate = self.gate.clone();
             self.closing = Some(spawn_blocking(move || gate.set(Desired { ro: Want::Keep, rw: Want::Close })));
         }
@@ -1069,7 +1082,9 @@ impl Group {
 
     /// The read-only port's time, and a firewall that somebody flushed.
     fn keep_ro(&mut self, now: Instant) {
-        if !self.granted.is_some_and(may_read) || self.mending.is_some() || self.closing.is_some() {
+        // A gate's agent closes it otherwise.
+        let fenced = self.own().fenced;
+        if !fenced && !self.granted.is_some_and(may_read) || self.mending.is_some() || self.closing.is_some() {
             return;
         }
         if self.tended.is_some_and(|at| now - at < TEND_EVERY) {
@@ -1077,18 +1092,21 @@ impl Group {
         }
         self.tended = Some(now);
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);
-        let (permits, ports, role) = (self.permits.clone(), self.params.ports, self.role());
+        let (permits, ports, own) = (self.permits.clone(), self.params.ports, self.own());
         self.mending = Some(spawn_blocking(move || {
             let state = gate.state()?;
             let lasts = match state.ro {
                 PortState::Open { remaining } => remaining,
                 PortState::Closed => Duration::ZERO,
             };
+            if fenced {
+                return if lasts.is_zero() { Ok(()) } else { gate.set(Desired::CLOSED).map(drop) };
+            }
             if state.baseline == Baseline::Intact && lasts > open_for * 3 / 4 {
                 return Ok(());
             }
             // The agent may be about to take the permission away.
-            let allowed = move || permits.read(ports, role).is_ok_and(|permit| permit.granted.is_some_and(may_read));
+            let allowed = move || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
             gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed).map(drop)
         }));
     }
@@ -1197,11 +1215,12 @@ impl Group {
             _ => None,
         };
         let Some(me) = cib.node(&self.common.me) else { return };
+        let own = self.own();
         let seen = veto::Seen {
             now,
             granted: self.granted,
-            role: own_role(me, &self.params.attribute),
-            fenced: fenced(me),
+            role: own.role,
+            fenced: own.fenced,
             paused: self.unreadable || cib.leaves_alone(&self.gate_id, me),
             named: self.about == About::Named,
             local,
@@ -1241,9 +1260,10 @@ impl Group {
         Report { gate, master, open, why, other, last_failover }
     }
 
-    /// This node's role in the cluster's configuration.
-    fn role(&self) -> Option<Role> {
-        own_role(self.cib.as_ref()?.node(&self.common.me)?, &self.params.attribute)
+    /// What the cluster's configuration says of this node.
+    fn own(&self) -> Own {
+        let node = self.cib.as_ref().and_then(|cib| cib.node(&self.common.me));
+        node.map_or_else(Own::default, |node| Own::of(node, &self.params.attribute))
     }
 
     fn moment(&self, at: Instant) -> Moment {

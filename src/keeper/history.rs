@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::behind::Behind;
 use super::events::{SentinelEvent, Step};
@@ -169,20 +168,12 @@ impl History {
         }
     }
 
-    /// Takes note of Sentinels' events, for ever.
-    pub async fn follow(self, mut events: broadcast::Receiver<SentinelEvent>) {
-        loop {
-            match events.recv().await {
-                Ok(event) => {
-                    let Some(step) = &event.step else { continue };
-                    let new = self.lock().entry(event.master.clone()).or_default().heard(step, now());
-                    if new {
-                        self.keep(&event.master);
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
+    /// Takes note of a Sentinel's event. Of master names that this node has a gate for: a stranger could name any number of them.
+    pub fn heard(&self, event: &SentinelEvent) {
+        let Some(step) = &event.step else { return };
+        let new = self.lock().entry(event.master.clone()).or_default().heard(step, now());
+        if new {
+            self.keep(&event.master);
         }
     }
 

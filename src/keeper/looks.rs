@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::connection::{Connection, Event};
 use crate::lease::mark::Marks;
 use crate::server::{self, Credentials, Value};
+use crate::wire;
 
 /// From one look to the next. Less than 0.9 G, by more than an answer takes.
 const EVERY: Duration = Duration::from_millis(400);
@@ -110,6 +111,7 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
             None if connection.waiting_for(Instant::now()).is_none() => connection.ask((), &[&QUESTION[..]]),
             Some(Event::Up | Event::TakenOver) => {
                 tick.reset();
+                connection.limit(wire::LONGEST_REPLY);
                 connection.ask((), &[&QUESTION[..]]);
             }
             Some(Event::Answer(answer)) => {

@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -33,7 +33,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::mpsc::WeakSender;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{info, warn};
 
@@ -45,10 +46,12 @@ use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
 use behind::Behind;
+use events::SentinelEvent;
 use group::{Common, Group, Note};
 use handover::Lines;
+use history::History;
 use looks::Looks;
-use socket::{Asked, Report, Request};
+use socket::{Asked, Request};
 
 /// Held by the one keeper of a node.
 const LOCK: &str = "/run/rolegate/keeper.lock";
@@ -120,18 +123,18 @@ struct Running {
 }
 
 async fn keep(settings: Settings, kept: Lines) -> Result<()> {
-    let (asked_sender, mut asked) = mpsc::channel::<Asked>(16);
+    let (asked_sender, asked) = mpsc::channel::<Asked>(16);
     let listener = socket::listen(Path::new(socket::PATH)).with_context(|| socket::PATH.to_owned())?;
     tokio::spawn(socket::serve(listener, asked_sender));
     tokio::spawn(tell_systemd());
-    let (event_sender, mut events) = broadcast::channel::<events::SentinelEvent>(256);
     let files = Behind::begin();
-    let history = history::History::read(&files);
-    tokio::spawn(history.clone().follow(event_sender.subscribe()));
+    let history = History::read(&files);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let changed = Arc::new(Notify::new());
     watch_cib(changed.clone());
+    let wires = Wires::default();
+    tokio::spawn(answer_all(asked, wires.clone(), changed.clone()));
     let mut common: Option<Common> = None;
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
@@ -144,20 +147,6 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some((request, reply)) = asked.recv() => {
-                answer(&groups, request, reply);
-                // A group that waited for its permission to be withdrawn ends when it is told of that.
-                if !groups.values().any(|running| running.task.is_finished()) {
-                    continue;
-                }
-            }
-            Ok(event) = events.recv() => {
-                for running in groups.values() {
-                    // A group that is that far behind looks by itself.
-                    let _full = running.notes.try_send(Note::Event(event.clone()));
-                }
-                continue;
-            }
             () = changed.notified() => {}
             _ = read_again.tick() => {}
         }
@@ -191,7 +180,8 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         let mut looks_at = |address: SocketAddr| {
             looks.entry(address).or_insert_with(|| Looks::begin(address, settings.sentinel.clone())).clone()
         };
-        follow(common, &cib, &mut groups, &mut looks_at).await;
+        let told = follow(common, &cib, &mut groups, &mut looks_at).await;
+        wires.lead_to(&groups);
         kept.forget_the_rest();
         looks.retain(|_, looks| looks.is_shared());
         let wanted: BTreeSet<SocketAddr> = groups
@@ -208,13 +198,14 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         });
         for address in wanted {
             listeners.entry(address).or_insert_with(|| {
-                tokio::spawn(events::listen(address, settings.sentinel.clone(), event_sender.clone()))
+                let (wires, history) = (wires.clone(), history.clone());
+                let tell = move |event| wires.tell(event, &history);
+                tokio::spawn(events::listen(address, settings.sentinel.clone(), tell))
             });
         }
-        for running in groups.values() {
-            let _full = running.notes.try_send(Note::Cluster(cib.clone()));
-        }
-        last = Some(cib);
+        let all = groups.values().all(|running| running.notes.try_send(Note::Cluster(cib.clone())).is_ok());
+        // One that is too busy to be told is told at the next look.
+        last = Some(cib).filter(|_| told && all);
     }
     info!("ending; what is open stays so for the rest of its lease");
     kept.hand_over();
@@ -256,13 +247,14 @@ async fn tell_systemd() {
 }
 
 /// Begins, changes and ends the groups, so that there is one for each gate of the CIB, or the blocks in its place, with a record that
-/// has this node.
+/// has this node. Says whether all have been told what is new to them.
 async fn follow(
     common: &Common,
     cib: &Cib,
     groups: &mut BTreeMap<String, Running>,
     looks_at: &mut (dyn FnMut(SocketAddr) -> Looks + Send),
-) {
+) -> bool {
+    let mut told = true;
     let (guards, bad) = layout::guards(cib);
     for (resource, error) in &bad {
         // What is kept stays as it is: a slip of the pen must not close a port.
@@ -310,13 +302,15 @@ async fn follow(
                 continue;
             }
             if same_proof(&running.guard.params, &guard.params) && !ended {
-                let _full = running.notes.try_send(Note::Guard(Box::new(guard.clone())));
-                running.guard = guard;
+                match running.notes.try_send(Note::Guard(Box::new(guard.clone()))) {
+                    Ok(()) => running.guard = guard,
+                    Err(_) => told = false,
+                }
                 continue;
             }
             // What is open must not stand on two records: the old one holds until this node has no permission.
             if !ended {
-                let _full = running.notes.try_send(Note::Outdated);
+                told &= running.notes.try_send(Note::Outdated).is_ok();
                 continue;
             }
             last_length = Some(running.guard.params.lease.max(running.last_length.unwrap_or_default()));
@@ -338,6 +332,7 @@ async fn follow(
         info!(MASTER = %master, "{master}: kept for {id}");
         groups.insert(id, Running { guard, last_length, notes, task: tokio::spawn(group.run()) });
     }
+    told
 }
 
 /// Whether all that a proof stands on is the same.
@@ -351,32 +346,81 @@ async fn end(running: Running) {
     let _ended = running.task.await;
 }
 
-fn answer(groups: &BTreeMap<String, Running>, request: Request, reply: oneshot::Sender<Vec<Report>>) {
-    let mut reports = Vec::new();
-    for running in groups.values() {
-        let concerned = match &request {
-            Request::Report => true,
-            Request::Permission(id) => running.guard.resources().any(|resource| resource.id == *id),
-            Request::Failover(master) => *master == running.guard.params.master,
+/// The ways to the groups that there are, for what cannot wait until the cluster's configuration has been read.
+#[derive(Clone, Default)]
+struct Wires(Arc<Mutex<Vec<Wire>>>);
+
+struct Wire {
+    master: String,
+    resources: Vec<String>,
+    /// A group ends when nobody can tell it anything any more: this is nobody.
+    notes: WeakSender<Note>,
+}
+
+impl Wires {
+    fn lead_to(&self, groups: &BTreeMap<String, Running>) {
+        let wire = |running: &Running| Wire {
+            master: running.guard.params.master.clone(),
+            resources: running.guard.resources().map(|resource| resource.id.clone()).collect(),
+            notes: running.notes.downgrade(),
         };
-        if concerned {
-            if request != Request::Report {
-                let _full = running.notes.try_send(Note::Look);
-            }
-            let (sender, receiver) = oneshot::channel();
-            let _full = running.notes.try_send(Note::Report(sender));
-            reports.push(receiver);
+        *self.lock() = groups.values().map(wire).collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Wire>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The groups that are concerned.
+    fn to(&self, concerned: impl Fn(&Wire) -> bool) -> Vec<mpsc::Sender<Note>> {
+        self.lock().iter().filter(|wire| concerned(wire)).filter_map(|wire| wire.notes.upgrade()).collect()
+    }
+
+    fn tell(&self, event: SentinelEvent, history: &History) {
+        let concerned = self.to(|wire| wire.master == event.master);
+        if concerned.is_empty() {
+            return;
+        }
+        history.heard(&event);
+        for notes in concerned {
+            // One that is that far behind looks by itself.
+            let _full = notes.try_send(Note::Event(event.clone()));
         }
     }
-    tokio::spawn(async move {
-        let mut told = Vec::new();
-        for report in reports {
-            if let Ok(Ok(report)) = tokio::time::timeout(REPORT_WITHIN, report).await {
-                told.push(report);
+}
+
+/// Answers what comes through the socket.
+async fn answer_all(mut asked: mpsc::Receiver<Asked>, wires: Wires, changed: Arc<Notify>) {
+    while let Some((request, reply)) = asked.recv().await {
+        let mut reports = Vec::new();
+        let concerned = wires.to(|wire| match &request {
+            Request::Report => true,
+            Request::Permission(id) => wire.resources.contains(id),
+            Request::Failover(master) => *master == wire.master,
+        });
+        for notes in concerned {
+            if request != Request::Report {
+                let _full = notes.try_send(Note::Look);
             }
+            let (sender, receiver) = oneshot::channel();
+            let _full = notes.try_send(Note::Report(sender));
+            reports.push(receiver);
         }
-        let _gone = reply.send(told);
-    });
+        let changed = changed.clone();
+        tokio::spawn(async move {
+            let mut told = Vec::new();
+            for report in reports {
+                if let Ok(Ok(report)) = tokio::time::timeout(REPORT_WITHIN, report).await {
+                    told.push(report);
+                }
+            }
+            let _gone = reply.send(told);
+            // A group that waited for its permission to be withdrawn ends when it is told of that.
+            if request != Request::Report {
+                changed.notify_one();
+            }
+        });
+    }
 }
 
 /// Pacemaker's name for this node: as a keeper before this one learned it in this boot (one that is restarted has no time to ask), from

@@ -18,8 +18,11 @@ use super::history::Failover;
 /// Where it is. Group haclient may speak to it: Sentinel's hook is in it.
 pub const PATH: &str = "/run/rolegate/keeper.sock";
 
-/// The longest request and the longest reply, in bytes.
+/// The longest request, in bytes.
 const LONGEST: u64 = 64 << 10;
+
+/// The longest reply, in bytes: a report of a master name has some hundred.
+const LONGEST_REPLY: u64 = 4 << 20;
 
 /// How long one conversation may take.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -75,7 +78,7 @@ fn ask_at(path: &Path, request: &Request) -> io::Result<Vec<Report>> {
     stream.write_all(serde_json::to_string(request)?.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
-    stream.take(LONGEST).read_to_string(&mut text)?;
+    stream.take(LONGEST_REPLY).read_to_string(&mut text)?;
     Ok(serde_json::from_str(&text)?)
 }
 

@@ -16,6 +16,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("status_answers_within_three_seconds_with_two_hosts_frozen", frozen),
     ("fencing_the_primary_closes_it_before_the_command_returns", fence),
     ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
+    ("a_fence_closes_both_ports_where_pacemaker_does_nothing", fence_in_maintenance),
     ("a_gate_with_the_ports_of_another_is_refused_and_harms_nothing", newcomer),
     ("without_quorum_nothing_is_written", minority),
     ("sentinels_that_name_a_loopback_a_host_name_or_a_vip_open_no_gate", names_nobody),
@@ -276,6 +277,26 @@ fn fence(bed: &Bed) -> Result<()> {
     ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
     rolegate(&node, &["unfence", primary])?;
     bed.host(last)?.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn fence_in_maintenance(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let maintenance = |on: &str| node.ask("crm_attribute", &["-n", "maintenance-mode", "-v", on]).map(drop);
+    maintenance("true")?;
+    let tried = || -> Result<()> {
+        rolegate(&node, &["fence", primary])?;
+        let state: Value = serde_json::from_str(&bed.host(primary)?.ask("rolegate-port", &["state", "--json"])?)?;
+        ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{primary}: {state}");
+        let lifted = rolegate(&node, &["unfence", primary])?;
+        ensure!(lifted.text.contains(&format!("{primary} takes writes at")), "{lifted:?}");
+        ensure!(gates::open_gates(bed)? == [primary]);
+        Ok(())
+    };
+    let tried = tried();
+    maintenance("false")?;
+    tried?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 

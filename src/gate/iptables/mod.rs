@@ -202,14 +202,6 @@ pub fn targets(until: Instant) -> Result<plan::Gates, GateError> {
     Ok(plan::gates(&sets(until)?))
 }
 
-/// Takes all arms of `port` from whoever holds them; what is open stays so.
-///
-/// # Errors
-/// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
-pub fn withdraw(port: u16, until: Instant) -> Result<(), GateError> {
-    lease::withdraw_from(&sets(until)?, port, until)
-}
-
 /// Makes baseline and change, reads back and verifies.
 ///
 /// # Errors

@@ -244,19 +244,6 @@ pub fn shut(ports: &[u16], until: Instant) -> Result<(), GateError> {
     })
 }
 
-/// Takes all arms of `port` from whoever holds them; what is open stays so.
-///
-/// # Errors
-/// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
-pub fn withdraw(port: u16, until: Instant) -> Result<(), GateError> {
-    again(until, || {
-        let Some(seen) = read(until)?.filter(Seen::is_ours) else { return Ok(()) };
-        let gone: Vec<plan::Element> = plan::withdraw(&seen, port).collect();
-        // Nothing else is touched, so nothing else needs to be as it was.
-        if gone.is_empty() { Ok(()) } else { elements::change(&gone, None, until).map_err(refused) }
-    })
-}
-
 fn refused(error: io::Error) -> GateError {
     GateError::of_kernel("changing table inet rolegate", error)
 }
