@@ -6,10 +6,12 @@
 //!
 //! # What is explored
 //! Time is in ticks, and everything that is remembered of it is an age, which counts no further than the longest
-//! window. So there are finitely many states, and a search ends by itself, without a bound on time or depth. What is
-//! bounded is said by [`Model`]'s fields: how often a living line breaks, how many connections arrive late, and that one
-//! node has at most two connections at one Sentinel; with three nodes, the number of steps, too. [`main`] lists the
-//! scenarios; each prints how many states it has. Each fault that is seeded is found in a scenario that holds without it.
+//! window. So there are finitely many states, and a search ends by itself, without a bound on time or on the number of
+//! steps. What is bounded: three Sentinels; leases of two to four ticks, an arm of one, G of two; how often a single line
+//! breaks while its keeper and its Sentinel live (twice at most), and how many connections arrive late (one); that a node
+//! has at most two connections at one Sentinel; and not all of it at once, but as [`main`]'s scenarios have it. Each
+//! prints how many states it has. Sentinels and keepers restart as often as they like, where they do. Each fault that is
+//! seeded is found in a scenario that holds without it.
 //! (stateright tells states apart by 64 bits of hash: some 10^7 states miss one with a chance of one in 10^5.)
 //!
 //! Steps happen in any order, at any moment, or never: a keeper that is stopped, a message that is lost or late and
@@ -22,6 +24,10 @@
 //! - **The acquirer asks two Sentinels**, the majority of that acquisition. Whatever it does at others can only keep
 //!   nodes from opening. So those have no state: they give every holder whatever evidence it likes. (Two holders may so
 //!   be open at once. That is no finding: one of them and the acquirer is what is looked for.)
+//! - **Two nodes are enough**, as long as the record does not change: whether one node is free for another depends on the
+//!   lines of these two alone, and to need a third one to be free as well only keeps nodes from opening. So in any story of
+//!   three nodes, leave out what the third one does, and the others can still do the same. One scenario has three nodes all the
+//!   same, with lines that do not break; holders do not look at each other there, and so open more easily.
 //! - **Sentinels name whoever asks.** Evidence that does not name a node is worth less than evidence that does
 //!   ([`lease::renews`] and [`lease::acquires`] count the latter), and nothing else that a Sentinel answers is used.
 //! - **A question is sent, processed and answered at one moment**, and armed for at the first. An earlier sending or
@@ -30,8 +36,17 @@
 //!   nobody free.
 //! - **Keepers look in each tick, once at a moment of their own**, as long as they have a line. A look that is left
 //!   out only restarts windows; a further one only shows more changes.
-//! - **A Sentinel that restarts** is all its lines breaking, one after the other; **a keeper that restarts** gives up its
-//!   lines and its question, and keeps the open element.
+//! - **A Sentinel that restarts** ends all lines at one moment, those that nobody has accepted yet and those of the looks
+//!   as well, and what was seen there before is of no use.
+//! - **A keeper that restarts** loses its question and its arm, and keeps the open element. Either it gives up its lines, or
+//!   it hands over those on which questions count. What it had still sent there is processed before anything that the next
+//!   one sends, and so is the same as if it had come in time; to it, nothing is answered. The next one even goes on with
+//!   what it had seen: to begin anew only restarts windows.
+//! - **On `ipset`** no swap sees to it that the open element lives and that the arm is young. Both are read before it, with the
+//!   answers ([`What::Check`]), and the swap then comes at any moment, or never, and gives the port what the arm has left of a
+//!   whole lease. So a renewal can open a port that has closed. (Again of two that are open at once, the acquirer is the one that took
+//!   its lease later, by that reading. A swap of the other that comes while the acquirer is open could as well have come when
+//!   that opened.)
 //! - **Clocks are perfect**, so the numbers are the sharp ones that perfect clocks allow: looks less than G apart, and
 //!   W just above L + A. Expiry is as late as it can be: an arm still works, and a gate still is open, at the very moment
 //!   of its deadline.
@@ -83,6 +98,18 @@ enum Fault {
     LooksApart,
     AgeIgnored,
     LookBeforeMark,
+    /// With three nodes: one other that is free is enough.
+    OneIsFree,
+    /// A line that a keeper takes over counts though it had not settled.
+    TakenOverUnsettled,
+    /// Answers to the keeper before count for an arm of this one.
+    AnswersOfBefore,
+    /// On `ipset`: whether the open element lives, and the arm is young, is read before the answers are there.
+    CheckedEarly,
+    /// On `ipset`: nobody reads whether the arm is young.
+    ArmOfAnyAge,
+    /// On `ipset`: what is swapped in gets its whole time by that.
+    TimeFromTheSwap,
     /// A node takes a longer lease as soon as its own record says so.
     LongerAtOnce,
     /// A node shows that it has a record while it has a lease that was asked for under the one before.
@@ -101,8 +128,6 @@ struct Model<const N: usize> {
     breaks: u8,
     /// Whether lines are given up, still listed then, and made anew; else those that break vanish for good.
     remade: bool,
-    /// How many steps at most; 0 is as many as there are.
-    depth: usize,
     /// How many connections arrive after they were given up.
     late: u8,
     /// Whether `closed` takes time to arrive.
@@ -110,10 +135,25 @@ struct Model<const N: usize> {
     begin: Begin,
     /// Whether looks have a connection of their own, which does not break: what a node has seen outlives its line.
     own_looks: bool,
+    /// Whether Sentinels restart, as often as they like: all lines there end at once.
+    sentinels_restart: bool,
+    /// Whether keepers restart, as often as they like.
+    keepers_restart: Option<Restart>,
+    /// Whether leases are held by `ipset`.
+    ipset: bool,
     /// Without steps that others make superfluous: see the module.
     thrifty: bool,
     /// The records that follow each other.
     records: &'static [Record],
+}
+
+/// What becomes of a keeper's lines when it restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    /// They are given up, and still listed.
+    Loses,
+    /// The next keeper takes over those on which questions counted.
+    HandsOver,
 }
 
 /// How it begins. Everybody is closed.
@@ -175,6 +215,8 @@ struct Question {
     length: Ticks,
     /// The longest lease that others can have, as of the arming.
     longest: Ticks,
+    /// On `ipset`: what the swap needs was there, though it need not be at the swap.
+    checked: bool,
     asked: [Asked; 2],
 }
 
@@ -190,7 +232,7 @@ struct Asked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Sentinel<const N: usize> {
-    /// By client id; those not accepted yet at the end.
+    /// Those not accepted yet first, then by node and client id.
     connections: List<Connection, 6>,
     /// What each node's line has seen of each other node: [watcher][watched].
     watches: [[Option<Past>; N]; N],
@@ -198,6 +240,7 @@ struct Sentinel<const N: usize> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Connection {
+    // What they are sorted by comes first.
     node: NodeId,
     /// 0: the server has not accepted it yet.
     id: u8,
@@ -306,6 +349,8 @@ enum What {
     /// Arm for a new question, and its first step.
     ArmAndAsk(NodeId, SentinelId),
     ArmAndLook(NodeId, SentinelId),
+    /// On `ipset`: what the swap needs is there.
+    Check(NodeId),
     /// The arm becomes an open element.
     Swap(NodeId),
     /// Element and arm are deleted.
@@ -318,6 +363,10 @@ enum What {
     GiveUp(NodeId, SentinelId),
     /// A connection ends at the Sentinel.
     Vanish(SentinelId, usize),
+    /// A Sentinel restarts.
+    RestartSentinel(SentinelId),
+    /// A keeper restarts.
+    RestartKeeper(NodeId),
     /// A new line with its first mark.
     Connect(NodeId, SentinelId),
     /// A new line with its first mark, given up before the Sentinel accepts it.
@@ -382,6 +431,9 @@ impl<const N: usize> Model<N> {
         let terms = self.watching(lengths.own as Ticks);
         let sentinel = &state.sentinels[at];
         let is_free = |other: NodeId| {
+            if !watches(node, other) {
+                return true;
+            }
             let past = sentinel.watches[usize::from(node)][usize::from(other)];
             let mut now = self.shown(sentinel, node, other);
             if self.is(Fault::NoWindow) {
@@ -413,7 +465,7 @@ impl<const N: usize> Model<N> {
         let mut lines = List::default();
         if self.is(Fault::VanishedIgnored) {
             let past = sentinel.watches[usize::from(node)][usize::from(other)].unwrap_or_default();
-            for line in past.lines.iter().filter(|line| sentinel.connections.iter().all(|c| c.id != line.id)) {
+            for line in past.lines.iter().filter(|line| sentinel.listed(other, line.id).is_none()) {
                 lines.push(Line { since: 0, ..*line });
             }
         }
@@ -428,7 +480,7 @@ impl<const N: usize> Model<N> {
     /// A look of `node` at `at`.
     fn look(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
         let gap = self.watching(0).look_gap();
-        for other in (0..N as NodeId).filter(|&other| other != node) {
+        for other in (0..N as NodeId).filter(|&other| watches(node, other)) {
             let now = self.shown(&state.sentinels[at], node, other);
             let past = &mut state.sentinels[at].watches[usize::from(node)][usize::from(other)];
             *past = Some(match past.filter(|past| Span::from(past.last) < gap) {
@@ -468,7 +520,31 @@ impl<const N: usize> Model<N> {
     /// Whether the swap of `node` succeeds now.
     fn may_swap(&self, state: &State<N>, node: NodeId) -> bool {
         let me = &state.nodes[usize::from(node)];
-        if me.question.is_none() || me.arm.is_none() && !self.is(Fault::NoArm) {
+        if self.ipset {
+            // A set that has run out can be swapped in as well, and opens nothing.
+            return me.arm.is_some() && me.question.is_some_and(|question| question.checked) && self.early(state, node);
+        }
+        (me.arm.is_some() || self.is(Fault::NoArm)) && self.suffices(state, node)
+    }
+
+    /// On `ipset`: whether the keeper of `node` goes on to the swap. It may be stopped before that.
+    fn may_check(&self, state: &State<N>, node: NodeId) -> bool {
+        let me = &state.nodes[usize::from(node)];
+        let Some(question) = me.question.filter(|question| self.ipset && !question.checked) else { return false };
+        let young = me.arm.is_some_and(|left| question.length - left <= ARM) || self.is(Fault::ArmOfAnyAge);
+        young && (self.is(Fault::CheckedEarly) && me.open.is_some() || self.suffices(state, node))
+    }
+
+    /// With [`Fault::CheckedEarly`], answers are still waited for.
+    fn early(&self, state: &State<N>, node: NodeId) -> bool {
+        let (evidence, sentinels) = self.evidence(node, state);
+        !self.is(Fault::CheckedEarly) || lease::renews(&evidence, sentinels)
+    }
+
+    /// Whether the answers that `node` has suffice for what it has.
+    fn suffices(&self, state: &State<N>, node: NodeId) -> bool {
+        let me = &state.nodes[usize::from(node)];
+        if me.question.is_none() {
             return false;
         }
         let (evidence, sentinels) = self.evidence(node, state);
@@ -476,6 +552,8 @@ impl<const N: usize> Model<N> {
         let judge = |evidence: &[Evidence<NodeId>], sentinels| {
             (me.open.is_some() || self.is(Fault::RenewsTheDead)) && lease::renews(evidence, sentinels)
                 || lease::acquires(evidence, sentinels, &others, &[])
+                || self.is(Fault::OneIsFree)
+                    && others.iter().any(|other| lease::acquires(evidence, sentinels, &[*other], &[]))
         };
         if self.is(Fault::MajorityOfOne) {
             return evidence.into_iter().any(|evidence| judge(&[Evidence { sentinel: 0, ..evidence }], 1));
@@ -492,6 +570,11 @@ impl<const N: usize> Model<N> {
         let settle = if self.is(Fault::AgeIgnored) { 0 } else { SETTLE.into() };
         line.counts(NOW, &Terms { settle, ..self.terms(0) })
     }
+}
+
+/// Whether it matters what `node` sees of `other`: of two nodes that are open at once, one is the acquirer.
+fn watches(node: NodeId, other: NodeId) -> bool {
+    node != other && (node == ACQUIRER || other == ACQUIRER)
 }
 
 fn seen(node: NodeId, id: u8, mark: Sign) -> Seen<NodeId> {
@@ -542,16 +625,24 @@ impl<const N: usize> Sentinel<N> {
         self.connections.iter().position(|connection| connection.node == node && connection.used.is_some())
     }
 
-    /// Gives a connection the highest id, and its place by that.
+    /// The connection of `node` that has this id.
+    fn listed(&self, node: NodeId, id: u8) -> Option<&Connection> {
+        self.connections.iter().find(|connection| connection.node == node && connection.id == id)
+    }
+
+    /// Gives a connection the highest id of its node's. (All have ids of one row, but nobody compares those of two nodes.)
     fn accept(&mut self, connection: Connection) {
-        let ids = self.connections.iter().map(|c| c.id);
-        let known = self.watches.iter().flatten().flatten().flat_map(|past| past.lines.iter().map(|line| line.id));
+        let node = connection.node;
+        let ids = self.connections.iter().filter(|c| c.node == node).map(|c| c.id);
+        let past = self.watches.iter().filter_map(|watches| watches[usize::from(node)].as_ref());
+        let known = past.flat_map(|past| past.lines.iter().map(|line| line.id));
         let id = ids.chain(known).filter(|&id| id != GONE).max().unwrap_or(0) + 1;
-        let waiting = self.connections.iter().position(|c| c.id == 0).unwrap_or(self.connections.len());
-        self.connections.push(Connection::default());
-        let len = self.connections.len();
-        self.connections[waiting..len].rotate_right(1);
-        self.connections[waiting] = Connection { id, ..connection };
+        self.connections.push(Connection { id, ..connection });
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.connections.sort_unstable_by_key(|connection| (connection.id != 0, *connection));
     }
 
     /// What `node` has seen is of no use without its line.
@@ -582,13 +673,36 @@ impl<const N: usize> State<N> {
         for sentinel in &mut self.sentinels {
             sentinel.canonical(keep_gone);
         }
-        if symmetric && self.sentinels[0] >= self.sentinels[1] {
+        if N == 3 {
+            self = self.min(self.with_holders_changed());
+        }
+        if symmetric {
             let mut other = self;
             other.sentinels.swap(0, 1);
             for question in other.nodes.iter_mut().filter_map(|node| node.question.as_mut()) {
                 question.asked.swap(0, 1);
             }
-            return self.min(other);
+            if N == 3 {
+                other = other.min(other.with_holders_changed());
+            }
+            self = self.min(other);
+        }
+        self
+    }
+
+    /// The same with three nodes, where the second is the third and the third the second.
+    fn with_holders_changed(mut self) -> Self {
+        let change = |node: NodeId| if node == ACQUIRER { ACQUIRER } else { 3 - node };
+        self.nodes.swap(1, 2);
+        for asked in self.nodes.iter_mut().filter_map(|node| node.question.as_mut()).flat_map(|q| &mut q.asked) {
+            asked.free =
+                (0..3).filter(|node| asked.free & 1 << node != 0).fold(0, |free, node| free | 1 << change(node));
+        }
+        for sentinel in &mut self.sentinels {
+            sentinel.watches.swap(1, 2);
+            sentinel.watches.iter_mut().for_each(|watches| watches.swap(1, 2));
+            sentinel.connections.iter_mut().for_each(|connection| connection.node = change(connection.node));
+            sentinel.sort();
         }
         self
     }
@@ -597,8 +711,9 @@ impl<const N: usize> State<N> {
 impl<const N: usize> Sentinel<N> {
     fn canonical(&mut self, keep_gone: bool) {
         let Sentinel { connections, watches } = self;
-        for past in watches.iter_mut().flatten().flatten() {
-            let listed = |id| connections.iter().find(|connection| connection.id == id);
+        for (other, past) in watches.iter_mut().flat_map(|of_one| of_one.iter_mut().enumerate()) {
+            let Some(past) = past else { continue };
+            let listed = |id| connections.iter().find(|c| usize::from(c.node) == other && c.id == id);
             // A line that has gone does not come back: the next look will show others, and start anew.
             if !keep_gone && past.lines.iter().any(|line| listed(line.id).is_none()) {
                 *past = Past { first: 0, lines: List::default(), ..*past };
@@ -623,20 +738,18 @@ impl<const N: usize> Sentinel<N> {
                 *nonce = 0;
             }
         }
-        let known = watches.iter().flatten().flatten().flat_map(|past| past.lines.iter().map(|line| line.id));
-        let ids = connections.iter().map(|c| c.id).chain(known).filter(|&id| id != GONE);
-        let ids = ids.fold(0u32, |ids, id| ids | 1 << id) & !1;
-        let rank = |id: &mut u8| {
-            if *id != 0 && *id != GONE {
-                *id = (ids & ((2 << *id) - 1)).count_ones() as u8;
-            }
-        };
-        connections.iter_mut().for_each(|connection| rank(&mut connection.id));
-        watches
-            .iter_mut()
-            .flatten()
-            .flatten()
-            .for_each(|past| past.lines.iter_mut().for_each(|line| rank(&mut line.id)));
+        for node in 0..N {
+            let mut ids = 0u32;
+            let mut each = |what: &mut dyn FnMut(&mut u8)| {
+                let connections = connections.iter_mut().filter(|c| usize::from(c.node) == node).map(|c| &mut c.id);
+                let past = watches.iter_mut().filter_map(|watches| watches[node].as_mut());
+                let known = past.flat_map(|past| past.lines.iter_mut().map(|line| &mut line.id));
+                connections.chain(known).filter(|id| **id != 0 && **id != GONE).for_each(what);
+            };
+            each(&mut |id| ids |= 1 << *id);
+            each(&mut |id| *id = (ids & ((2 << *id) - 1)).count_ones() as u8);
+        }
+        self.sort();
     }
 }
 
@@ -681,7 +794,7 @@ impl<const N: usize> Model<N> {
                 }
             }
         }
-        if !self.thrifty || state.nodes.iter().all(|node| node.arm != Some(0)) || self.is(Fault::NoArm) {
+        if !self.thrifty || !state.nodes.iter().any(|node| self.comes_to_nothing(node)) {
             quiet.extend(masks.into_iter().map(|without| What::Tick { without }));
         }
         if usize::from(state.record) + 1 < self.records.len() && state.nodes.iter().all(|n| n.shown == state.record) {
@@ -690,11 +803,18 @@ impl<const N: usize> Model<N> {
         for node in 0..N as NodeId {
             let me = &state.nodes[usize::from(node)];
             let record = self.record(me);
-            if node != ACQUIRER && record.others > 1 && self.wants_to_ask(state, node, true) {
+            let late_answers = record.others > 1 || self.is(Fault::CheckedEarly);
+            if node != ACQUIRER && late_answers && self.wants_to_ask(state, node, true) {
                 quiet.push(What::Arm(node));
+            }
+            if self.may_check(state, node) {
+                quiet.push(What::Check(node));
             }
             if self.may_swap(state, node) {
                 quiet.push(What::Swap(node));
+            }
+            if self.keepers_restart.is_some() && self.may_restart(state, node) {
+                quiet.push(What::RestartKeeper(node));
             }
             let something = if self.thrifty {
                 node != ACQUIRER && me.question.is_none() && me.open.is_some()
@@ -713,6 +833,9 @@ impl<const N: usize> Model<N> {
         }
         for at in 0..2 {
             let sentinel = &state.sentinels[at];
+            if self.sentinels_restart && sentinel.connections.len > 0 {
+                quiet.push(What::RestartSentinel(at));
+            }
             let mut loud = |node, what| {
                 steps.extend(self.others_look(state, node, at).into_iter().map(|looking| Step { what, looking }));
             };
@@ -770,20 +893,68 @@ impl<const N: usize> Model<N> {
         steps.extend(quiet.into_iter().map(|what| Step { what, looking: 0 }));
     }
 
+    /// Whether the question of this node comes to nothing with the next tick.
+    fn comes_to_nothing(&self, node: &Node) -> bool {
+        let Some(question) = node.question.filter(|_| self.ipset) else {
+            return node.arm == Some(0) && !self.is(Fault::NoArm);
+        };
+        let young = node.arm.is_some_and(|left| question.length - left < ARM);
+        node.arm == Some(0) || !(young || question.checked || self.is(Fault::ArmOfAnyAge))
+    }
+
+    /// Whether a restart of the keeper of `node` changes anything.
+    fn may_restart(&self, state: &State<N>, node: NodeId) -> bool {
+        // A question that is lost comes to nothing.
+        let superfluous = self.thrifty && !self.is(Fault::AnswersOfBefore);
+        let changes = match state.nodes[usize::from(node)].question {
+            Some(_) => !superfluous,
+            None => state.sentinels.iter().any(|sentinel| self.unsettled(sentinel, node) || self.loses(sentinel, node)),
+        };
+        !self.stays(node) && changes && self.lost_with(state, node) <= state.breaks
+    }
+
+    /// Whether `node` has a line at this Sentinel that has not settled.
+    fn unsettled(&self, sentinel: &Sentinel<N>, node: NodeId) -> bool {
+        sentinel.line(node).is_some_and(|line| sentinel.connections[line].used < Some(SETTLE))
+    }
+
+    /// Whether a restart of its keeper costs `node` its line at this Sentinel.
+    fn loses(&self, sentinel: &Sentinel<N>, node: NodeId) -> bool {
+        match self.keepers_restart {
+            Some(Restart::HandsOver) => self.unsettled(sentinel, node) && !self.is(Fault::TakenOverUnsettled),
+            Some(Restart::Loses) => sentinel.line(node).is_some(),
+            None => false,
+        }
+    }
+
+    /// How many breaking lines a restart is.
+    fn lost_with(&self, state: &State<N>, node: NodeId) -> u8 {
+        match self.keepers_restart {
+            Some(Restart::HandsOver) => state.sentinels.iter().map(|at| u8::from(self.loses(at, node))).sum(),
+            _ => 0,
+        }
+    }
+
     /// Whether another question, or more of this one, can be of use to `node`.
     fn wants_to_ask(&self, state: &State<N>, node: NodeId, anew: bool) -> bool {
         let me = &state.nodes[usize::from(node)];
-        !self.thrifty || !me.done && if anew { me.question.is_none() } else { !self.may_swap(state, node) }
+        !self.thrifty || !me.done && if anew { me.question.is_none() } else { !self.has_enough(state, node) }
+    }
+
+    fn has_enough(&self, state: &State<N>, node: NodeId) -> bool {
+        let checked = state.nodes[usize::from(node)].question.is_some_and(|question| question.checked);
+        if checked { self.early(state, node) } else { self.suffices(state, node) }
     }
 
     /// Whether an answer of `at` can be of use to `node`.
     fn useful(&self, state: &State<N>, node: NodeId, at: SentinelId) -> bool {
         let me = &state.nodes[usize::from(node)];
-        let looked = me.question.is_some_and(|question| question.asked[at].looked);
+        let waited_for = me.question.is_some_and(|question| question.asked[at].looked || question.checked);
         !self.thrifty
-            || looked
+            || waited_for
             || node != ACQUIRER && (me.open.is_some() || self.is(Fault::RenewsTheDead))
             || self.free(state, node, at).count_ones() as usize == N - 1
+            || self.is(Fault::OneIsFree) && self.free(state, node, at) != 0
     }
 
     /// Whether the lines of `node` never break.
@@ -827,6 +998,11 @@ impl<const N: usize> Model<N> {
             if node.arm.is_none() && !self.is(Fault::NoArm) {
                 node.question = None;
             }
+            let of_use = |question: &Question| {
+                let young = node.arm.is_some_and(|left| question.length - left <= ARM);
+                young || question.checked || self.is(Fault::ArmOfAnyAge)
+            };
+            node.question = node.question.filter(|question| !self.ipset || of_use(question));
             if node.open.is_none() {
                 node.asked_by = 0;
             }
@@ -846,9 +1022,9 @@ impl<const N: usize> Model<N> {
         let arm = |state: &mut State<N>, node: NodeId| {
             let lengths = self.lengths(state, node);
             let me = &mut state.nodes[usize::from(node)];
-            me.arm = Some(ARM);
             let (length, longest) = (lengths.own as Ticks, lengths.longest as Ticks);
-            me.question = Some(Question { length, longest, asked: Default::default() });
+            me.arm = Some(if self.ipset { length } else { ARM });
+            me.question = Some(Question { length, longest, checked: false, asked: Default::default() });
         };
         match step.what {
             What::Tick { without } => self.tick(state, without),
@@ -863,12 +1039,20 @@ impl<const N: usize> Model<N> {
                 self.look_to_ask(state, node, at);
             }
             What::LookToAsk(node, at) => self.look_to_ask(state, node, at),
+            What::Check(node) => {
+                let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
+                question.checked = true;
+            }
             What::Swap(node) => {
                 let me = &mut state.nodes[usize::from(node)];
                 if let Some(question) = me.question.take() {
-                    let open = self.terms(question.length).open() as Ticks;
+                    let whole = self.is(Fault::NoArm) || self.is(Fault::TimeFromTheSwap);
                     me.asked_by = me.record;
-                    me.open = Some(if self.is(Fault::NoArm) { question.length } else { open });
+                    me.open = match me.arm {
+                        _ if whole => Some(question.length),
+                        left if self.ipset => left,
+                        _ => Some(self.terms(question.length).open() as Ticks),
+                    };
                     me.done = self.thrifty && node == ACQUIRER;
                     me.arm = None;
                 }
@@ -903,6 +1087,14 @@ impl<const N: usize> Model<N> {
                     }
                 }
             }
+            What::RestartSentinel(at) => {
+                let sentinel = &mut state.sentinels[at];
+                sentinel.connections = List::default();
+                if !self.is(Fault::VanishedIgnored) {
+                    sentinel.watches = [[None; N]; N];
+                }
+            }
+            What::RestartKeeper(node) => self.restart_keeper(state, node),
             What::Connect(node, at) => {
                 let mark = state.first_mark(node, self.lengths(state, node).own as Ticks);
                 state.sentinels[at].accept(Connection { node, mark, used: Some(0), ..Connection::default() });
@@ -942,6 +1134,24 @@ impl<const N: usize> Model<N> {
             sentinel.connections[line].used = None;
             if !self.own_looks {
                 sentinel.forget(node);
+            }
+        }
+    }
+
+    /// Its arms are deleted, what is open stays. What it had seen and what was answered to it is lost.
+    fn restart_keeper(&self, state: &mut State<N>, node: NodeId) {
+        let me = &mut state.nodes[usize::from(node)];
+        if self.is(Fault::AnswersOfBefore) {
+            me.arm = me.question.map(|_| ARM);
+        } else {
+            (me.arm, me.question) = (None, None);
+        }
+        state.breaks -= self.lost_with(state, node);
+        for at in 0..2 {
+            if self.loses(&state.sentinels[at], node) {
+                self.give_up(state, node, at);
+            } else if let Some(line) = state.sentinels[at].line(node) {
+                state.sentinels[at].connections[line].used = Some(SETTLE);
             }
         }
     }
@@ -989,11 +1199,13 @@ impl<const N: usize> stateright::Model for Model<N> {
             for node in (0..N as NodeId).filter(|&node| node == ACQUIRER || !lacks) {
                 sentinel.accept(Connection { node, used: Some(SETTLE), ..Connection::default() });
             }
-            for (node, watches) in sentinel.watches.iter_mut().enumerate() {
-                for (other, watch) in watches.iter_mut().enumerate().filter(|(other, _)| *other != node) {
+            for (node, seen) in sentinel.watches.iter_mut().enumerate() {
+                for (other, watch) in
+                    seen.iter_mut().enumerate().filter(|(other, _)| watches(node as NodeId, *other as NodeId))
+                {
                     let mut past = Past { last: 0, first: old, ..Past::default() };
                     if other as NodeId == ACQUIRER || !lacks {
-                        past.lines.push(Line { id: other as u8 + 1, ..Line::default() });
+                        past.lines.push(Line { id: 1, ..Line::default() });
                     }
                     *watch = Some(past);
                 }
@@ -1111,18 +1323,28 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
     if freed.get() < 100 { Err(format!("only {} looks found somebody free", freed.get()).into()) } else { Ok(()) }
 }
 
-const WHOLE: Model<2> = Model {
-    fault: None,
-    breaks: 0,
-    remade: true,
-    depth: 0,
-    late: 0,
-    delays: false,
-    begin: Begin::Marked,
-    own_looks: false,
-    thrifty: true,
-    records: &[THREE],
-};
+impl<const N: usize> Model<N> {
+    const WHOLE: Self = Model {
+        fault: None,
+        breaks: 0,
+        remade: true,
+        late: 0,
+        delays: false,
+        begin: Begin::Marked,
+        own_looks: false,
+        sentinels_restart: false,
+        keepers_restart: None,
+        ipset: false,
+        thrifty: true,
+        records: &[THREE],
+    };
+}
+
+const WHOLE: Model<2> = Model::WHOLE;
+const THREE_NODES: Model<3> = Model::WHOLE;
+const HANDED: Model<2> =
+    Model { keepers_restart: Some(Restart::HandsOver), breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE };
+const IPSET: Model<2> = Model { ipset: true, ..WHOLE };
 
 /// A longer lease: more fits between two questions.
 const LONG: &[Record] = &[Record { length: 3, ..THREE }];
@@ -1149,10 +1371,16 @@ fn main() {
         scenario("lines break", lines.clone()),
         scenario("a connection arrives late", Model { breaks: 1, late: 1, ..WHOLE }),
         scenario("closed arrives late", Model { breaks: 1, delays: true, ..WHOLE }),
-        scenario("a longer lease", Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE }),
         scenario("from nothing", Model { begin: Begin::Bare, ..WHOLE }),
         scenario("looks of their own", Model { breaks: 1, own_looks: true, ..WHOLE }),
-        scenario("every step", Model { thrifty: false, ..WHOLE }),
+        scenario("Sentinels restart", Model { sentinels_restart: true, ..WHOLE }),
+        scenario("keepers restart", Model { keepers_restart: Some(Restart::Loses), ..WHOLE }),
+        scenario("keepers hand over, a longer lease", HANDED.clone()),
+        scenario("ipset", IPSET),
+        scenario("ipset, a longer lease", Model { records: LONG, ..IPSET }),
+        scenario("ipset, lines break", Model { breaks: 1, ..IPSET }),
+        scenario("ipset, every step", Model { thrifty: false, ..IPSET }),
+        scenario("every step", Model { thrifty: false, keepers_restart: Some(Restart::HandsOver), ..WHOLE }),
         scenario("a Sentinel replaced", Model { records: &REPLACED, ..WHOLE }),
         scenario("a Sentinel taken away", Model { records: &TAKEN_AWAY, ..WHOLE }),
         scenario("the lease becomes longer", Model { records: LONGER, breaks: 1, remade: false, ..WHOLE }),
@@ -1162,19 +1390,7 @@ fn main() {
     for (name, model) in scenarios {
         trials.push(libtest_mimic::Trial::test(format!("holds: {name}"), move || explore(&name, model, false)));
     }
-    let three = Model::<3> {
-        fault: None,
-        breaks: 0,
-        remade: true,
-        depth: 13,
-        late: 0,
-        delays: false,
-        begin: Begin::Marked,
-        own_looks: false,
-        thrifty: true,
-        records: &[THREE],
-    };
-    trials.push(libtest_mimic::Trial::test("holds: three nodes", move || explore("three nodes", three, false)));
+    trials.push(libtest_mimic::Trial::test("holds: three nodes", || explore("three nodes", THREE_NODES, false)));
     trials.push(libtest_mimic::Trial::test("what is remembered is enough", what_is_remembered_is_enough));
     let seeded = [
         ("no window", Fault::NoWindow, WHOLE),
@@ -1193,6 +1409,17 @@ fn main() {
             Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE },
         ),
         ("a look before the own mark", Fault::LookBeforeMark, WHOLE),
+        (
+            "lines that vanish with their Sentinel are ignored",
+            Fault::VanishedIgnored,
+            Model { sentinels_restart: true, ..WHOLE },
+        ),
+        ("a line taken over that had not settled", Fault::TakenOverUnsettled, HANDED),
+        ("answers of before", Fault::AnswersOfBefore, Model { keepers_restart: Some(Restart::HandsOver), ..WHOLE }),
+        ("ipset, checked before the answers", Fault::CheckedEarly, IPSET),
+        ("ipset, an arm of any age", Fault::ArmOfAnyAge, IPSET),
+        ("ipset, time from the swap", Fault::TimeFromTheSwap, IPSET),
+        ("ipset, a window of L without A", Fault::WindowWithoutArm, IPSET),
         ("a Sentinel replaced in one step", Fault::InOneStep, Model { records: &[REPLACED[0], REPLACED[2]], ..WHOLE }),
         (
             "a Sentinel taken away in one step",
@@ -1208,19 +1435,23 @@ fn main() {
         ("a record shown too soon", Fault::ShownTooSoon, Model { records: SHORTER, breaks: 1, remade: false, ..WHOLE }),
     ];
     for (name, fault, model) in seeded {
-        let model = Model { fault: Some(fault), ..model };
-        trials.push(libtest_mimic::Trial::test(format!("finds: {name}"), move || explore(name, model, true)));
+        trials.push(finds(name, fault, model));
     }
+    trials.push(finds("three nodes, one that is free is enough", Fault::OneIsFree, THREE_NODES));
+    trials.push(finds("three nodes, a window of L without A", Fault::WindowWithoutArm, THREE_NODES));
+    trials.push(finds("three nodes, a look before the own mark", Fault::LookBeforeMark, THREE_NODES));
+    trials.push(finds("three nodes, no arm", Fault::NoArm, THREE_NODES));
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn finds<const N: usize>(name: &'static str, fault: Fault, model: Model<N>) -> libtest_mimic::Trial {
+    let model = Model { fault: Some(fault), ..model };
+    libtest_mimic::Trial::test(format!("finds: {name}"), move || explore(name, model, true))
 }
 
 fn explore<const N: usize>(name: &str, model: Model<N>, faulty: bool) -> Result<(), libtest_mimic::Failed> {
     let start = Instant::now();
-    let mut checker = model.clone().checker().finish_when(HasDiscoveries::AnyFailures);
-    if model.depth > 0 {
-        checker = checker.target_max_depth(model.depth);
-    }
-    let checker = checker.spawn_bfs().join();
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = checker.discovery("one gate");
     println!(
         "{name}: {} states, {} steps between them, {:.1} s{}",

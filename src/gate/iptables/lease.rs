@@ -20,7 +20,7 @@
 //!   the question sees its mark change, for W > L; or it comes W after the question, and that is more than L after the arm, when
 //!   this port is closed whenever it was swapped in. A look before the question is what the chain of renewals is for.
 //!
-//! So L and A hold here as on nftables; only times are whole seconds, L rounded down.
+//! So L and A hold here as on nftables, and `tests/model.rs` explores it; only times are whole seconds, L rounded down.
 //! What is said of the kernel is in net/netfilter/ipset/ip_set_core.c (`ip_set_swap`, `ip_set_destroy`) and
 //! ip_set_bitmap_gen.h: what has run out matches nothing and is not listed.
 
