@@ -144,29 +144,30 @@ fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
 /// What each node's keeper and Sentinel use: in percent of a core, and in MiB.
 fn used(bed: &Bed, figures: &mut Figures, names: usize) -> Result<()> {
     let sentinel = bed.server().sentinel();
-    for unit in ["rolegate-keeper", sentinel] {
-        // utime and stime of proc_pid_stat(5), in hundredths of a second, behind the name, which may hold spaces.
+    let each: Vec<(&str, Host)> =
+        ["rolegate-keeper", sentinel].into_iter().flat_map(|unit| bed.nodes().map(move |node| (unit, node))).collect();
+    // utime and stime of proc_pid_stat(5), in hundredths of a second, behind the name, which may hold spaces.
+    let cpu = |(unit, node): &(&str, Host)| -> Result<(Instant, f64)> {
         let script = format!(
             "set -- $(sed 's/.*) //' /proc/$(systemctl show -P MainPID {unit})/stat); echo $(( ${{12}} + ${{13}} ))"
         );
-        let cpu = |node: &Host| -> Result<f64> { Ok(node.sh(&script)?.text().trim().parse::<f64>()? / 100.0) };
-        for node in bed.nodes() {
-            let mut percent = Vec::new();
-            for _ in 0..3 {
-                let (begun, before) = (Instant::now(), cpu(&node)?);
-                thread::sleep(READING);
-                percent.push((cpu(&node)? - before) / begun.elapsed().as_secs_f64() * 100.0);
-            }
-            figures.add(&format!("{unit}, {} ({names} master names): time", node.name()), "% core", percent)?;
-            let script = format!("grep VmRSS /proc/$(systemctl show -P MainPID {unit})/status");
-            let text = node.sh(&script)?.text();
-            let kib: f64 = text.split_whitespace().nth(1).with_context(|| text.clone())?.parse()?;
-            figures.add(
-                &format!("{unit}, {} ({names} master names): memory", node.name()),
-                "MiB",
-                vec![kib / 1024.0],
-            )?;
+        Ok((Instant::now(), node.sh(&script)?.text().trim().parse::<f64>()? / 100.0))
+    };
+    let mut percents = vec![Vec::new(); each.len()];
+    let mut before = each.iter().map(cpu).collect::<Result<Vec<_>>>()?;
+    for _ in 0..3 {
+        thread::sleep(READING);
+        let now = each.iter().map(cpu).collect::<Result<Vec<_>>>()?;
+        for ((percent, (at, used)), (earlier, less)) in percents.iter_mut().zip(&now).zip(&before) {
+            percent.push((used - less) / (*at - *earlier).as_secs_f64() * 100.0);
         }
+        before = now;
+    }
+    for ((unit, node), percent) in each.iter().zip(percents) {
+        figures.add(&format!("{unit}, {} ({names} master names): time", node.name()), "% core", percent)?;
+        let text = node.sh(&format!("grep VmRSS /proc/$(systemctl show -P MainPID {unit})/status"))?.text();
+        let kib: f64 = text.split_whitespace().nth(1).with_context(|| text.clone())?.parse()?;
+        figures.add(&format!("{unit}, {} ({names} master names): memory", node.name()), "MiB", vec![kib / 1024.0])?;
     }
     Ok(())
 }
