@@ -85,7 +85,7 @@ run_bed() {
 	need_bed_packages
 	need_cargo
 	(cd "$project" && cargo build --locked --profile "$profile" --features bed --bins)
-	# A heap arena for each thread: one that watches a firewall each 8 ms must not wait for a lock whose holder has no
+	# A heap arena for each thread: one that watches a firewall each 5 ms must not wait for a lock whose holder has no
 	# processor just now.
 	export GLIBC_TUNABLES=glibc.malloc.arena_max=64
 	case $profile in

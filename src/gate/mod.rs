@@ -26,7 +26,7 @@ pub mod cli;
 pub mod iptables;
 pub mod lease;
 mod lock;
-mod netlink;
+pub mod netlink;
 pub mod nft;
 mod sever;
 

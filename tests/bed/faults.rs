@@ -27,6 +27,10 @@ pub struct Fault {
     pub expects: Expects,
     /// For how long in all the gate is expected to be closed on every node, at most. For a machine with little to do it is generous.
     pub closed: Duration,
+    /// It cuts connections of clients itself.
+    pub cuts: bool,
+    /// One thing fails, or is done. What a replica has confirmed to a writer is there afterwards.
+    pub is_single: bool,
     /// One of the eight that are run where there is little time.
     pub is_chief: bool,
     /// What a bed must have for it.
@@ -53,7 +57,7 @@ pub enum Expects {
     Moves,
     /// The same node is primary in the end; its gate may have been closed for a while.
     Stays,
-    /// The same node is primary in the end, and its gate was open all the time.
+    /// The same node is primary in the end, its gate was open all the time, and no connection of a writer was cut.
     Untouched,
     /// Either way is right.
     Either,
@@ -124,11 +128,13 @@ impl Fault {
         self.says.replace("{primary}", primary).replace("{other}", other)
     }
 
-    /// Whether it came as expected, given whether another node is primary in the end, and for how long no gate was open.
-    pub fn met(&self, moved: bool, closed: Duration) -> bool {
+    /// Whether it came as expected, given whether another node is primary in the end, for how long no gate was open, and how many
+    /// established connections of writers were cut.
+    pub fn met(&self, moved: bool, closed: Duration, cut: u64) -> bool {
         let right = match self.expects {
             Expects::Moves => moved,
-            Expects::Stays | Expects::Untouched => !moved,
+            Expects::Stays => !moved,
+            Expects::Untouched => !moved && (cut == 0 || self.cuts),
             Expects::Either => true,
         };
         right && closed <= self.may_be_closed()
@@ -166,6 +172,8 @@ const FAULT: Fault = Fault {
     lasts: seconds(3),
     expects: Expects::Either,
     closed: seconds(15),
+    cuts: false,
+    is_single: true,
     is_chief: false,
     needs: Needs::Sentinel,
     outlasts_writers: false,
@@ -464,6 +472,7 @@ pub const FAULTS: &[Fault] = &[
         name: "client-kill",
         says: "CLIENT KILL of all connections to Redis on {primary} and to all Sentinels",
         expects: Expects::Untouched,
+        cuts: true,
         begin: |scene| {
             for kind in ["normal", "pubsub", "replica"] {
                 scene.primary.redis(6379, &["CLIENT", "KILL", "TYPE", kind])?;
@@ -499,6 +508,7 @@ pub const FAULTS: &[Fault] = &[
         says: "SENTINEL FAILOVER by hand on two Sentinels at once",
         lasts: seconds(12),
         expects: Expects::Moves,
+        is_single: false,
         begin: |scene| {
             let [first, second] = scene.others;
             let (first, second) = thread::scope(|scope| {
@@ -516,6 +526,7 @@ pub const FAULTS: &[Fault] = &[
         says: "SENTINEL FAILOVER by hand on two Sentinels at once, and RESET on each as soon as it has seen its promotion",
         lasts: seconds(12),
         closed: seconds(30),
+        is_single: false,
         begin: |scene| {
             let [first, second] = &scene.others;
             let resets = thread::scope(|scope| {
@@ -554,6 +565,7 @@ pub const FAULTS: &[Fault] = &[
         says: "SENTINEL FAILOVER by hand, and again as soon as Sentinel allows",
         closed: seconds(25),
         lasts: seconds(12),
+        is_single: false,
         begin: |scene| {
             scene.primary.redis(26379, FAILOVER)?;
             wait_for("a second failover to begin", seconds(30), || scene.primary.redis(26379, FAILOVER).map(drop))
@@ -565,6 +577,7 @@ pub const FAULTS: &[Fault] = &[
         says: "Redis on {primary} stands still, and so does the first Sentinel that begins a failover, for 30 s",
         lasts: seconds(30),
         expects: Expects::Moves,
+        is_single: false,
         begin: |scene| {
             let server = scene.bed.server();
             let count = format!("grep -c +try-failover {} || :", server.sentinel_log());
@@ -621,6 +634,7 @@ pub const FAULTS: &[Fault] = &[
         says: "all nodes lose power, and boot again after 5 s",
         closed: seconds(60),
         lasts: seconds(5),
+        is_single: false,
         begin: |scene| on_all(scene, |node| node.power_off()),
         end: |scene| on_all(scene, |node| node.boot()),
         ..FAULT
@@ -662,6 +676,7 @@ pub const FAULTS: &[Fault] = &[
         says: "SENTINEL FAILOVER by hand, and all keepers are killed 0.2 s later",
         expects: Expects::Moves,
         needs: Needs::Rolegate,
+        is_single: false,
         begin: |scene| {
             scene.primary.redis(26379, FAILOVER)?;
             thread::sleep(Duration::from_millis(200));
@@ -1121,6 +1136,12 @@ pub fn are_whole() -> Result<()> {
     ensure!(names.len() == FAULTS.len() && !names.contains(""), "{names:?}");
     let chief: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.is_chief).collect();
     // Those of comparison systems have no gate.
+    // What is expected is judged by what was seen.
+    let (reset, kill) = (Fault::named("reset"), Fault::named("client-kill"));
+    let (Ok(reset), Ok(kill)) = (reset, kill) else { bail!("two faults are called otherwise now") };
+    let (none, some) = (Duration::ZERO, Duration::from_millis(1));
+    ensure!(reset.met(false, none, 0) && kill.met(false, none, 3));
+    ensure!(!reset.met(true, none, 0) && !reset.met(false, some, 0) && !reset.met(false, none, 1));
     ensure!(chief.len() == 8 && chief.iter().all(|fault| fault.needs == Needs::Sentinel), "{chief:?}");
     Ok(())
 }

@@ -7,18 +7,30 @@
 //!
 //! Writers are threads of this program: a host that is frozen or without power does not stop the
 //! writers in its network, it only takes their network away.
+//!
+//! When an acknowledgement came is what the kernel says: it stamps a packet when the packet enters the writer's network
+//! (SO_TIMESTAMPNS), however long the writer waits for a processor to read it. What comes through HAProxy has waited for HAProxy as
+//! well, which is an ordinary process: nobody says for how long, but for no longer than the ordinary threads of this program,
+//! whose sleeps tell how late they were woken at most ([`Written::late`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind, IoSliceMut, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
+use nix::cmsg_space;
 use nix::sched::{CloneFlags, setns};
-use redis::{Client, Connection, IntoConnectionInfo, Pipeline, RedisConnectionInfo};
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use nix::sys::time::TimeSpec;
+use redis::{Client, IntoConnectionInfo, RedisConnectionInfo, Value};
+use rolegate::wire::{self, Replies};
 use serde::Serialize;
 
 use super::Bed;
@@ -88,8 +100,16 @@ struct Rank {
 struct Ack {
     number: u64,
     sent: Instant,
+    /// When it came, by the kernel.
     at: Instant,
     by: Arc<Reign>,
+}
+
+impl Ack {
+    /// Whether it was given behind the moment `first`, although what brings it to the writer may have held it up for `held_up`.
+    fn is_behind(&self, first: Instant, held_up: Duration) -> bool {
+        first < self.sent || first + held_up < self.at
+    }
 }
 
 /// What one writer got.
@@ -98,7 +118,11 @@ struct Log {
     writer: Writer,
     acks: Vec<Ack>,
     errors: u64,
+    cut: u64,
+    unanswered: u64,
     last_error: String,
+    /// How late it was woken at most.
+    late: Duration,
 }
 
 /// Writers at work.
@@ -125,9 +149,13 @@ pub struct Report {
     pub acknowledged: usize,
     /// Acknowledged writes that the primary does not have in the end.
     pub lost: usize,
-    /// Sent after the first acknowledgement by a later primary had come in, and acknowledged by an earlier one all the
-    /// same: two primaries took writes at once.
+    /// Acknowledged by a primary behind the first acknowledgement of its successor: two primaries took writes at once. Straight to
+    /// a node to the microsecond; through HAProxy only what was sent behind it, or came later than HAProxy can have held it up.
     pub stale: usize,
+    /// Established connections of writers that the other side cut.
+    pub cut: u64,
+    /// Attempts on an established connection that nobody answered in time.
+    pub unanswered: u64,
     /// Each writer's part.
     pub writers: Vec<WriterReport>,
 }
@@ -147,8 +175,12 @@ pub struct WriterReport {
     pub stale: usize,
     /// Its longest time without an acknowledgement, in milliseconds.
     pub longest_gap_ms: u64,
-    /// Failed attempts.
+    /// Failed attempts, also to connect.
     pub errors: u64,
+    /// Of these, established connections that the other side cut.
+    pub cut: u64,
+    /// Of these, attempts on an established connection that nobody answered in time.
+    pub unanswered: u64,
     /// The last failure's text.
     pub last_error: String,
     /// The nodes that acknowledged, one entry for each change.
@@ -219,18 +251,33 @@ fn write(
 ) -> Result<Log> {
     setns(net, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering the network of {}", writer.host))?;
     let interval = Duration::from_secs(1) / bounds.rate;
-    let mut log = Log { writer, acks: Vec::new(), errors: 0, last_error: String::new() };
-    let mut connected: Option<(Connection, Arc<Reign>)> = None;
+    let mut log = Log {
+        writer,
+        acks: Vec::new(),
+        errors: 0,
+        cut: 0,
+        unanswered: 0,
+        last_error: String::new(),
+        late: Duration::ZERO,
+    };
+    let mut connected: Option<(Talk, Arc<Reign>)> = None;
     let mut number = 0;
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) && begun.elapsed() < bounds.time {
         let result = match &mut connected {
             None => connect(log.writer.target, password).map(|made| connected = Some(made)),
-            Some((connection, by)) => {
+            Some((talk, by)) => {
                 number += 1;
                 let sent = Instant::now();
-                attempt(connection, key, number, log.writer.wait)
-                    .map(|()| log.acks.push(Ack { number, sent, at: Instant::now(), by: Arc::clone(by) }))
+                let attempted = attempt(talk, key, number, log.writer.wait);
+                match attempted {
+                    Err(Trouble::Cut(_)) => log.cut += 1,
+                    Err(Trouble::Silent) => log.unanswered += 1,
+                    Ok(_) | Err(Trouble::Refused(_)) => {}
+                }
+                attempted
+                    .map(|at| log.acks.push(Ack { number, sent, at: at.max(sent), by: Arc::clone(by) }))
+                    .map_err(anyhow::Error::from)
             }
         };
         if let Err(error) = result {
@@ -243,7 +290,10 @@ fn write(
         }
         next += interval;
         match next.checked_duration_since(Instant::now()) {
-            Some(pause) => thread::sleep(pause),
+            Some(pause) => {
+                thread::sleep(pause);
+                log.late = log.late.max(next.elapsed());
+            }
             // Behind: no burst to catch up.
             None => next = Instant::now(),
         }
@@ -251,14 +301,95 @@ fn write(
     Ok(log)
 }
 
-fn connect(target: SocketAddr, password: Option<&str>) -> Result<(Connection, Arc<Reign>)> {
-    let client = client(target, password)?;
-    let mut connection = client.get_connection_with_timeout(ATTEMPT)?;
-    connection.set_read_timeout(Some(ATTEMPT))?;
-    connection.set_write_timeout(Some(ATTEMPT))?;
-    let mut questions = Pipeline::new();
-    questions.cmd("INFO").arg("server").cmd("INFO").arg("replication").cmd("CLIENT").arg("INFO");
-    let (server, replication, connected): (String, String, String) = questions.query(&mut connection)?;
+/// Why there is no acknowledgement.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The other side ended the connection, or the network said that it is gone.
+    #[error("the connection was cut: {0}")]
+    Cut(io::Error),
+    #[error("no answer within {} ms", ATTEMPT.as_millis())]
+    Silent,
+    /// The server said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Silent,
+            _ => Trouble::Cut(error),
+        }
+    }
+}
+
+/// A conversation with a server, which knows when each answer came.
+struct Talk {
+    stream: TcpStream,
+    replies: Replies,
+}
+
+impl Talk {
+    fn with(target: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&target, ATTEMPT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ATTEMPT))?;
+        stream.set_write_timeout(Some(ATTEMPT))?;
+        setsockopt(&stream, ReceiveTimestampns, &true)?;
+        Ok(Talk { stream, replies: Replies::default() })
+    }
+
+    /// What is answered to all `commands`, and when the last answer came.
+    fn ask(&mut self, commands: &[&[&str]]) -> Result<(Vec<Value>, Instant), Trouble> {
+        self.stream.write_all(&wire::pack(commands))?;
+        let mut answers = Vec::new();
+        let mut at = Instant::now();
+        while answers.len() < commands.len() {
+            match self.replies.next_reply() {
+                Ok(Some(Value::ServerError(error))) => {
+                    let details = error.details().unwrap_or_default();
+                    return Err(Trouble::Refused(format!("{} {details}", error.code())));
+                }
+                Ok(Some(answer)) => answers.push(answer),
+                Ok(None) => at = self.receive()?,
+                Err(error) => return Err(Trouble::Refused(error.to_string())),
+            }
+        }
+        Ok((answers, at))
+    }
+
+    /// Waits for bytes. When they came.
+    fn receive(&mut self) -> io::Result<Instant> {
+        let mut buffer = [0; 16 << 10];
+        let mut room = cmsg_space!(TimeSpec);
+        let (length, stamp) = {
+            let mut into = [IoSliceMut::new(&mut buffer)];
+            let received = recvmsg::<()>(self.stream.as_raw_fd(), &mut into, Some(&mut room), MsgFlags::empty())?;
+            let stamp = received.cmsgs()?.find_map(|message| match message {
+                ControlMessageOwned::ScmTimestampns(at) => Some(UNIX_EPOCH + Duration::from(at)),
+                _ => None,
+            });
+            (received.bytes, stamp)
+        };
+        let (now, by_wall) = (Instant::now(), SystemTime::now());
+        if length == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.replies.received(&buffer[..length]);
+        // The stamp is of the wall clock. One that makes no sense was before a step of that.
+        let ago = stamp.and_then(|stamp| by_wall.duration_since(stamp).ok()).filter(|ago| *ago < ATTEMPT);
+        Ok(ago.and_then(|ago| now.checked_sub(ago)).unwrap_or(now))
+    }
+}
+
+fn connect(target: SocketAddr, password: Option<&str>) -> Result<(Talk, Arc<Reign>)> {
+    let mut talk = Talk::with(target)?;
+    if let Some(password) = password {
+        talk.ask(&[&["AUTH", password]])?;
+    }
+    let (answers, _) = talk.ask(&[&["INFO", "server"], &["INFO", "replication"], &["CLIENT", "INFO"]])?;
+    let texts: Vec<String> = answers.iter().map(redis::from_redis_value_ref).collect::<Result<_, _>>()?;
+    let [server, replication, connected] = &texts[..] else { return Err(anyhow!("{} answers to three", texts.len())) };
     // One that is promoted after this was asked has another replication id then.
     anyhow::ensure!(replication.contains("role:master"), "it is a replica");
     let local = connected.split_whitespace().find_map(|word| word.strip_prefix("laddr="));
@@ -267,10 +398,10 @@ fn connect(target: SocketAddr, password: Option<&str>) -> Result<(Connection, Ar
         super::hosts().find(|host| [super::address(host), super::address6(host)].contains(&local.ip().to_string()));
     let reign = Reign {
         node: node.map_or_else(|| local.to_string(), str::to_owned),
-        run_id: field(&server, "run_id:")?,
-        replication_id: field(&replication, "master_replid:")?,
+        run_id: field(server, "run_id:")?,
+        replication_id: field(replication, "master_replid:")?,
     };
-    Ok((connection, Arc::new(reign)))
+    Ok((talk, Arc::new(reign)))
 }
 
 /// A client of the server at `target`.
@@ -288,17 +419,15 @@ fn field(info: &str, key: &str) -> Result<String> {
     Ok(value.with_context(|| format!("no {key} in {info:?}"))?.trim().to_owned())
 }
 
-fn attempt(connection: &mut Connection, key: &str, number: u64, wait: bool) -> Result<()> {
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("SADD").arg(key).arg(number);
-    if wait {
-        pipeline.cmd("WAIT").arg(1).arg(ATTEMPT.as_millis() as u64 / 2);
-        let (_, replicas): (u64, u64) = pipeline.query(connection)?;
-        anyhow::ensure!(replicas >= 1, "no replica has it");
-    } else {
-        let (_,): (u64,) = pipeline.query(connection)?;
+/// Adds `number` to the set `key`. When that was acknowledged.
+fn attempt(talk: &mut Talk, key: &str, number: u64, wait: bool) -> Result<Instant, Trouble> {
+    let (number, patience) = (number.to_string(), (ATTEMPT.as_millis() / 2).to_string());
+    let commands: [&[&str]; 2] = [&["SADD", key, &number], &["WAIT", "1", &patience]];
+    let (answers, at) = talk.ask(&commands[..if wait { 2 } else { 1 }])?;
+    match answers.get(1) {
+        Some(Value::Int(replicas)) if *replicas < 1 => Err(Trouble::Refused("no replica has it".to_owned())),
+        _ => Ok(at),
     }
-    Ok(())
 }
 
 impl Written {
@@ -311,6 +440,11 @@ impl Written {
         moments.sort();
         let from = moments.partition_point(|at| *at <= since).saturating_sub(1);
         moments[from..].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// For how long an ordinary thread of this machine waited for a processor at most, as far as its writers know.
+    fn late(&self) -> Duration {
+        self.logs.iter().map(|log| log.late).max().unwrap_or_default()
     }
 
     /// The first acknowledgement of each primary. Who succeeds whom: the later the later, but the one that is primary in
@@ -352,14 +486,22 @@ impl Written {
         let writers: Vec<WriterReport> =
             self.logs.iter().zip(sets).map(|(log, kept)| self.report(log, kept, &ranks)).collect();
         let sum = |part: fn(&WriterReport) -> usize| writers.iter().map(part).sum();
-        Report { acknowledged: sum(|w| w.acknowledged), lost: sum(|w| w.lost), stale: sum(|w| w.stale), writers }
+        Report {
+            acknowledged: sum(|w| w.acknowledged),
+            lost: sum(|w| w.lost),
+            stale: sum(|w| w.stale),
+            cut: writers.iter().map(|w| w.cut).sum(),
+            unanswered: writers.iter().map(|w| w.unanswered).sum(),
+            writers,
+        }
     }
 
     fn report(&self, log: &Log, kept: &HashSet<u64>, ranks: &HashMap<Arc<Reign>, Rank>) -> WriterReport {
+        let held_up = if log.writer.target.ip().is_loopback() { self.late() } else { Duration::ZERO };
         let succeeded = |ack: &&Ack| {
             let mut later =
                 ranks.iter().filter(|(reign, rank)| reign.run_id != ack.by.run_id && **rank > ranks[&ack.by]);
-            later.any(|(_, rank)| rank.first < ack.sent)
+            later.any(|(_, rank)| ack.is_behind(rank.first, held_up))
         };
         let mut servers: Vec<String> = log.acks.iter().map(|ack| ack.by.node.clone()).collect();
         servers.dedup();
@@ -371,6 +513,8 @@ impl Written {
             stale: log.acks.iter().filter(succeeded).count(),
             longest_gap_ms: self.outage(self.begun, |writer| writer.name == log.writer.name).as_millis() as u64,
             errors: log.errors,
+            cut: log.cut,
+            unanswered: log.unanswered,
             last_error: log.last_error.clone(),
             servers,
         }
@@ -397,8 +541,13 @@ pub fn counts_right() -> Result<()> {
             at: at(acked),
             by: Arc::clone(by),
         });
-        let writer = Writer::through_haproxy(name, host);
-        Log { writer, acks: acks.collect(), errors: 0, last_error: String::new() }
+        let acks = acks.collect();
+        let late = Duration::from_millis(6);
+        let writer = match name {
+            "straight" => Writer::to(name, host, SocketAddr::from(([10, 77, 0, 1], 6381))),
+            _ => Writer::through_haproxy(name, host),
+        };
+        Log { writer, acks, errors: 9, cut: 2, unanswered: 1, last_error: String::new(), late }
     };
     let written = Written {
         logs: vec![
@@ -407,20 +556,30 @@ pub fn counts_right() -> Result<()> {
             log("stayed", "client3", &[(350, 360, &later), (440, 450, &later)]),
             // Primary for itself alone, while node1 is.
             log("astray", "client3", &[(410, 420, &rival), (430, 440, &rival)]),
-            log("cut off", "client2", &[(0, 10, &first), (105, 120, &first), (115, 125, &first)]),
+            // The second came too late for HAProxy to have held it up for 6 ms, the third was sent too late.
+            log("cut off", "client2", &[(0, 10, &first), (105, 115, &first), (106, 117, &first), (112, 113, &first)]),
+            log("straight", "client2", &[(0, 10, &first), (105, 110, &first), (106, 111, &first)]),
         ],
         prefix: String::new(),
         begun,
         ended: begun + Duration::from_millis(500),
     };
-    let report = written
-        .judge("node1", &[HashSet::from([1, 2, 3, 4]), HashSet::from([1, 2]), HashSet::new(), HashSet::from([1])]);
+    let kept = [
+        HashSet::from([1, 2, 3, 4]),
+        HashSet::from([1, 2]),
+        HashSet::new(),
+        HashSet::from([1]),
+        HashSet::from([1, 2, 3]),
+    ];
+    let report = written.judge("node1", &kept);
     let counted: Vec<_> = report.writers.iter().map(|w| (w.acknowledged, w.lost, w.stale, w.longest_gap_ms)).collect();
-    anyhow::ensure!(counted == [(4, 0, 0, 200), (2, 0, 0, 360), (2, 2, 2, 420), (3, 2, 1, 375)], "{counted:?}");
-    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (11, 4, 3), "{report:?}");
+    let wanted = [(4, 0, 0, 200), (2, 0, 0, 360), (2, 2, 2, 420), (4, 3, 2, 383), (3, 0, 1, 389)];
+    anyhow::ensure!(counted == wanted, "{counted:?}");
+    anyhow::ensure!((report.acknowledged, report.lost, report.stale) == (15, 5, 5), "{report:?}");
+    anyhow::ensure!((report.cut, report.unanswered) == (10, 5), "{report:?}");
     anyhow::ensure!(report.writers[0].servers == ["node1", "node2", "node1"], "{report:?}");
     let two = |writer: &Writer| writer.host != "client3";
     let outage = |since: u64| written.outage(begun + Duration::from_millis(since), two).as_millis();
-    anyhow::ensure!((outage(0), outage(200), outage(330)) == (185, 185, 100), "{:?}", (outage(0), outage(200)));
+    anyhow::ensure!((outage(0), outage(200), outage(330)) == (193, 193, 100), "{:?}", (outage(0), outage(200)));
     Ok(())
 }

@@ -127,7 +127,7 @@ enum What {
     ///
     /// Each run needs a healthy cluster: writers on both client hosts, through HAProxy and to each node's own port, some
     /// of which WAIT for a replica; the fault; until all is well again; then what was acknowledged is looked for. Every
-    /// node's firewall and Sentinel is read from outside each 8 ms meanwhile.
+    /// node's firewall and Sentinel is read from outside each 5 to 8 ms meanwhile.
     ///
     /// Exit code: 1 when a write was acknowledged behind its successor, when two gates were open at once, or when the
     /// cluster did not recover.

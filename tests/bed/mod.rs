@@ -40,7 +40,8 @@
 //! - [`gates`]: the gate made as the README says, and whether it is well.
 //! - [`faults`]: every fault, defined once.
 //! - [`power`]: STONITH: a fence agent for the nodes, and who cuts the power that it asks for.
-//! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to.
+//! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to;
+//!   [`judge`]: whether that is enough.
 //! - [`spread`]: what several runs come to.
 //! - [`demo`]: one failure shown.
 
@@ -57,6 +58,7 @@ pub mod files;
 pub mod gates;
 pub mod host;
 pub mod jail;
+pub mod judge;
 pub mod load;
 pub mod net;
 pub mod power;
@@ -137,6 +139,9 @@ pub struct Options {
     /// beside a gate.
     #[serde(default)]
     pub usual_haproxy: bool,
+    /// The gate is on iptables-nft, whatever would be chosen by default.
+    #[serde(default)]
+    pub iptables: bool,
     /// Redis and Sentinels ask for passwords, and rolegate has a user of its own with the rights that README gives it.
     pub secured: bool,
     /// A second master name, `cache`, beside the first: see [`variant::CACHE`].
@@ -168,6 +173,7 @@ impl Options {
             server: Server::Redis,
             bare: false,
             usual_haproxy: false,
+            iptables: false,
             secured: false,
             second: false,
             by_hand: false,

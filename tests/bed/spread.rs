@@ -39,3 +39,8 @@ impl std::fmt::Display for Spread {
         write!(f, "{:.2} ({:.2} to {:.2}, {} runs)", self.median, self.min, self.max, self.runs)
     }
 }
+
+/// The smallest of `sorted` that at least `percent` of 100 of them do not exceed; None of nothing.
+pub fn percentile<T>(sorted: &[T], percent: usize) -> Option<&T> {
+    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1))
+}

@@ -12,10 +12,10 @@ use clap::ValueEnum;
 use rolegate::command::Cmd;
 use serde::{Deserialize, Serialize};
 
-use super::faults::{BEYOND, FAULTS, Fault, Needs, Scene};
+use super::faults::{BEYOND, Expects, FAULTS, Fault, Needs, Scene};
 use super::load::{Bounds, Load, Writer};
-use super::watch::{Blind, Seen, Watch};
-use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, power, project, table, wait_every};
+use super::watch::{BLIND, Seen, Watch};
+use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, judge, power, project, table, wait_every};
 
 /// What is put to the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -141,20 +141,25 @@ pub const HELP: &str = "\
 Figures of a run:
   acknowledged      writes acknowledged to all writers
   lost              of these, not there in the end; of writers that WAIT 1 also by themselves
-  stale             sent after the successor's first acknowledgement, acknowledged by the old primary all the same
+  stale             acknowledged by the old primary behind the successor's first acknowledgement, by the time at which the kernel
+                    got them; through HAProxy, which may hold up what it has, only those that were sent behind it, or came
+                    later behind it than any thread of this program was woken too late
+  cut               established connections of writers that the other side ended; unanswered: no answer on one for 1 s
   two gates         for how long 6381 was open in two nodes' firewalls at once
   no gate           from the fault on, for how long it was open in none
   outage            longest time without an acknowledgement on the majority's side, through HAProxy / straight to the nodes
   named to open     from a majority of Sentinels naming another node to its 6381 open
-  blind             longest time between two looks at one node's firewall: shorter overlaps can be missed
+  blind             longest time between two looks at one node's firewall: shorter overlaps can be missed. From 50 ms on
+                    the run is not measured
   stalled           longest time for which this machine kept an ordinary thread waiting; from 2 s on Sentinels are in TILT
-                    for 30 s, and what was measured is the machine
+                    for 30 s, and the run is not measured
 
 A run takes 20 to 60 s; each system has a bed of its own, raised in half a minute and used again while it recovers.
 
   scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
   scripts/faults isolate power-cut corosync-freeze --against stonith --not-rolegate --out figures.jsonl
-  scripts/faults --table figures.jsonl";
+  scripts/faults --table figures.jsonl
+  scripts/faults --judge figures.jsonl";
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -168,7 +173,7 @@ pub struct Args {
     /// How often each.
     #[arg(long, value_name = "N", default_value_t = 1)]
     runs: u64,
-    /// Repeat a run that could not be measured, because the machine stood still, up to that often.
+    /// Repeat a run that could not be measured, because the machine was too busy, up to that often.
     #[arg(long, value_name = "N", default_value_t = 0)]
     again: u32,
     /// Append a JSON line for each run to this file.
@@ -187,6 +192,10 @@ pub struct Args {
     /// Only make a Markdown table from the lines in this file: medians, with the least and the most.
     #[arg(long, value_name = "FILE", exclusive = true)]
     table: Option<PathBuf>,
+    /// Only judge the lines in this file by what is wanted before rolegate is called safe: a table of what is wanted and what was found,
+    /// and exit code 1 where anything is missed.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    judge: Option<PathBuf>,
     /// Only show the faults there are.
     #[arg(long, exclusive = true)]
     list: bool,
@@ -213,7 +222,7 @@ pub struct Line {
     pub figures: Option<Figures>,
     /// Why the run failed.
     pub trouble: Option<String>,
-    /// It failed because the machine stood still for so long that nobody saw what happened: nothing was measured.
+    /// It was not seen closely enough, or the machine stood still: nothing was measured.
     #[serde(default)]
     pub blind: bool,
 }
@@ -240,8 +249,14 @@ pub struct Figures {
     pub wait_acknowledged: usize,
     /// Of these, not there in the end.
     pub wait_lost: usize,
-    /// Sent after the first acknowledgement of a primary that succeeded the one that acknowledged them.
+    /// Acknowledged behind the first acknowledgement of a primary that succeeded the one that acknowledged them.
     pub stale: usize,
+    /// Established connections of writers that the other side cut; None in lines of before that was counted.
+    #[serde(default)]
+    pub connections_cut: Option<u64>,
+    /// Attempts of writers on an established connection that nobody answered within a second.
+    #[serde(default)]
+    pub unanswered: Option<u64>,
     /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate.
     pub two_gates_ms: Option<f64>,
     /// From the fault on, for how long no node's 6381 was open in its firewall; None without a gate.
@@ -266,10 +281,19 @@ pub struct Figures {
     pub recovered_ms: f64,
     /// The longest time between two looks at one node's firewall: shorter overlaps may have been missed.
     pub longest_pause_ms: f64,
+    /// 99 of 100 times between two such looks were not longer.
+    #[serde(default)]
+    pub pause_p99_ms: Option<f64>,
+    /// The part of the time, in percent, that passed in pauses of more than 10 ms between two such looks.
+    #[serde(default)]
+    pub paused_percent: Option<f64>,
     /// For how long an ordinary thread of this machine stood still at most: above 2000 Sentinels were in TILT, and
     /// the machine was measured.
     pub stalled_ms: f64,
 }
+
+/// From here on Sentinels of a machine that stood still are in TILT: what was measured is the machine.
+pub const STALLED_MS: f64 = 2000.0;
 
 /// Writes per second of each writer.
 const RATE: u32 = 200;
@@ -311,6 +335,11 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         print!("{}", table::markdown(&table::read(file)?));
         return Ok(());
     }
+    if let Some(file) = &args.judge {
+        let criteria = judge::judge(&table::read(file)?);
+        print!("{}", judge::markdown(&criteria));
+        return judge::ensure_met(&criteria);
+    }
     let chosen: Vec<&Fault> = match &args.faults[..] {
         [] => FAULTS.iter().filter(|fault| !args.chief || fault.is_chief).collect(),
         some => some.to_vec(),
@@ -348,7 +377,7 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         }
     }
     println!("{}", table::markdown(&lines));
-    judge(&lines)
+    ensure_right(&lines)
 }
 
 /// One run, on `bed` if there is one, which is taken down where it does not recover.
@@ -373,9 +402,14 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     if jail::interrupted() {
         bail!("interrupted");
     }
-    let blind = figures.as_ref().err().is_some_and(|error| error.is::<Blind>());
-    let trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
-    let figures = figures.ok();
+    let recovered = figures.is_ok();
+    let mut trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
+    let mut figures = figures.ok();
+    let unseen = figures.as_ref().and_then(|figures| unseen(system, figures));
+    let blind = unseen.is_some();
+    if blind {
+        (trouble, figures) = (unseen, None);
+    }
     let odd = |figures: &Figures| is_wrong(system, figures) || figures.as_expected == Some(false);
     if trouble.is_some() || figures.as_ref().is_some_and(odd) {
         let dir = project().join("target/fault-logs").join(format!("{}-{system:?}-{seed}", fault.name));
@@ -396,12 +430,26 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
         trouble,
         blind,
     };
-    if line.trouble.is_none() {
+    if recovered {
         *bed = Some(standing);
     } else {
         standing.down()?;
     }
     Ok(line)
+}
+
+/// Why a run proves nothing. What must never be counts also where not all was seen.
+fn unseen(system: System, figures: &Figures) -> Option<String> {
+    let (pause, stalled) = (figures.longest_pause_ms, figures.stalled_ms);
+    if is_wrong(system, figures) {
+        None
+    } else if system.is_rolegate() && pause >= milliseconds(BLIND) {
+        Some(format!("a node's firewall was not read for {pause} ms; an ordinary thread stood still for {stalled} ms"))
+    } else if stalled >= STALLED_MS {
+        Some(format!("the machine stood still for {stalled} ms"))
+    } else {
+        None
+    }
 }
 
 /// The figures of a run in which STONITH cut the power of `cut`. Where there is STONITH, it is expected of it.
@@ -478,7 +526,8 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let new = goes_on()?;
     let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
     let recovered = recovered.map_or_else(ends, Ok)?;
-    for writer in report.writers.iter().filter(|writer| writer.stale > 0) {
+    let untouched = fault.expects == Expects::Untouched;
+    for writer in report.writers.iter().filter(|writer| writer.stale > 0 || untouched && writer.cut > 0) {
         bed.say(&format!("  {writer:?}"));
     }
 
@@ -488,6 +537,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     };
     let waiting = || report.writers.iter().filter(|writer| writer.wait);
     let gated = |figure: f64| system.is_rolegate().then_some(figure);
+    let pauses = seen.pauses();
     let (none_open, moved) = (seen.none_open(begun), new != old);
     Ok(Figures {
         acknowledged: report.acknowledged,
@@ -495,6 +545,8 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         wait_acknowledged: waiting().map(|writer| writer.acknowledged).sum(),
         wait_lost: waiting().map(|writer| writer.lost).sum(),
         stale: report.stale,
+        connections_cut: Some(report.cut),
+        unanswered: Some(report.unanswered),
         two_gates_ms: gated(milliseconds(seen.two_open())),
         no_gate_ms: gated(milliseconds(none_open)),
         outage_haproxy_ms: outage(IpAddr::is_loopback),
@@ -502,10 +554,12 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         named_to_open_ms: named_to_open(&seen, old, begun).and_then(gated),
         moved,
         expected: fault.expected(),
-        as_expected: system.is_rolegate().then(|| fault.met(moved, none_open)),
+        as_expected: system.is_rolegate().then(|| fault.met(moved, none_open, report.cut)),
         cut: Vec::new(),
         recovered_ms: milliseconds(recovered),
-        longest_pause_ms: milliseconds(seen.longest_pause()),
+        longest_pause_ms: milliseconds(pauses.longest),
+        pause_p99_ms: Some(milliseconds(pauses.p99)),
+        paused_percent: Some((pauses.part_beyond * 1e5).round() / 1e3),
         stalled_ms: milliseconds(seen.stalled()),
     })
 }
@@ -604,8 +658,9 @@ fn summary(line: &Line) -> String {
     };
     let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
     format!(
-        "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
-         open {}, {} (expected: {}){}{}, well after {:.1} s, blind for {:.0} ms, stalled for {:.0} ms",
+        "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, cut {}, unanswered {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
+         open {}, {} (expected: {}){}{}, well after {:.1} s, \
+         blind for {:.0} ms (99 of 100 times for {:.1} at most, {:.2} % of the time for more than 10), stalled for {:.0} ms",
         line.fault,
         line.system.word(),
         line.seed,
@@ -614,6 +669,8 @@ fn summary(line: &Line) -> String {
         figures.wait_lost,
         figures.wait_acknowledged,
         figures.stale,
+        figures.connections_cut.unwrap_or_default(),
+        figures.unanswered.unwrap_or_default(),
         time(figures.two_gates_ms),
         time(figures.no_gate_ms),
         figures.outage_haproxy_ms,
@@ -625,11 +682,13 @@ fn summary(line: &Line) -> String {
         if figures.cut.is_empty() { String::new() } else { format!(", power cut on {}", figures.cut.join(", ")) },
         figures.recovered_ms / 1e3,
         figures.longest_pause_ms,
+        figures.pause_p99_ms.unwrap_or_default(),
+        figures.paused_percent.unwrap_or_default(),
         figures.stalled_ms,
     )
 }
 
-fn judge(lines: &[Line]) -> Result<()> {
+fn ensure_right(lines: &[Line]) -> Result<()> {
     let wrong = |line: &&Line| line.figures.as_ref().is_some_and(|figures| is_wrong(line.system, figures));
     let wrong = lines.iter().filter(wrong).count();
     let failed = lines.iter().filter(|line| line.figures.is_none()).count();

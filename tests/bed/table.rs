@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::faults::{FAULTS, Fault};
 use super::spread::Spread;
-use super::suite::{Figures, Line, System, Versions};
+use super::suite::{Figures, Line, STALLED_MS, System, Versions};
 
 /// The lines in `file`.
 ///
@@ -26,9 +26,6 @@ const HEAD: &str = "\
 through HAProxy (s) | outage direct (s) | named to open (s) | as expected |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 ";
-
-/// From here on Sentinels of a machine that stood still are in TILT: what was measured is the machine.
-const STALLED_MS: f64 = 2000.0;
 
 /// The table: a row for each fault and system, medians with the least and the most in brackets.
 pub fn markdown(lines: &[Line]) -> String {
@@ -127,13 +124,14 @@ fn ran(lines: &[Line]) -> String {
     let figures = || lines.iter().filter_map(|line| line.figures.as_ref());
     let ours = || lines.iter().filter(|line| line.system.is_rolegate()).filter_map(|line| line.figures.as_ref());
     format!(
-        "{} runs, medians with the least and the most; {}; commits (runs) {}; a node's firewall was read at least each {:.0} ms; the \
-         machine stood still for up to {:.0} ms. In the {} measured runs of rolegate {} stale acknowledgements, and {} ms with two \
+        "{} runs, medians with the least and the most; {}; commits (runs) {}; a node's firewall was read at least each {:.0} ms \
+         ({:.2} % of the time less often than each 10 ms); the machine stood still for up to {:.0} ms. In the {} measured runs of rolegate {} stale acknowledgements, and {} ms with two \
          gates.\n",
         lines.len(),
         versions.join("; "),
         commits.join(", "),
         figures().map(|figures| figures.longest_pause_ms).fold(0.0, f64::max),
+        figures().filter_map(|figures| figures.paused_percent).fold(0.0, f64::max),
         figures().map(|figures| figures.stalled_ms).fold(0.0, f64::max),
         ours().count(),
         ours().map(|figures| figures.stale).sum::<usize>(),
@@ -141,12 +139,9 @@ fn ran(lines: &[Line]) -> String {
     )
 }
 
-/// That lines survive the file, and that the table counts right.
-///
-/// # Errors
-/// When not.
-pub fn reads_right() -> Result<()> {
-    let line = |fault: &str, system: System, lost: usize, gates: Option<f64>| Line {
+/// A line such as a run could have left.
+pub fn example(fault: &str, system: System, lost: usize, gates: Option<f64>) -> Line {
+    Line {
         at: 1,
         commit: "abc".into(),
         versions: Versions { redis: "7".into(), pacemaker: "2".into(), kernel: "6".into() },
@@ -160,6 +155,8 @@ pub fn reads_right() -> Result<()> {
             wait_acknowledged: 10,
             wait_lost: 0,
             stale: lost / 2,
+            connections_cut: Some(3),
+            unanswered: Some(0),
             two_gates_ms: gates,
             no_gate_ms: gates,
             outage_haproxy_ms: 1500.0 + lost as f64,
@@ -171,23 +168,32 @@ pub fn reads_right() -> Result<()> {
             cut: Vec::new(),
             recovered_ms: 1.0,
             longest_pause_ms: 12.0,
+            pause_p99_ms: Some(8.5),
+            paused_percent: Some(0.2),
             stalled_ms: 20.0,
         }),
         trouble: None,
         blind: false,
-    };
+    }
+}
+
+/// That lines survive the file, and that the table counts right.
+///
+/// # Errors
+/// When not.
+pub fn reads_right() -> Result<()> {
     let mut lines = vec![
-        line("isolate", System::Plain, 500, None),
-        line("isolate", System::Rolegate, 30, Some(0.0)),
-        line("isolate", System::Rolegate, 10, Some(0.4)),
-        line("isolate", System::Rolegate, 20, Some(0.0)),
-        line("kill", System::Rolegate, 0, Some(0.0)),
+        example("isolate", System::Plain, 500, None),
+        example("isolate", System::Rolegate, 30, Some(0.0)),
+        example("isolate", System::Rolegate, 10, Some(0.4)),
+        example("isolate", System::Rolegate, 20, Some(0.0)),
+        example("kill", System::Rolegate, 0, Some(0.0)),
     ];
     lines.push(Line { figures: None, trouble: Some("not well".into()), ..lines[4].clone() });
     lines.push(Line { blind: true, ..lines[5].clone() });
-    lines.push(Line { commit: "def".into(), ..line("isolate", System::Rolegate, 40, Some(0.0)) });
+    lines.push(Line { commit: "def".into(), ..example("isolate", System::Rolegate, 40, Some(0.0)) });
     // A fault that is called otherwise now.
-    lines.push(line("gone", System::Rolegate, 0, Some(0.0)));
+    lines.push(example("gone", System::Rolegate, 0, Some(0.0)));
     let file = tempfile::NamedTempFile::new()?;
     let mut written = lines.iter().map(serde_json::to_string).collect::<Result<Vec<String>, _>>()?;
     // As lines were before these two were counted.

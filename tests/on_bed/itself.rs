@@ -22,6 +22,7 @@ type Alone = fn() -> Result<()>;
 pub const ALONE: &[(&str, Alone)] = &[
     ("load::a_report_counts_right", bed::load::counts_right),
     ("faults::definitions_are_whole", bed::faults::are_whole),
+    ("judge::lines_are_judged_by_what_is_wanted", bed::judge::judges_right),
     ("table::lines_become_a_table", bed::table::reads_right),
     ("watch::what_was_seen_is_counted_right", bed::watch::counts_right),
     ("itself::an_up_that_fails_leaves_nothing", failed_up),

@@ -1,0 +1,268 @@
+//! The bar: what a file of lines must show before anybody is promised anything, and whether it does.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use anyhow::{Result, ensure};
+
+use super::faults::{FAULTS, Fault};
+use super::spread::Spread;
+use super::suite::{Figures, Line, STALLED_MS, System};
+use super::table::example;
+use super::watch::BLIND;
+
+/// How often each fault is to have been measured.
+const RUNS: usize = 10;
+
+/// The median time from a majority naming the new node to its 6381 open, in milliseconds, and in which faults.
+const TO_OPEN_MS: f64 = 500.0;
+const OPENING: [&str; 4] = ["kill", "power-cut", "isolate", "failover"];
+
+/// In which faults each run loses at most a tenth of what plain Sentinel loses.
+const LOSING: [&str; 5] = ["isolate", "isolate-frozen", "cut-redis", "failover", "restart-empty"];
+
+/// In which faults writers through HAProxy wait no longer than with plain Sentinel.
+const WAITING: [&str; 2] = ["kill", "power-cut"];
+
+/// One thing that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Criterion {
+    /// Of what.
+    pub of: String,
+    /// What is wanted of it.
+    pub wanted: String,
+    /// What the lines show.
+    pub found: String,
+    /// Whether that is it; None where there is nothing to compare it with.
+    pub met: Option<bool>,
+}
+
+impl Criterion {
+    fn new(of: impl Into<String>, wanted: impl Into<String>, found: impl Into<String>, met: bool) -> Self {
+        Criterion { of: of.into(), wanted: wanted.into(), found: found.into(), met: Some(met) }
+    }
+}
+
+/// What was measured in a line that counts: one that was seen closely, on a machine that ran.
+fn measured(line: &Line) -> Option<&Figures> {
+    let counts = |figures: &&Figures| {
+        figures.longest_pause_ms < BLIND.as_secs_f64() * 1e3 && figures.stalled_ms < STALLED_MS && !line.blind
+    };
+    line.figures.as_ref().filter(counts)
+}
+
+/// All that is wanted, in the order in which it is shown.
+pub fn judge(lines: &[Line]) -> Vec<Criterion> {
+    let ours = || lines.iter().filter(|line| line.system.is_rolegate());
+    let mut all = vec![
+        never("stale acknowledgements", ours(), |figures| figures.stale as f64),
+        never("time with two open gates (ms)", ours(), |figures| figures.two_gates_ms.unwrap_or(f64::INFINITY)),
+        never(
+            "lost of what WAIT 1 confirmed, in single faults",
+            ours().filter(|line| Fault::named(&line.fault).is_ok_and(|fault| fault.is_single)),
+            |figures| figures.wait_lost as f64,
+        ),
+        none("runs that failed", ours().filter(|line| line.figures.is_none() && !line.blind)),
+        none(
+            "runs that did not come as expected",
+            ours().filter(|line| measured(line).is_some_and(|figures| figures.as_expected != Some(true))),
+        ),
+    ];
+    all.extend(FAULTS.iter().map(|fault| runs(fault, lines)));
+    all.extend(OPENING.map(|fault| {
+        let times = values(&of(lines, fault, System::Rolegate, None), |figures| figures.named_to_open_ms);
+        let wanted = format!("median at most {TO_OPEN_MS} ms");
+        let title = format!("{fault}: named to open");
+        match Spread::of(times) {
+            Ok(spread) => Criterion::new(title, wanted, spread.to_string(), spread.median <= TO_OPEN_MS),
+            Err(_) => Criterion::new(title, wanted, "none", false),
+        }
+    }));
+    for fault in LOSING {
+        all.extend(against_plain(lines, fault, "lost", |figures| figures.lost as f64, 0.1, |spread| spread.max));
+    }
+    for fault in WAITING {
+        let outage = |figures: &Figures| figures.outage_haproxy_ms;
+        all.extend(against_plain(lines, fault, "outage through HAProxy (ms)", outage, 1.0, |spread| spread.median));
+    }
+    all
+}
+
+/// That a figure is zero in every line that has figures, however well it was seen.
+fn never<'l>(of: &str, lines: impl Iterator<Item = &'l Line>, figure: fn(&Figures) -> f64) -> Criterion {
+    let counted: Vec<&Line> = lines.filter(|line| line.figures.is_some()).collect();
+    let value = |line: &&Line| line.figures.as_ref().map_or(0.0, figure);
+    let bad: Vec<&Line> = counted.iter().copied().filter(|line| value(line) > 0.0).collect();
+    let worst = bad.iter().map(value).fold(0.0, f64::max);
+    let found = match bad.is_empty() {
+        true => format!("0 in {} runs", counted.len()),
+        false => format!("up to {worst} in {} of {} runs: {}", bad.len(), counted.len(), names(&bad)),
+    };
+    Criterion::new(of, "0 in every run", found, bad.is_empty() && !counted.is_empty())
+}
+
+/// That there is none of them.
+fn none<'l>(of: &str, lines: impl Iterator<Item = &'l Line>) -> Criterion {
+    let bad: Vec<&Line> = lines.collect();
+    let found = if bad.is_empty() { "0".to_owned() } else { format!("{}: {}", bad.len(), names(&bad)) };
+    Criterion::new(of, "0", found, bad.is_empty())
+}
+
+fn names(lines: &[&Line]) -> String {
+    let all: Vec<String> =
+        lines.iter().map(|line| format!("{} ({}, seed {})", line.fault, line.system.word(), line.seed)).collect();
+    all.join(", ")
+}
+
+fn runs(fault: &Fault, lines: &[Line]) -> Criterion {
+    let of = lines.iter().filter(|line| line.fault == fault.name && line.system == System::Rolegate);
+    let counted = of.filter(|line| measured(line).is_some()).count();
+    Criterion::new(
+        format!("{}: measured runs", fault.name),
+        format!("at least {RUNS}"),
+        counted.to_string(),
+        counted >= RUNS,
+    )
+}
+
+/// The figures of a system in one fault, of one commit or of all.
+fn of<'l>(lines: &'l [Line], fault: &str, system: System, commit: Option<&str>) -> Vec<&'l Figures> {
+    let of = lines.iter().filter(|line| line.fault == fault && line.system == system);
+    of.filter(|line| commit.is_none_or(|commit| line.commit == commit)).filter_map(measured).collect()
+}
+
+fn values(figures: &[&Figures], figure: impl Fn(&Figures) -> Option<f64>) -> Vec<f64> {
+    figures.iter().filter_map(|figures| figure(figures)).collect()
+}
+
+/// That what `ours` makes of a figure is at most `part` of plain Sentinel's median, for each commit of which both ran.
+fn against_plain(
+    lines: &[Line],
+    fault: &str,
+    what: &str,
+    figure: fn(&Figures) -> f64,
+    part: f64,
+    ours: fn(Spread) -> f64,
+) -> Vec<Criterion> {
+    let commits: BTreeSet<&str> = lines.iter().map(|line| line.commit.as_str()).collect();
+    let mut all = Vec::new();
+    for commit in commits {
+        let spread =
+            |system| Spread::of(values(&of(lines, fault, system, Some(commit)), |figures| Some(figure(figures)))).ok();
+        let (Some(rolegate), Some(plain)) = (spread(System::Rolegate), spread(System::Plain)) else { continue };
+        let most = part * plain.median;
+        all.push(Criterion::new(
+            format!("{fault}: {what}, {commit}"),
+            format!(
+                "at most {most:.0} ({})",
+                if part < 1.0 { "each run; a tenth of plain's median" } else { "median; plain's" }
+            ),
+            rolegate.to_string(),
+            ours(rolegate) <= most,
+        ));
+    }
+    if all.is_empty() {
+        all.push(Criterion {
+            of: format!("{fault}: {what}"),
+            wanted: "plain Sentinel's runs of the same commit".to_owned(),
+            found: "none".to_owned(),
+            met: None,
+        });
+    }
+    all
+}
+
+/// As a Markdown table.
+pub fn markdown(criteria: &[Criterion]) -> String {
+    let mut text = "| criterion | wanted | found | verdict |\n|---|---|---|---|\n".to_owned();
+    for Criterion { of, wanted, found, met } in criteria {
+        let verdict = match met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not compared",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {of} | {wanted} | {found} | {verdict} |");
+    }
+    text
+}
+
+/// That all that can be judged is met.
+///
+/// # Errors
+/// How much is not.
+pub fn ensure_met(criteria: &[Criterion]) -> Result<()> {
+    let missed = criteria.iter().filter(|criterion| criterion.met == Some(false)).count();
+    ensure!(missed == 0, "{missed} of {} criteria are missed", criteria.len());
+    Ok(())
+}
+
+/// That it judges right, on lines made by hand.
+///
+/// # Errors
+/// When not.
+pub fn judges_right() -> Result<()> {
+    let good = || -> Vec<Line> {
+        let each =
+            FAULTS.iter().flat_map(|fault| (0..RUNS).map(|_| example(fault.name, System::Rolegate, 0, Some(0.0))));
+        let plain = LOSING.iter().chain(&WAITING).map(|fault| example(fault, System::Plain, 500, None));
+        each.chain(plain).collect()
+    };
+    let missed = |lines: &[Line]| -> Vec<String> {
+        judge(lines)
+            .into_iter()
+            .filter(|criterion| criterion.met == Some(false))
+            .map(|criterion| criterion.of)
+            .collect()
+    };
+    ensure!(missed(&good()).is_empty(), "{}", markdown(&judge(&good())));
+    ensure!(ensure_met(&judge(&good())).is_ok() && ensure_met(&judge(&[])).is_err());
+    // The first of a fault's lines is changed; what is missed then.
+    let check = |fault: &str, change: &dyn Fn(&mut Line, &mut Figures), wanted: &[&str]| -> Result<()> {
+        let mut lines = good();
+        let line = lines.iter_mut().find(|line| line.fault == fault).expect("a line of each fault");
+        let mut figures = line.figures.take().expect("figures in each line");
+        change(line, &mut figures);
+        line.figures = Some(figures).filter(|_| line.trouble.is_none());
+        let found = missed(&lines);
+        ensure!(found == wanted, "{fault}: {found:?}, wanted {wanted:?}\n{}", markdown(&judge(&lines)));
+        Ok(())
+    };
+    check("reset", &|_, figures| figures.stale = 1, &["stale acknowledgements"])?;
+    check("reset", &|_, figures| figures.two_gates_ms = Some(0.1), &["time with two open gates (ms)"])?;
+    check("reset", &|_, figures| figures.wait_lost = 1, &["lost of what WAIT 1 confirmed, in single faults"])?;
+    check("power-cut-all", &|_, figures| figures.wait_lost = 1, &[])?;
+    check("reset", &|_, figures| figures.as_expected = Some(false), &["runs that did not come as expected"])?;
+    check("reset", &|line, _| line.trouble = Some("not well".into()), &["runs that failed", "reset: measured runs"])?;
+    let blind = |line: &mut Line, _: &mut Figures| (line.blind, line.trouble) = (true, Some("busy".into()));
+    check("reset", &blind, &["reset: measured runs"])?;
+    // Before runs were called blind for that.
+    check("reset", &|_, figures| figures.longest_pause_ms = 60.0, &["reset: measured runs"])?;
+    check("reset", &|_, figures| figures.stalled_ms = 2500.0, &["reset: measured runs"])?;
+    // What must never be counts all the same.
+    let unseen = |_: &mut Line, figures: &mut Figures| (figures.stalled_ms, figures.stale) = (2500.0, 1);
+    check("reset", &unseen, &["stale acknowledgements", "reset: measured runs"])?;
+    check("kill", &|_, figures| figures.named_to_open_ms = Some(900.0), &[])?;
+    check("isolate", &|_, figures| figures.lost = 51, &["isolate: lost, abc"])?;
+    check("isolate", &|_, figures| figures.lost = 50, &[])?;
+    check("kill", &|_, figures| figures.lost = 51, &[])?;
+    check("kill", &|_, figures| figures.outage_haproxy_ms = 9e3, &[])?;
+    check("reset", &|line, _| line.system = System::Stonith, &["reset: measured runs"])?;
+    check("reset", &|line, _| line.commit = "other".into(), &[])?;
+
+    let mut slow = good();
+    for line in slow.iter_mut().filter(|line| line.system == System::Rolegate && line.fault == "kill") {
+        let figures = line.figures.as_mut().expect("figures in each line");
+        (figures.named_to_open_ms, figures.outage_haproxy_ms) = (Some(501.0), 2001.0);
+    }
+    let wanted = ["kill: named to open", "kill: outage through HAProxy (ms), abc"];
+    ensure!(missed(&slow) == wanted, "{:?}", missed(&slow));
+    // Plain Sentinel's runs of another commit are no measure.
+    for line in slow.iter_mut().filter(|line| line.system == System::Plain) {
+        line.commit = "other".into();
+    }
+    ensure!(missed(&slow) == ["kill: named to open"], "{:?}", missed(&slow));
+    let alone = judge(&slow).into_iter().filter(|criterion| criterion.met.is_none()).count();
+    ensure!(alone == LOSING.len() + WAITING.len(), "{}", markdown(&judge(&slow)));
+    Ok(())
+}
