@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::files::HOOK;
-use super::{Bed, CLIENTS, DropRule, Host, wait_for};
+use super::{Bed, CLIENTS, DropRule, Host, gates, wait_for};
 
 /// A fault. One that is new: its definition in [`FAULTS`].
 #[derive(Debug)]
@@ -204,6 +204,20 @@ pub const FAULTS: &[Fault] = &[
         expects: Expects::Moves,
         begin: kill_for_good,
         end: start_redis,
+        ..FAULT
+    },
+    Fault {
+        name: "kill-20-empty",
+        says: "Redis on {primary} is killed, and started again after 20 s with nothing on its disk",
+        lasts: seconds(20),
+        expects: Expects::Moves,
+        before: |scene| persist(scene, "no", ""),
+        begin: |scene| {
+            kill_for_good(scene)?;
+            scene.primary.sh(&format!("rm -f {}/dump.rdb", scene.bed.server().data())).map(drop)
+        },
+        end: start_redis,
+        after: |scene| persist(scene, "no", SNAPSHOTS),
         ..FAULT
     },
     Fault {
@@ -649,6 +663,22 @@ pub const FAULTS: &[Fault] = &[
         ..FAULT
     },
     Fault {
+        name: "keeper-restart",
+        says: "the keeper on {primary} is restarted, as an upgrade does",
+        expects: Expects::Untouched,
+        needs: Needs::Rolegate,
+        begin: |scene| scene.primary.sh("systemctl restart rolegate-keeper").map(drop),
+        ..FAULT
+    },
+    Fault {
+        name: "keeper-restart-other",
+        says: "the keeper on {other} is restarted, as an upgrade does",
+        expects: Expects::Untouched,
+        needs: Needs::Rolegate,
+        begin: |scene| scene.others[0].sh("systemctl restart rolegate-keeper").map(drop),
+        ..FAULT
+    },
+    Fault {
         name: "keeper-freeze",
         says: "the keeper on {primary} stands still for 12 s",
         closed: seconds(12),
@@ -718,6 +748,19 @@ pub const FAULTS: &[Fault] = &[
         },
         ..FAULT
     },
+    Fault {
+        name: "journald-freeze",
+        says: "journald stands still on all nodes, and 2 s later SENTINEL FAILOVER by hand",
+        lasts: seconds(15),
+        expects: Expects::Moves,
+        begin: |scene| {
+            on_all(scene, |node| node.signal(JOURNALD, Signal::SIGSTOP).map(drop))?;
+            thread::sleep(seconds(2));
+            scene.primary.redis(26379, FAILOVER).map(drop)
+        },
+        end: |scene| on_all(scene, |node| node.signal(JOURNALD, Signal::SIGCONT).map(drop)),
+        ..FAULT
+    },
     // The cluster.
     Fault {
         name: "pacemaker-kill",
@@ -783,6 +826,18 @@ pub const FAULTS: &[Fault] = &[
             let script = "nft list ruleset > /run/saved.nft; nft flush ruleset; sleep 0.5; nft -f /run/saved.nft";
             scene.primary.sh(script).map(drop)
         },
+        ..FAULT
+    },
+    Fault {
+        name: "nftables-reload",
+        says: "systemctl reload nftables on {primary}: Debian's /etc/nftables.conf, which begins with flush ruleset",
+        closed: seconds(3),
+        expects: Expects::Stays,
+        needs: Needs::Rolegate,
+        // Starting and stopping it flush the ruleset as well.
+        before: |scene| nftables(scene, "start"),
+        begin: |scene| scene.primary.sh("systemctl reload nftables").map(drop),
+        after: |scene| nftables(scene, "stop"),
         ..FAULT
     },
     // Operations.
@@ -901,12 +956,32 @@ pub const FAULTS: &[Fault] = &[
         end: |scene| pcs(&scene.others[0], &["property", "set", "maintenance-mode=false"]),
         ..FAULT
     },
+    Fault {
+        name: "maintenance-upgrade",
+        says: "in maintenance mode Pacemaker and corosync are stopped on all nodes at once and started again, as an upgrade does",
+        lasts: seconds(10),
+        expects: Expects::Untouched,
+        needs: Needs::Rolegate,
+        begin: |scene| {
+            pcs(&scene.others[0], &["property", "set", "maintenance-mode=true"])?;
+            thread::sleep(seconds(2));
+            let systemctl =
+                |what: &str| on_all(scene, |node| node.sh_within(seconds(90), &format!("systemctl {what}")).map(drop));
+            systemctl("stop pacemaker corosync")?;
+            systemctl("start corosync pacemaker")?;
+            wait_for("a cluster of three", seconds(60), || scene.bed.check())
+        },
+        end: |scene| pcs(&scene.others[0], &["property", "set", "maintenance-mode=false"]),
+        ..FAULT
+    },
 ];
 
 /// Debian's `save`.
 const SNAPSHOTS: &str = "3600 1 300 100 60 10000";
 
 const KEEPER: &str = "rolegate-keeper";
+
+const JOURNALD: &str = "systemd-journald";
 
 const FAILOVER: &[&str] = &["SENTINEL", "FAILOVER", "mymaster"];
 
@@ -983,6 +1058,12 @@ fn reset_in_failover(scene: &Scene, node: &Host) -> Result<u64> {
         }
         bail!("no promotion in 10 s")
     })?
+}
+
+/// What systemctl does with Debian's nftables.service on the primary's node, until the gate is made anew.
+fn nftables(scene: &Scene, what: &str) -> Result<()> {
+    scene.primary.sh(&format!("systemctl {what} nftables"))?;
+    wait_for("the gate to be made anew", seconds(30), || gates::check(scene.bed, 1))
 }
 
 /// Fills /run and, on a small file system put over it, rolegate's state directory, until no byte fits any more.

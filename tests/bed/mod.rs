@@ -211,6 +211,9 @@ impl Bed {
         if server != Server::Redis && (options.secured || options.second || options.by_hand) {
             bail!("passwords, a second master name and installing by hand are there for Redis only");
         }
+        if options.iptables && (options.secured || options.by_hand) {
+            bail!("the gate on iptables is there without passwords and installing by hand only");
+        }
         let started = Instant::now();
         let root = root::cached(&options.release).context("building the root of the hosts")?;
         let dir = beds().join(&options.name);

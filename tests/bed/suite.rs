@@ -26,6 +26,8 @@ pub enum System {
     /// rolegate's blocks in the layout of ansible-redis-ha (ocf/pcs/block.sh). Not that project itself, whose rules leave a port open
     /// unless something blocks it: here the keeper's lease holds 6381, as with the gate.
     Classic,
+    /// rolegate on iptables-nft instead of nftables.
+    Iptables,
     /// rolegate on a cluster with STONITH: a fence agent cuts a node's power, and nobody boots it before the fault is over.
     Stonith,
     /// Sentinel alone, without rolegate: writers use 6379, HAProxy asks each server for its role, as often as it asks a gate, and
@@ -42,6 +44,7 @@ impl System {
         match self {
             System::Rolegate => "rolegate",
             System::Classic => "rolegate, classic layout",
+            System::Iptables => "rolegate on iptables-nft",
             System::Stonith => "rolegate with STONITH",
             System::Plain => "plain Sentinel",
             System::Usual => "plain Sentinel, usual HAProxy",
@@ -50,7 +53,7 @@ impl System {
 
     /// Whether it is rolegate.
     pub fn is_rolegate(self) -> bool {
-        matches!(self, System::Rolegate | System::Classic | System::Stonith)
+        matches!(self, System::Rolegate | System::Classic | System::Iptables | System::Stonith)
     }
 
     /// The port of a node to which writes go.
@@ -62,13 +65,17 @@ impl System {
         match needs {
             Needs::Sentinel => true,
             Needs::Rolegate => self.is_rolegate(),
-            Needs::Gate => matches!(self, System::Rolegate | System::Stonith),
+            Needs::Gate => matches!(self, System::Rolegate | System::Iptables | System::Stonith),
         }
     }
 
     fn raise(self, name: &str) -> Result<Bed> {
-        let bed =
-            Bed::up(Options { bare: !self.is_rolegate(), usual_haproxy: self == System::Usual, ..Options::new(name) })?;
+        let bed = Bed::up(Options {
+            bare: !self.is_rolegate(),
+            usual_haproxy: self == System::Usual,
+            iptables: self == System::Iptables,
+            ..Options::new(name)
+        })?;
         if self == System::Classic {
             bed.say("making the blocks: ocf/pcs/block.sh, rolegate init");
             gates::configure_classic(&bed)?;
@@ -158,6 +165,7 @@ A run takes 20 to 60 s; each system has a bed of its own, raised in half a minut
 
   scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
   scripts/faults isolate power-cut corosync-freeze --against stonith --not-rolegate --out figures.jsonl
+  scripts/faults --chief --against iptables --not-rolegate --out figures.jsonl
   scripts/faults --table figures.jsonl
   scripts/faults --judge figures.jsonl";
 

@@ -97,6 +97,10 @@ pub(super) fn configure(options: &Options, host: &str, root: &Path) -> Result<()
     if options.second {
         second(host, root)?;
     }
+    if options.iptables {
+        fs::create_dir_all(root.join("etc/rolegate"))?;
+        write(root, "etc/rolegate/rolegate.toml", "[firewall]\nbackend = \"iptables-nft\"\n")?;
+    }
     if options.secured {
         let user = user("redis.conf", REDIS_SECRET)?;
         let redis = format!("requirepass {PASSWORD}\nmasterauth {PASSWORD}\n{user}\n");
