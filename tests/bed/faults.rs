@@ -751,6 +751,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "journald-freeze",
         says: "journald stands still on all nodes, and 2 s later SENTINEL FAILOVER by hand",
+        closed: seconds(8),
         lasts: seconds(15),
         expects: Expects::Moves,
         begin: |scene| {

@@ -61,6 +61,9 @@ impl Bed {
                  link set eth0 up\n"
             ))
             .run()?;
+        // As systemd sets it on a machine, but not in a container: how many log messages wait for a journald that does not read.
+        let queue = ["netns", "exec", host, "sysctl", "-q", "-w", "net.unix.max_dgram_qlen=512"];
+        self.jail().cmd("ip").args(queue).run()?;
         Ok(())
     }
 

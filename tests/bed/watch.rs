@@ -3,7 +3,7 @@
 //!
 //! For each node two threads of this program go into its network namespace, where its firewall and its Sentinel
 //! answer whatever is cut, frozen or refused: one reads the firewall each [`EACH`], one asks the Sentinel each
-//! [`ASK_EACH`], with realtime priority. What lies between two looks is not seen: an overlap shorter than that can be missed, and
+//! [`ASK_EACH`], both before all others. What lies between two looks is not seen: an overlap shorter than that can be missed, and
 //! [`Seen::pauses`] says how long two looks were apart.
 
 use std::fs::{self, File};
@@ -36,11 +36,12 @@ const EACH: Duration = Duration::from_millis(5);
 /// The time from one question to a Sentinel to the next.
 const ASK_EACH: Duration = Duration::from_millis(8);
 
-/// The realtime priorities of those who look at firewalls and who ask Sentinels. Keepers have 50: a look costs 0.1 ms and must not
-/// wait until one has done its work. Corosync has 99.
-const LOOKING: u8 = 60;
-/// See [`LOOKING`].
-const ASKING: u8 = 1;
+/// How those run who look at firewalls, in chrt's words: before keepers (RR 50) and corosync (RR 99), which keeps a processor for a
+/// second and more when it starts. A look costs 0.1 ms; what takes more than 1 ms of 5 waits.
+const LOOKING: [&str; 6] =
+    ["--deadline", "--sched-runtime=1000000", "--sched-deadline=5000000", "--sched-period=5000000", "--pid", "0"];
+/// How those run who ask Sentinels.
+const ASKING: [&str; 3] = ["--rr", "--pid", "1"];
 
 /// A firewall is to be read at least that often.
 pub const WANTED: Duration = Duration::from_millis(10);
@@ -142,9 +143,9 @@ impl Watch {
             let root = bed.host_dir(node).join("root");
             let (there, stopped) = (root.clone(), Arc::clone(&stop));
             let iptables = bed.options().iptables;
-            gates.push(thread::spawn(move || look(Visitor::new(there, LOOKING)?, iptables, &stopped)));
+            gates.push(thread::spawn(move || look(Visitor::new(there, &LOOKING)?, iptables, &stopped)));
             let stopped = Arc::clone(&stop);
-            named.push(thread::spawn(move || ask(Visitor::new(root, ASKING)?, &stopped)));
+            named.push(thread::spawn(move || ask(Visitor::new(root, &ASKING)?, &stopped)));
         }
         let stopped = Arc::clone(&stop);
         let stall = vec![thread::spawn(move || Ok(stall(&stopped)))];
@@ -193,18 +194,21 @@ enum Visit {
     Off,
 }
 
-/// Lets this thread run before ordinary ones: what is watched keeps all processors busy. Where the machine does not
-/// allow it, pauses are longer, and reported.
-fn before_others(priority: u8) {
-    let (priority, thread) = (priority.to_string(), nix::unistd::gettid().to_string());
-    if let Err(error) = Cmd::new("chrt").args(["--rr", "--pid", &priority, &thread]).run() {
+/// Has this thread run as `how` says: what is watched keeps all processors busy. Where the machine does not allow it, pauses are
+/// longer, and reported.
+fn run_as(how: &[&str]) {
+    let this = nix::unistd::gettid().to_string();
+    let set = |how: &[&str]| Cmd::new("chrt").args(how).arg(&this).run();
+    // On another thread: one that runs by deadlines can start no others, and a command has some.
+    let done = thread::scope(|scope| scope.spawn(|| set(how).or_else(|_| set(&ASKING))).join());
+    if let Ok(Err(error)) = done {
         eprintln!("watching without priority: {error}");
     }
 }
 
 impl Visitor {
-    fn new(root: PathBuf, priority: u8) -> Result<Self> {
-        before_others(priority);
+    fn new(root: PathBuf, how: &[&str]) -> Result<Self> {
+        run_as(how);
         Ok(Visitor { root, home: File::open("/proc/thread-self/ns/net")?, there: None })
     }
 
