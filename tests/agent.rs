@@ -26,12 +26,25 @@ const NODE: &str = "10.9.0.1";
 const OTHER: &str = "10.9.0.2";
 const SENTINELS: [u16; 3] = [26379, 26380, 26381];
 
+/// The argument with which this program asks the keeper, as whoever it runs as, and says what came of it.
+const ASK: &str = "ask-the-keeper";
+
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(ASK) {
+        match rolegate::keeper::socket::ask(&Request::Report) {
+            Ok(reports) => println!("{} reports", reports.len()),
+            Err(error) => println!("{:?}", error.kind()),
+        }
+        return;
+    }
     let arguments = Arguments::from_args();
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 12] = [
+    let trials: [(&str, fn()); 15] = [
+        ("callers_that_say_nothing_hold_up_no_agent", silent_callers),
+        ("the_keeper_serves_root_and_group_haclient_and_nobody_else", whom_the_keeper_serves),
+        ("without_a_usable_firewall_the_agent_says_so", without_a_usable_firewall),
         ("a_firewall_that_is_busy_at_first_fails_no_promote", busy_firewall),
         ("another_record_waits_until_nothing_is_permitted", another_record_waits_until_nothing_is_permitted),
         ("another_gates_ports_are_left_alone", another_gates_ports),
@@ -867,6 +880,176 @@ fn busy_firewall() {
     other.join().unwrap();
     let state = world.agree("a promote that had to wait");
     assert!(state.ro.is_open() && state.rw.is_open(), "{state:?}");
+}
+
+/// What comes of asking the keeper as who setpriv makes of this program.
+fn asked_as(who: &[&str]) -> String {
+    // Copied, for a user of nothing may not look into a home directory.
+    let program = "/run/rolegate/ask";
+    if !std::path::Path::new(program).exists() {
+        std::fs::copy(std::env::current_exe().unwrap(), program).unwrap();
+    }
+    let output = Command::new("setpriv").args(who).args([program, ASK]).output().unwrap();
+    assert!(output.status.success(), "{who:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn whom_the_keeper_serves() {
+    let _world = World::new();
+    let nobody = ["--reuid", "nobody", "--regid", "nogroup"];
+    let as_nobody = |groups: &[&str]| asked_as(&[&nobody[..], groups].concat());
+    assert_eq!(asked_as(&["--clear-groups"]), "1 reports", "root");
+    assert_eq!(as_nobody(&["--clear-groups"]), "PermissionDenied");
+    assert_eq!(as_nobody(&["--groups", "daemon"]), "PermissionDenied");
+    assert_eq!(as_nobody(&["--groups", "haclient"]), "1 reports", "as Sentinel's user");
+    assert_eq!(asked_as(&["--reuid", "nobody", "--regid", "haclient", "--clear-groups"]), "1 reports");
+}
+
+/// Whoever is in group haclient can take all places of the keeper's socket, and those behind them.
+fn silent_callers() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut world = World::new();
+    world.reset();
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..48 {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let stream = std::os::unix::net::UnixStream::connect(rolegate::keeper::socket::PATH);
+                    // Until the keeper has had enough of it; then the next one.
+                    let _ended = stream.and_then(|mut stream| std::io::Read::read(&mut stream, &mut [0]));
+                }
+            });
+        }
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            let denied = rolegate::keeper::socket::ask(&Request::Report);
+            assert!(denied.is_err(), "all places are taken: {denied:?}");
+            for _ in 0..2 {
+                for (action, recurring, right) in [
+                    ("start", false, OcfCode::Success),
+                    ("monitor", true, OcfCode::Success),
+                    ("promote", false, OcfCode::Success),
+                    ("monitor", true, OcfCode::RunningPromoted),
+                    ("demote", false, OcfCode::Success),
+                    ("stop", false, OcfCode::Success),
+                ] {
+                    let began = std::time::Instant::now();
+                    assert_eq!(world.agent(action, recurring, &[]), right as i32, "{action}");
+                    assert!(began.elapsed() < SOON, "{action} took {:?}", began.elapsed());
+                    let open = action == "promote" || right == OcfCode::RunningPromoted;
+                    assert_eq!(world.state().rw.is_open(), open, "{action}");
+                }
+            }
+        }));
+        end.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    eventually("the keeper answers", || rolegate::keeper::socket::ask(&Request::Report).is_ok());
+}
+
+/// What a machine lacks.
+#[derive(Debug, Clone, Copy)]
+enum Lacks {
+    Programs(&'static str),
+    /// The kernel refuses the sockets through which nft and ipset speak to it.
+    Netfilter,
+}
+
+/// What the agent says and its exit code on such a machine.
+fn agent_without(node: &Ns, lacks: Lacks, action: &str) -> (i32, String) {
+    let hide = match lacks {
+        Lacks::Programs(programs) => format!(
+            "for p in {programs}; do for d in /usr/sbin /usr/bin /sbin /bin; do \
+             [ ! -e $d/$p ] || mount --bind /dev/null $(readlink -f $d/$p); done; done"
+        ),
+        Lacks::Netfilter => "true".to_owned(),
+    };
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-ec", &format!("{hide}; exec {} {action}", env!("CARGO_BIN_EXE_rolegate-agent"))]);
+    command.env_clear().env("PATH", std::env::var("PATH").unwrap()).envs([
+        ("OCF_ROOT", "/usr/lib/ocf".to_owned()),
+        ("OCF_CHECK_LEVEL", "10".to_owned()),
+        ("OCF_RESOURCE_TYPE", "gate".to_owned()),
+        ("OCF_RESOURCE_INSTANCE", "RedisGate".to_owned()),
+        ("OCF_RESKEY_CRM_meta_on_node", "node1".to_owned()),
+        ("OCF_RESKEY_CRM_meta_timeout", "20000".to_owned()),
+        ("OCF_RESKEY_sentinels", SENTINELS.map(|port| format!("{port:040}@{NODE}:{port}")).join(" ")),
+        ("OCF_RESKEY_nodes", format!("node1={NODE}:6379 node2={OTHER}:6379")),
+    ]);
+    let output = node.run(|| {
+        if matches!(lacks, Lacks::Netfilter) {
+            refuse_netfilter();
+        }
+        command.output().unwrap()
+    });
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Has the kernel refuse NETLINK_NETFILTER to this thread and to what it starts, as one that is built without it.
+fn refuse_netfilter() {
+    use nix::libc;
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+    let is = |argument: u8, value: libc::c_int| SeccompCondition::new(argument, Dword, Eq, value as u64).unwrap();
+    let rule = SeccompRule::new(vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_NETFILTER)]).unwrap();
+    let filter = SeccompFilter::new(
+        [(libc::SYS_socket, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPROTONOSUPPORT as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+fn without_a_usable_firewall() {
+    let node = Ns::new("agent-node");
+    let [installed, not_running] = [OcfCode::Installed, OcfCode::NotRunning].map(|code| code as i32);
+    let cases = [
+        (
+            "auto",
+            Lacks::Programs("nft ipset xtables-nft-multi xtables-legacy-multi"),
+            "neither nft nor iptables is installed",
+        ),
+        ("nft", Lacks::Programs("nft"), "nft is not installed"),
+        (
+            "iptables",
+            Lacks::Programs("xtables-nft-multi xtables-legacy-multi"),
+            "neither iptables-nft nor iptables-legacy is installed",
+        ),
+        ("auto", Lacks::Netfilter, "this kernel has no nfnetlink"),
+        ("nft", Lacks::Netfilter, "this kernel has no nfnetlink"),
+        ("iptables-legacy", Lacks::Netfilter, "this kernel has no nfnetlink"),
+    ];
+    for (backend, lacks, why) in cases {
+        settings(&format!("[firewall]\nbackend = \"{backend}\"\n"));
+        let act = |action: &str, right: i32| {
+            let (code, said) = agent_without(&node, lacks, action);
+            let what = format!("{backend}, {lacks:?}, {action}: {code}, {said}");
+            assert_eq!(code, right, "{what}");
+            assert!(
+                right != installed
+                    || said.contains("ocf-exit-reason:no firewall can be used here: ") && said.contains(why),
+                "{what}"
+            );
+        };
+        // It is said where it is looked for, and stops nothing from stopping.
+        act("validate-all", installed);
+        act("monitor", not_running);
+        act("start", installed);
+        act("stop", 0);
+        act("monitor", not_running);
+    }
+    // With all that it needs, the same starts.
+    settings("");
+    let all = Lacks::Programs("");
+    for (action, right) in [("validate-all", 0), ("start", 0), ("monitor", 0), ("stop", 0)] {
+        let (code, said) = agent_without(&node, all, action);
+        assert_eq!(code, right, "{action}: {said}");
+    }
 }
 
 fn listener() {

@@ -232,8 +232,9 @@ impl Action {
             Err(_) if !recurring && permission.is_none() => return Ok(OcfCode::NotRunning),
             Err(error) => return Err(error),
         };
-        let gate = match self.gate(params.ports, &settings) {
-            Ok(gate) => gate,
+        let gate = self.gate(params.ports, &settings)?;
+        let mut state = match gate.state().map_err(Failed::from) {
+            Ok(state) => state,
             // No firewall here, so no gate runs here. start says that it is missing.
             Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
                 return Ok(OcfCode::NotRunning);
@@ -241,7 +242,6 @@ impl Action {
             Err(error) if error.code == OcfCode::Installed => return Err(failed(OcfCode::Generic, error.reason)),
             Err(error) => return Err(error),
         };
-        let mut state = gate.state()?;
         let record = self.usable_record(&params);
         let granted = permission.map(|permission| permission.granted);
         let watched = recurring && granted.is_some() && record.is_ok();

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::libc::{EAFNOSUPPORT, EPROTONOSUPPORT};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::command::CommandError;
@@ -424,6 +425,10 @@ impl GateError {
         match error.kind() {
             io::ErrorKind::PermissionDenied => GateError::Permission { what },
             io::ErrorKind::TimedOut => GateError::Timeout { what },
+            // Of a socket, not of what is asked on it.
+            _ if matches!(error.raw_os_error(), Some(EPROTONOSUPPORT | EAFNOSUPPORT)) => {
+                GateError::NoFirewall(format!("this kernel has no nfnetlink ({what}: {error})"))
+            }
             _ => GateError::Kernel { what, source: error },
         }
     }
@@ -579,7 +584,12 @@ impl Gate {
             // Whoever's it is, it can be closed.
             return if want.closes() && !want.opens() { self.shut_locked(want, until).map(Some) } else { Err(owned) };
         }
-        let state = self.change(carrier, possible, until)?;
+        let state = match self.change(carrier, possible, until) {
+            Err(error @ GateError::NoFirewall(_)) if want.closes() && !want.opens() => {
+                self.close_without_programs(want, error, until)
+            }
+            changed => changed,
+        }?;
         refusal.map_or(Ok(Some(state)), Err)
     }
 
@@ -653,11 +663,18 @@ impl Gate {
         Ok(found)
     }
 
-    /// Where no program can change a firewall, an open port can only be what the kernel still holds; and that
+    /// Where no program can change a firewall, an open port can only be what the kernel still holds, on whichever; and that
     /// can be closed without programs.
     fn close_without_programs(&self, want: Desired, error: GateError, until: Instant) -> Result<State, GateError> {
         tracing::warn!("closing without programs: {error}");
-        iptables::shut(self.ports, want, until)?;
+        let closing: Vec<u16> = want.closing().map(|port| self.ports.number(port)).collect();
+        for shut in [nft::shut(&closing, until), iptables::shut(self.ports, want, until)] {
+            match shut {
+                // What the kernel cannot have is not open.
+                Err(GateError::NoFirewall(_)) => {}
+                shut => shut?,
+            }
+        }
         let mut state = nft::state(None, self.ports)?;
         state.cut = self.cut(want, until);
         Ok(state)

@@ -2,11 +2,14 @@
 //! nobody a right: whoever may speak to it can make the keeper look, and read what it says.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -72,14 +75,21 @@ pub fn ask(request: &Request) -> io::Result<Vec<Report>> {
 }
 
 fn ask_at(path: &Path, request: &Request) -> io::Result<Vec<Report>> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = connect(path)?;
     stream.set_read_timeout(Some(WITHIN))?;
-    stream.set_write_timeout(Some(WITHIN))?;
     stream.write_all(serde_json::to_string(request)?.as_bytes())?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
     stream.take(LONGEST_REPLY).read_to_string(&mut text)?;
     Ok(serde_json::from_str(&text)?)
+}
+
+/// As [`UnixStream::connect`], but for no longer than [`WITHIN`], writing too: a keeper that stands still accepts nobody, and many may wait for it.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::microseconds(WITHIN.as_micros() as i64))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// Why there is no answer from the keeper, in the words of an operator.
@@ -148,6 +158,26 @@ async fn converse(mut stream: tokio::net::UnixStream, asked: &mpsc::Sender<Asked
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Not even to be accepted.
+    #[test]
+    fn a_keeper_that_stands_still_holds_up_nobody() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keeper.sock");
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let (sender, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // The first is taken by the kernel, and waits in vain; the next ones do not come that far.
+            let results = [(); 3].map(|()| ask_at(&path, &Request::Report).unwrap_err().kind());
+            sender.send(results).unwrap();
+        });
+        let results = told.recv_timeout(Duration::from_secs(20)).expect("they wait for ever");
+        assert_eq!(results, [io::ErrorKind::WouldBlock; 3]);
+        drop(listener);
+    }
 
     #[test]
     fn what_is_asked_is_answered_and_nonsense_is_not() {
