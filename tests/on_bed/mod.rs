@@ -5,6 +5,7 @@ pub mod cli;
 pub mod configuration;
 pub mod faults;
 pub mod firewalls;
+pub mod forged;
 pub mod itself;
 pub mod load;
 pub mod moves;
@@ -99,9 +100,10 @@ pub fn all() -> Vec<Placed> {
 
 /// The trials of the usual bed, each with its file's name in front.
 fn trials() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 8] = [
+    let files: [(&str, &[(&str, OnBed)]); 9] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
+        ("forged", forged::TRIALS),
         ("load", load::TRIALS),
         ("watch", watch::TRIALS),
         ("moves", moves::TRIALS),

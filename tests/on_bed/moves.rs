@@ -32,7 +32,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
 const ANY: i32 = 3;
 
 /// A bed with a gate, whose read-write port is open on the primary's node and nowhere else.
-fn with_gate(bed: &Bed) -> Result<Host<'_>> {
+pub(super) fn with_gate(bed: &Bed) -> Result<Host<'_>> {
     let node = bed.host(NODES[0])?;
     if !node.ask("cibadmin", &["-Q", "-o", "resources"])?.contains("type=\"gate\"") {
         configure(bed)?;
