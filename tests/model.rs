@@ -98,6 +98,10 @@ enum Fault {
     LooksApart,
     AgeIgnored,
     LookBeforeMark,
+    /// A question is judged by the looks before it, without its own.
+    WithoutItsOwnLook,
+    /// Answers to an earlier question count for a later arm.
+    AnswersOfAnEarlierRound,
     /// With three nodes: one other that is free is enough.
     OneIsFree,
     /// A line that a keeper takes over counts though it had not settled.
@@ -382,7 +386,7 @@ enum What {
 }
 
 /// What was seen before, what is seen now, the longest lease, the terms.
-type Judged = (Option<Past>, List<Line, 3>, Span, Terms);
+type Judged = (Option<Past>, Option<List<Line, 3>>, Span, Terms);
 
 thread_local! {
     /// Who is free has been judged before, most times.
@@ -449,10 +453,13 @@ impl<const N: usize> Model<N> {
                     }
                 }
             }
+            let now = Some(now).filter(|_| !self.is(Fault::WithoutItsOwnLook));
             let judge = || {
                 let mut watch = past.map(|past| past.watch(other, &terms)).unwrap_or_default();
-                let now: Vec<_> = now.iter().map(|line| seen(other, line.id, line.mark)).collect();
-                watch.look(NOW, NOW, &now, &terms);
+                if let Some(now) = now {
+                    let now: Vec<_> = now.iter().map(|line| seen(other, line.id, line.mark)).collect();
+                    watch.look(NOW, NOW, &now, &terms);
+                }
                 watch.free(&other, lengths.longest, &terms)
             };
             JUDGED.with_borrow_mut(|judged| *judged.entry((past, now, lengths.longest, terms)).or_insert_with(judge))
@@ -807,6 +814,9 @@ impl<const N: usize> Model<N> {
             if node != ACQUIRER && late_answers && self.wants_to_ask(state, node, true) {
                 quiet.push(What::Arm(node));
             }
+            if self.is(Fault::AnswersOfAnEarlierRound) && me.question.is_some() {
+                quiet.push(What::Arm(node));
+            }
             if self.may_check(state, node) {
                 quiet.push(What::Check(node));
             }
@@ -1024,7 +1034,9 @@ impl<const N: usize> Model<N> {
             let me = &mut state.nodes[usize::from(node)];
             let (length, longest) = (lengths.own as Ticks, lengths.longest as Ticks);
             me.arm = Some(if self.ipset { length } else { ARM });
-            me.question = Some(Question { length, longest, checked: false, asked: Default::default() });
+            let before = me.question.filter(|_| self.is(Fault::AnswersOfAnEarlierRound));
+            let asked = before.map(|question| question.asked).unwrap_or_default();
+            me.question = Some(Question { length, longest, checked: false, asked });
         };
         match step.what {
             What::Tick { without } => self.tick(state, without),
@@ -1409,6 +1421,8 @@ fn main() {
             Model { breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE },
         ),
         ("a look before the own mark", Fault::LookBeforeMark, WHOLE),
+        ("a shared look instead of the question's own", Fault::WithoutItsOwnLook, WHOLE),
+        ("answers of an earlier round", Fault::AnswersOfAnEarlierRound, WHOLE),
         (
             "lines that vanish with their Sentinel are ignored",
             Fault::VanishedIgnored,
