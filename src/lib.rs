@@ -10,11 +10,12 @@
 //! - [`permission`]: what Pacemaker has asked of the gate on this node.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
-//! - [`cli`]: the operator's program: status, fence, unfence, init.
+//! - [`cli`]: the operator's program: status, switchover, fence, unfence, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`layout`]: which resources guard a master name, and what they permit.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
 //! - [`keeper`]: the process that holds the leases.
+//! - [`switchover`]: the marks that a switchover leaves in servers' settings.
 //! - [`causes`]: an error with all its causes.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
@@ -46,5 +47,6 @@ pub mod roles;
 pub mod sentinel;
 pub mod server;
 pub mod settings;
+pub mod switchover;
 pub mod together;
 pub mod wire;

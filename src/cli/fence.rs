@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::facts::{self, Member};
 use super::judge::{self, failover};
 use super::probe::{self, Port};
+use super::switchover::{self, Away, Interruption};
 use super::{Cluster, Gate, Stop, assign, by_hand, gates, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
@@ -34,6 +35,9 @@ const HANDED_OVER: Duration = Duration::from_secs(25);
 /// about 10 s after a failover.
 const SETTLE: Duration = Duration::from_secs(15);
 
+/// By when a Sentinel has been asked to move a primary away first; later it is fenced without.
+const SWITCHED_OVER: Duration = Duration::from_secs(25);
+
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// How long the marker may be, in characters.
@@ -47,6 +51,9 @@ pub struct FenceArgs {
     /// Why; the next operator reads it in rolegate status and in crm_mon -A
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Close at once, also where the node is primary
+    #[arg(long)]
+    no_switchover: bool,
 }
 
 /// The arguments of unfence.
@@ -105,6 +112,9 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
             gate.resource.id, gate.params.master
         ));
     }
+    if !args.no_switchover && node.permanent(FENCE_ATTRIBUTE).is_none() {
+        switch_over_first(gates, settings, node, &hint)?;
+    }
     match node.permanent(FENCE_ATTRIBUTE) {
         Some(marker) => say(format!("{name} is fenced already: {marker}")),
         None => {
@@ -147,6 +157,32 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
         Err(last) if last.open => CliCode::Critical,
         Err(_) => CliCode::Unknown,
     })
+}
+
+/// Moves each primary on `node` away, where that can be.
+fn switch_over_first(gates: &[Gate], settings: &Settings, node: &Node, hint: &str) -> Result<(), Stop> {
+    let name = node.name.as_str();
+    let is_primary = |gate: &&Gate| node.permanent(&gate.params.attribute) == Some(Role::Primary.as_str());
+    let here: Vec<&Gate> = gates.iter().filter(is_primary).collect();
+    if here.is_empty() {
+        return Ok(());
+    }
+    let interruption = Interruption::listen();
+    for gate in here {
+        match switchover::away(gate, settings, name, &interruption, Instant::now() + SWITCHED_OVER) {
+            Away::Moved => {}
+            Away::Not(why) => say(format!("{}: no switchover first: {why}", gate.params.master)),
+            Away::Interrupted => {}
+        }
+        if interruption.raised() {
+            return Err(Stop::refused(format!("interrupted: {name} is not fenced")));
+        }
+    }
+    // It took its time.
+    match pacemaker::has_quorum()? {
+        true => Ok(()),
+        false => Err(Stop::refused(format!("this partition has lost quorum, so nothing is written. {hint}"))),
+    }
 }
 
 /// `rolegate unfence NODE`.

@@ -357,7 +357,14 @@ pub(super) mod tests {
                     .map(|other| (id(other), place(&format!("10.0.0.{other}:26379"))))
                     .collect(),
                 replicas: (2..=3)
-                    .map(|n| Known { place: place(&format!("10.0.0.{n}:6379")), down: false, priority: 100 })
+                    .map(|n| Known {
+                        place: place(&format!("10.0.0.{n}:6379")),
+                        down: false,
+                        linked: true,
+                        is_replica: true,
+                        priority: 100,
+                        info_age: None,
+                    })
                     .collect(),
             }),
         }
@@ -492,7 +499,8 @@ pub(super) mod tests {
     fn a_replica_outside_that_cannot_be_chosen_is_left_out() {
         let mut asked = three();
         change(&mut asked, |survey| {
-            survey.replicas.push(Known { place: place("10.9.9.9:6379"), down: false, priority: 0 });
+            let known = survey.replicas[0].clone();
+            survey.replicas.push(Known { place: place("10.9.9.9:6379"), priority: 0, ..known });
         });
         let found = found(&asked, &[]).unwrap();
         assert_eq!(found.record, crate::record::tests::three());

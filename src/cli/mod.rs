@@ -14,6 +14,7 @@ mod judge;
 mod metrics;
 mod probe;
 mod status;
+mod switchover;
 mod table;
 mod text;
 mod watch;
@@ -55,6 +56,8 @@ enum Command {
     Status(status::Args),
     /// The same as OpenMetrics text, for node exporter's textfile collector
     Metrics(metrics::Args),
+    /// Move the primary to another node, with nothing lost
+    Switchover(switchover::Args),
     /// Close the ports of a node and keep them closed until unfenced; the node keeps running
     Fence(fence::FenceArgs),
     /// Lift a fence: the node gets the role that a majority of Sentinels gives it
@@ -88,6 +91,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {
         Command::Status(args) => status::run(&args),
         Command::Metrics(args) => metrics::run(&args),
+        Command::Switchover(args) => switchover::run(&args),
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),
         Command::Init(args) => init::run(&args),

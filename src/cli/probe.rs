@@ -105,6 +105,11 @@ pub fn port(address: SocketAddr, credentials: &Credentials, deadline: Duration) 
     Port::Open { who }
 }
 
+/// Whether nothing listens at `address`: a gate that is closed. Silence is no refusal.
+pub fn refuses(address: SocketAddr, deadline: Duration) -> bool {
+    TcpStream::connect_timeout(&address, deadline).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 use tracing::{debug, info, warn};
 
 use super::behind::Behind;
@@ -25,7 +25,7 @@ use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::Report;
-use super::{cut, handover, restart, roles, veto};
+use super::{cut, handover, mend, restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{
@@ -37,7 +37,7 @@ use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, 
 use crate::pacemaker::Cib;
 use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
-use crate::sentinel::{self, About, Heard, LocalServer, Verdict};
+use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
 use crate::wire;
@@ -164,6 +164,9 @@ pub struct Group {
     remembered: Option<Instant>,
     roles: roles::Keeper,
     veto: veto::Keeper,
+    mend: mend::Keeper,
+    /// When Redis is asked outside the rounds: a switchover is under way.
+    soon: Option<Pin<Box<Sleep>>>,
     ending: Option<Instant>,
     outdated: bool,
     /// Another round is wanted when this one is over.
@@ -225,6 +228,7 @@ enum Happened {
     Note(Option<Note>),
     Line(usize, Event<Asked>),
     Redis(Event<()>),
+    Soon,
     Closed(Result<State, GateError>),
     Mended(Result<(), GateError>),
     Begun(Result<Leasing, GateError>),
@@ -281,6 +285,7 @@ impl Group {
             settings: common.settings.clone(),
             history: common.history.clone(),
         });
+        let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
         Some(Group {
             terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
             longest: lengths.longest,
@@ -292,6 +297,8 @@ impl Group {
             last: remembered.last,
             roles: roles::Keeper::new(),
             veto,
+            mend,
+            soon: None,
             params,
             record,
             node,
@@ -352,6 +359,7 @@ impl Group {
                 Happened::Note(Some(note)) => self.note(note),
                 Happened::Line(index, event) => self.line(index, event),
                 Happened::Redis(event) => self.redis(event),
+                Happened::Soon => self.ask_redis(),
                 Happened::Closed(result) => self.closed(result),
                 Happened::Mended(result) => {
                     let what = result.err().map(|error| with_causes(&error));
@@ -392,6 +400,10 @@ impl Group {
         if let Poll::Ready(event) = self.redis.poll_event(context) {
             return Poll::Ready(Happened::Redis(event));
         }
+        if self.soon.as_mut().is_some_and(|soon| soon.as_mut().poll(context).is_ready()) {
+            self.soon = None;
+            return Poll::Ready(Happened::Soon);
+        }
         if let Some(result) = done(&mut self.mending, context) {
             return Poll::Ready(Happened::Mended(result));
         }
@@ -403,6 +415,7 @@ impl Group {
         }
         self.roles.poll(context);
         self.veto.poll(context);
+        self.mend.poll(context);
         Poll::Pending
     }
 
@@ -635,8 +648,9 @@ impl Group {
                     Some("Redis on this node is loading its data".to_owned())
                 }
                 ServerRole::Primary { .. } => {
-                    let last = self.lease.as_ref().or(self.last.as_ref())?;
-                    (last.run_id != instance.run_id).then(|| "Redis on this node has restarted".to_owned())
+                    let last = self.lease.as_ref().or(self.last.as_ref());
+                    let restarted = last.is_some_and(|last| last.run_id != instance.run_id);
+                    restarted.then(|| "Redis on this node has restarted".to_owned()).or_else(|| self.mend.objects())
                 }
                 ServerRole::Unknown => Some("Redis on this node gives no role".to_owned()),
             },
@@ -751,8 +765,12 @@ impl Group {
             line.connection.ask(asked, &commands);
             line.mark = mark.or(line.mark);
         }
+        self.ask_redis();
+    }
+
+    fn ask_redis(&mut self) {
         if self.redis.is_up() && self.redis.waiting_for(Instant::now()).is_none() {
-            self.redis.ask((), &instance::QUESTION);
+            self.redis.ask((), &local_question());
         }
     }
 
@@ -889,19 +907,30 @@ impl Group {
     fn redis(&mut self, event: Event<()>) {
         self.local = match event {
             Event::Up | Event::TakenOver => {
-                self.redis.ask((), &instance::QUESTION);
+                self.redis.ask((), &local_question());
                 return;
             }
             Event::Down(AskError::Refused) => Local::Refused,
             // Lost connections are nothing: it is being remade, and what that gives is told next.
             Event::Down(error) => Local::Unknown(error),
-            Event::Answer(answer) => match instance::read(&answer.replies) {
-                Ok(instance) => {
-                    self.cut.answered(answer.sent, answer.received, &instance);
-                    Local::Says(answer.received, Box::new(instance))
+            Event::Answer(answer) => {
+                let (said, settings) = answer.replies.split_at(instance::QUESTION.len());
+                let objected = self.mend.objects().is_some();
+                let failing_over = objected && self.is_in_failover();
+                self.mend.keep(answer.received, settings, failing_over);
+                self.soon = self.mend.is_under_way().then(|| Box::pin(sleep(mend::SOON)));
+                if objected && self.mend.objects().is_none() {
+                    // It went back: no time is to be lost.
+                    self.begin_round_now();
                 }
-                Err(error) => Local::Unknown(error),
-            },
+                match instance::read(said) {
+                    Ok(instance) => {
+                        self.cut.answered(answer.sent, answer.received, &instance);
+                        Local::Says(answer.received, Box::new(instance))
+                    }
+                    Err(error) => Local::Unknown(error),
+                }
+            }
         };
         self.close_if(|this| this.local_objects().or_else(|| this.cut_off()));
         self.follow_history();
@@ -1185,6 +1214,15 @@ impl Group {
         }
     }
 
+    /// Whether a Sentinel is in a failover of the Redis on this node.
+    fn is_in_failover(&self) -> bool {
+        self.fresh_answers().iter().filter_map(|heard| heard.answer.as_ref().ok()?.master.as_ref()).any(|master| {
+            let of_this =
+                master.place.as_ref().and_then(Place::address).map(canonical) == Some(canonical(self.node.address));
+            of_this && master.flags.iter().any(|flag| flag == "failover_in_progress")
+        })
+    }
+
     fn keep_roles(&mut self) {
         let Some(cib) = &self.cib else { return };
         let local = match &self.local {
@@ -1269,6 +1307,11 @@ impl Group {
     fn moment(&self, at: Instant) -> Moment {
         micros(at.saturating_duration_since(self.common.epoch))
     }
+}
+
+/// What the Redis on this node is asked in each round.
+fn local_question() -> Vec<&'static [&'static str]> {
+    instance::QUESTION.into_iter().chain(mend::QUESTION).collect()
 }
 
 fn may_read(granted: Granted) -> bool {

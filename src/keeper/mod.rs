@@ -13,6 +13,7 @@ mod handover;
 pub mod history;
 mod looks;
 pub mod memory;
+mod mend;
 mod priority;
 mod restart;
 mod roles;

@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::{behind, memory};
 use crate::server::{self, AskError, Credentials, Value};
+use crate::switchover;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -50,8 +51,10 @@ impl Priority {
             }
         };
         let reply = ask(&["CONFIG", "GET", "replica-priority"])?;
-        let now = value(&reply).ok_or_else(|| format!("not a reply to CONFIG GET: {}", server::shown(&reply)))?;
-        match (refused, now, self.read()?) {
+        let now = switchover::number(&reply)
+            .ok_or_else(|| format!("not a reply to CONFIG GET: {}", server::shown(&reply)))?;
+        // One that a switchover has marked is not what it is to be again.
+        match (refused, switchover::before(now), self.read()?) {
             (true, 0, _) => Ok(()),
             (true, now, _) => {
                 // First: a keeper that ends in between knows what to put back.
@@ -94,14 +97,4 @@ impl Priority {
             _ => Ok(()),
         }
     }
-}
-
-/// `["replica-priority", "100"]`, or a map of that.
-fn value(reply: &Value) -> Option<u32> {
-    let text = match reply {
-        Value::Array(pair) => server::text(pair.get(1)?),
-        Value::Map(pairs) => server::text(&pairs.first()?.1),
-        _ => None,
-    };
-    text?.parse().ok()
 }

@@ -19,6 +19,10 @@ use crate::server::AskError;
 /// A Redis that is back within this was not away: no cluster need move for it.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// A switchover has Pacemaker move the gate a moment before Sentinels name the new primary. Roles that somebody else has written while it is the
+/// same node that is named are left alone for so long.
+const MOVED: Duration = Duration::from_secs(2);
+
 /// Between two attempts to write: what was written is read back through the cluster.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -29,6 +33,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub struct Keeper {
     /// What is to be written, and since when.
     wanted: Option<(Instant, Role)>,
+    /// Who was named when last all was written as it should be, and this node's role then.
+    settled: Option<(String, Role)>,
     job: Option<JoinHandle<Result<bool, String>>>,
     not_before: Option<Instant>,
     said: String,
@@ -37,7 +43,7 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps the role of one master name.
     pub fn new() -> Self {
-        Keeper { wanted: None, job: None, not_before: None, said: String::new() }
+        Keeper { wanted: None, settled: None, job: None, not_before: None, said: String::new() }
     }
 
     /// Writes what is to be written, if anything is. Who writes looks at the cluster again before.
@@ -53,6 +59,7 @@ impl Keeper {
         let plan = roles::plan(node, named, local, cib, params);
         if plan.set.is_none() && plan.clear.is_empty() {
             self.wanted = None;
+            self.settled = Some((named.to_owned(), plan.role));
             return;
         }
         let now = Instant::now();
@@ -61,7 +68,7 @@ impl Keeper {
             _ => now,
         };
         self.wanted = Some((since, plan.role));
-        let grace = if plan.role == Role::Fail { GRACE } else { Duration::ZERO };
+        let grace = grace(plan.role, named, self.settled.as_ref());
         if now < since + grace || self.job.is_some() || self.not_before.is_some_and(|at| now < at) {
             return;
         }
@@ -92,6 +99,36 @@ impl Keeper {
                 }
             }
             Err(_) => self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE),
+        }
+    }
+}
+
+/// How long `role` waits until it is written.
+fn grace(role: Role, named: &str, settled: Option<&(String, Role)>) -> Duration {
+    match role {
+        Role::Fail => GRACE,
+        // It was so, and nothing has changed but what is written.
+        _ if settled.is_some_and(|(node, was)| node == named && *was == role) => MOVED,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_wrote_stands_for_a_moment_and_news_are_written_at_once() {
+        let settled = |node: &str, role| Some((node.to_owned(), role));
+        for (role, named, was, waits) in [
+            (Role::Primary, "node1", None, Duration::ZERO),
+            (Role::Primary, "node1", settled("node2", Role::Replica), Duration::ZERO),
+            (Role::Replica, "node1", settled("node1", Role::Fail), Duration::ZERO),
+            (Role::Primary, "node1", settled("node1", Role::Primary), MOVED),
+            (Role::Replica, "node1", settled("node1", Role::Replica), MOVED),
+            (Role::Fail, "node1", None, GRACE),
+        ] {
+            assert_eq!(grace(role, named, was.as_ref()), waits, "{role} of {named}, {was:?}");
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Node {
     pub name: String,
     /// Permanent attributes: value and nvpair id, the first where there are several.
     permanent: BTreeMap<String, (String, String)>,
+    /// The id of the set in which each of them is.
+    sets: BTreeMap<String, String>,
     /// Transient attributes, which hide permanent ones of the same name in rules.
     transient: BTreeMap<String, String>,
 }
@@ -65,6 +67,11 @@ impl Node {
         counts
             .map(|(_, value)| if value == "INFINITY" { u64::MAX } else { value.parse().unwrap_or(0) })
             .fold(0, u64::saturating_add)
+    }
+
+    /// The id of the set that the permanent attribute is in.
+    pub fn attribute_set(&self, name: &str) -> Option<&str> {
+        self.sets.get(name).map(String::as_str)
     }
 
     /// The id of the permanent attribute's nvpair.
@@ -207,9 +214,12 @@ pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
 
 fn read_node(root: Element, node: Element) -> Node {
     let (id, name) = (text(node, "id"), text(node, "uname"));
-    let mut permanent = BTreeMap::new();
-    for (name, value, id) in children(node, "instance_attributes").flat_map(pairs) {
-        permanent.entry(name).or_insert((value, id));
+    let (mut permanent, mut sets) = (BTreeMap::new(), BTreeMap::new());
+    for set in children(node, "instance_attributes") {
+        for (name, value, id) in pairs(set) {
+            sets.entry(name.clone()).or_insert_with(|| text(set, "id"));
+            permanent.entry(name).or_insert((value, id));
+        }
     }
     let mut transient = BTreeMap::new();
     let states = children(root, "status").flat_map(|status| children(status, "node_state"));
@@ -219,7 +229,7 @@ fn read_node(root: Element, node: Element) -> Node {
             transient.entry(name).or_insert(value);
         }
     }
-    Node { id, name, permanent, transient }
+    Node { id, name, permanent, sets, transient }
 }
 
 fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: Element) {
@@ -392,6 +402,7 @@ mod tests {
         assert_eq!(node.permanent("redis_role"), Some("primary"));
         assert_eq!(node.attribute("redis_role"), Some("fail"), "a transient value hides the permanent one");
         assert_eq!(node.attribute_id("redis_role"), Some("nodes-1-redis_role"));
+        assert_eq!(node.attribute_set("redis_role"), Some("nodes-1"));
         assert_eq!((node.fail_count("RedisGate"), node.fail_count("RedisGate2")), (3, u64::MAX));
         assert_eq!(cib.node("node2").unwrap().attribute("redis_role"), None);
         assert_eq!(cib.managed_addresses, [("vip".to_owned(), "10.0.0.100".parse().unwrap())]);

@@ -221,6 +221,30 @@ pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> 
     Ok(code == 0)
 }
 
+/// Turns `from` into a replica and `to` into the primary, if they are primary and replica at that moment, in one step of the CIB. Says whether
+/// they were. The caller has made sure of quorum.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn move_primary(from: &cib::Node, to: &cib::Node, attribute: &str) -> Result<bool, PacemakerError> {
+    let mut xpath = "/cib/configuration/nodes".to_owned();
+    let mut nodes = String::new();
+    for (node, was, is) in [(from, Role::Primary, Role::Replica), (to, Role::Replica, Role::Primary)] {
+        let (Some(id), Some(set)) = (node.attribute_id(attribute), node.attribute_set(attribute)) else {
+            return Ok(false);
+        };
+        let of = &node.id;
+        xpath += &format!("[node[@id='{of}']/instance_attributes/nvpair[@id='{id}'][@value='{was}']]");
+        nodes += &format!(
+            "<node id=\"{of}\"><instance_attributes id=\"{set}\"><nvpair id=\"{id}\" name=\"{attribute}\" value=\"{is}\"/></instance_attributes></node>"
+        );
+    }
+    let nodes = format!("<nodes>{nodes}</nodes>");
+    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nodes]);
+    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
+    Ok(code == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,8 +120,15 @@ pub struct Known {
     pub place: Place,
     /// It does not answer this Sentinel (`s_down`).
     pub down: bool,
+    /// This Sentinel has a connection to it (not `disconnected`); without one it chooses another.
+    pub linked: bool,
+    /// It says that it is a replica (`role-reported`). One that this Sentinel still takes for the primary that it was is made a replica
+    /// again where it is promoted (`+convert-to-slave`).
+    pub is_replica: bool,
     /// `slave-priority`; 0 is never chosen.
     pub priority: u32,
+    /// `info-refresh`: how old its last answer to INFO is, by which alone this Sentinel knows of its role and priority.
+    pub info_age: Option<Duration>,
 }
 
 /// Asks the Sentinel at `address` for all that it knows about `master`.
@@ -168,7 +175,14 @@ fn read_survey(replies: &[Value]) -> Result<Survey, AskError> {
         peers: sentinels.into_iter().map(|sentinel| (sentinel.run_id, sentinel.place)).collect(),
         replicas: replicas
             .into_iter()
-            .map(|replica| Known { place: replica.place, down: replica.down, priority: replica.priority })
+            .map(|replica| Known {
+                place: replica.place,
+                down: replica.down,
+                linked: replica.linked,
+                is_replica: replica.is_replica,
+                priority: replica.priority,
+                info_age: replica.info_age,
+            })
             .collect(),
     })
 }
@@ -178,7 +192,10 @@ struct Instance {
     run_id: String,
     place: Place,
     down: bool,
+    linked: bool,
+    is_replica: bool,
     priority: u32,
+    info_age: Option<Duration>,
 }
 
 fn instance(item: &Value) -> Option<Instance> {
@@ -190,11 +207,15 @@ fn instance(item: &Value) -> Option<Instance> {
         _ => return None,
     };
     let get = |name: &str| named.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+    let flag = |flag: &str| get("flags").is_some_and(|flags| flags.split(',').any(|one| one == flag));
     Some(Instance {
         run_id: get("runid").unwrap_or_default().to_owned(),
         place: Place { host: get("ip")?.to_owned(), port: get("port")?.parse().ok()? },
-        down: get("flags").is_some_and(|flags| flags.split(',').any(|flag| flag == "s_down" || flag == "o_down")),
+        down: flag("s_down") || flag("o_down"),
+        linked: !flag("disconnected"),
+        is_replica: get("role-reported").is_none_or(|role| role == "slave"),
         priority: get("slave-priority").and_then(|value| value.parse().ok()).unwrap_or(100),
+        info_age: get("info-refresh").and_then(|value| value.parse().ok()).map(Duration::from_millis),
     })
 }
 
@@ -240,17 +261,34 @@ pub fn fail_over(
                 continue;
             }
         }
-        match ask(&["SENTINEL", "FAILOVER", master]).as_deref() {
-            Ok([Value::Okay]) | Err(AskError::Silent | AskError::Broken(_)) => return Ok(address),
-            Ok([Value::ServerError(error)]) if error.code() == "INPROG" => return Ok(address),
-            Ok(replies) => {
-                let shown: Vec<_> = replies.iter().map(server::shown).collect();
-                why.push(format!("{address}: {}", shown.join(" ")));
-            }
-            Err(error) => why.push(format!("{address}: {error}")),
+        match begin_failover(address, master, credentials, deadline) {
+            Begun::Yes | Begun::Perhaps => return Ok(address),
+            Begun::No(refusal) => why.push(format!("{address}: {refusal}")),
         }
     }
     Err(why.join("; "))
+}
+
+/// What came of asking a Sentinel for a failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is in one now.
+    Yes,
+    /// It may be: it did not answer.
+    Perhaps,
+    /// It is not: why.
+    No(String),
+}
+
+/// Asks the Sentinel at `address` for a failover, and nothing before.
+pub fn begin_failover(address: SocketAddr, master: &str, credentials: &Credentials, deadline: Duration) -> Begun {
+    match server::ask(address, credentials, deadline, &[&["SENTINEL", "FAILOVER", master]]).as_deref() {
+        Ok([Value::Okay]) => Begun::Yes,
+        Ok([Value::ServerError(error)]) if error.code() == "INPROG" => Begun::Yes,
+        Err(AskError::Silent | AskError::Broken(_)) => Begun::Perhaps,
+        Ok(replies) => Begun::No(replies.iter().map(server::shown).collect::<Vec<_>>().join(" ")),
+        Err(error) => Begun::No(error.to_string()),
+    }
 }
 
 /// Reads the replies to the three questions of [`ask`].
@@ -413,8 +451,30 @@ mod tests {
             bulk("me"),
             Value::Array(vec![list(&["name", "you", "ip", "10.0.0.2", "port", "26379", "runid", "you"])]),
             Value::Array(vec![
-                list(&["ip", "10.0.0.2", "port", "6379", "flags", "slave,s_down", "slave-priority", "0"]),
-                list(&["ip", "redis3", "port", "6379", "flags", "slave", "slave-priority", "100"]),
+                list(&[
+                    "ip",
+                    "10.0.0.2",
+                    "port",
+                    "6379",
+                    "flags",
+                    "slave,s_down,disconnected",
+                    "role-reported",
+                    "master",
+                    "slave-priority",
+                    "0",
+                ]),
+                list(&[
+                    "ip",
+                    "redis3",
+                    "port",
+                    "6379",
+                    "flags",
+                    "slave",
+                    "info-refresh",
+                    "612",
+                    "slave-priority",
+                    "100",
+                ]),
             ]),
         ];
         let survey = read_survey(&replies).unwrap();
@@ -422,6 +482,9 @@ mod tests {
         let replicas: Vec<_> =
             survey.replicas.iter().map(|known| (known.place.host.as_str(), known.down, known.priority)).collect();
         assert_eq!(replicas, [("10.0.0.2", true, 0), ("redis3", false, 100)]);
+        assert_eq!(survey.replicas[1].info_age, Some(Duration::from_millis(612)));
+        let known: Vec<_> = survey.replicas.iter().map(|known| (known.linked, known.is_replica)).collect();
+        assert_eq!(known, [(false, false), (true, true)]);
         let strange = read_survey(&[Value::Nil, error(), bulk("me"), error(), error()]).unwrap();
         assert_eq!((strange.answer.named, strange.peers.len(), strange.replicas.len()), (None, 0, 0));
         assert!(read_survey(&replies[..4]).is_err());

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::gates::{configure, open_gates};
 use super::spread::Spread;
-use super::{Bed, CLIENTS, Host, NODES, cost, wait_for};
+use super::{Bed, CLIENTS, Host, NODES, cost, moving, wait_for};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,8 @@ pub enum Part {
     Closing,
     /// From redis_role written to the port open and closed.
     RoleChange,
+    /// Moving the primary under writers: rolegate switchover, SENTINEL FAILOVER, and drain, WAIT, failover.
+    Moving,
     /// Ten minutes with all processors kept busy: the times between renewals of the lease.
     Soak,
     /// What keepers and Sentinels use, with one master name and with 64. Last: those stay.
@@ -90,11 +92,11 @@ pub fn fetch_portblock() -> Result<PathBuf> {
     found().context("apt-get download left no package")
 }
 
-/// Measures everything on a bed that is up and has no gate yet.
+/// Measures everything on a bed that is up and has no gate yet; the primary is moved `runs` times in each way.
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn run(bed: &Bed, parts: &[Part], portblock: Option<&Path>) -> Result<Figures> {
+pub fn run(bed: &Bed, parts: &[Part], runs: usize, portblock: Option<&Path>) -> Result<Figures> {
     let mut figures = Figures::default();
     configure(bed)?;
     for part in parts {
@@ -103,6 +105,7 @@ pub fn run(bed: &Bed, parts: &[Part], portblock: Option<&Path>) -> Result<Figure
             Part::Throughput => throughput(bed, &mut figures)?,
             Part::Closing => closing(bed, &mut figures)?,
             Part::RoleChange => role_change(bed, &mut figures)?,
+            Part::Moving => moving::measure(bed, &mut figures, runs)?,
             Part::Soak => cost::soak(bed, &mut figures)?,
             Part::Keeper => cost::keeper(bed, &mut figures)?,
         }

@@ -62,6 +62,20 @@ impl Bed {
         Ok(())
     }
 
+    /// Waits until every Sentinel has been told by the replicas that they are. One that still takes a replica for the primary that it was makes
+    /// it a replica again in the middle of its promotion (+convert-to-slave): they ask each 10 s.
+    pub fn replicas_known(&self) -> Result<()> {
+        wait_for("the Sentinels to know who is a replica", Duration::from_secs(60), || {
+            for node in self.nodes() {
+                let said = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+                let roles = said.split("role-reported\n").skip(1).filter_map(|rest| rest.lines().next());
+                let slaves = roles.clone().filter(|role| *role == "slave").count();
+                ensure!(slaves == 2 && roles.count() == 2, "{}: {said}", node.name());
+            }
+            Ok(())
+        })
+    }
+
     fn check_cluster(&self) -> Result<()> {
         for node in self.nodes() {
             let seen = node.ask("crm_mon", &["-1", "--include=none,dc,nodes"])?;

@@ -37,6 +37,7 @@
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
 //! - [`watch`]: which gates are open and whom Sentinels name, seen from outside on one clock.
 //! - [`bench`]: the benchmark; [`cost`]: what keepers cost, and whether they keep their leases on a busy machine.
+//! - [`moving`]: moving the primary by `rolegate switchover` and in other ways, measured.
 //! - [`gates`]: the gate made as the README says, and whether it is well.
 //! - [`faults`]: every fault, defined once.
 //! - [`power`]: STONITH: a fence agent for the nodes, and who cuts the power that it asks for.
@@ -60,6 +61,7 @@ pub mod host;
 pub mod jail;
 pub mod judge;
 pub mod load;
+pub mod moving;
 pub mod net;
 pub mod power;
 pub mod root;

@@ -311,7 +311,7 @@ fn hook(bed: &Bed) -> Result<()> {
         }
         let since = SystemTime::now();
         // No role was ever written: the hooks make the attributes.
-        replicas_known(bed)?;
+        bed.replicas_known()?;
         let old = bed.primary()?;
         old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
         wait_for("another primary", Duration::from_secs(30), || {
@@ -348,22 +348,8 @@ fn written_by_the_hook(node: &Host<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every Sentinel has been told by the replicas that they are. One that still takes a replica for the primary that it was makes
-/// it a replica again in the middle of its promotion (+convert-to-slave): they ask each 10 s.
-fn replicas_known(bed: &Bed) -> Result<()> {
-    wait_for("the Sentinels to know who is a replica", Duration::from_secs(60), || {
-        for node in bed.nodes() {
-            let said = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
-            let roles = said.split("role-reported\n").skip(1).filter_map(|rest| rest.lines().next());
-            let slaves = roles.clone().filter(|role| *role == "slave").count();
-            ensure!(slaves == 2 && roles.count() == 2, "{}: {said}", node.name());
-        }
-        Ok(())
-    })
-}
-
 fn hook_writes(bed: &Bed) -> Result<()> {
-    replicas_known(bed)?;
+    bed.replicas_known()?;
     let old = bed.primary()?;
     wait_for("Sentinel to know the replicas again", Duration::from_secs(30), || {
         old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])

@@ -9,6 +9,7 @@ pub mod forged;
 pub mod itself;
 pub mod load;
 pub mod moves;
+pub mod switchover;
 pub mod variants;
 pub mod watch;
 
@@ -110,6 +111,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
         ("firewalls", firewalls::TRIALS),
+        ("switchover", switchover::TRIALS),
     ];
     let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()

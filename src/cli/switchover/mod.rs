@@ -1,0 +1,877 @@
+//! `rolegate switchover`: the primary moves to another node, and nothing that was acknowledged is lost.
+//!
+//! What is decided is in [`preflight`] (whether it may begin) and [`course`] (what comes next); here it is done, by talking to the servers
+//! and Sentinels themselves: from any node. What is set meanwhile says by itself that it is a switchover's ([`crate::switchover`]), and
+//! each node's keeper puts it back when this program dies. What closes the old gate and opens the new one is what does so in any failover;
+//! only Pacemaker is told a moment sooner.
+
+mod course;
+mod interruption;
+mod preflight;
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::course::{ASKS_WITHIN, Act, Course, End, Named, Position, Seen, Standing, To, Watched};
+pub(super) use self::interruption::Interruption;
+use self::preflight::{Judgement, Party, Plan, Scene, Told};
+use super::facts;
+use super::{Gate, Stop, gates, probe, say};
+use crate::exit::CliCode;
+use crate::instance::{self, ServerRole};
+use crate::lease;
+use crate::lease::mark::Marks;
+use crate::pacemaker::cib::Node;
+use crate::pacemaker::{self, Cib, PacemakerError};
+use crate::record::canonical;
+use crate::roles;
+use crate::sentinel::{self, Begun, Place, Verdict};
+use crate::server::{self, AskError, Credentials};
+use crate::settings::Settings;
+use crate::switchover::{self, Changed, Mark, Setting};
+use crate::together::together;
+
+/// For a question while nobody may write.
+const QUICK: Duration = Duration::from_millis(400);
+
+/// Whom Sentinels name is asked again and again; one that stands still must not hold that up.
+const NAMING: Duration = Duration::from_millis(150);
+
+/// How old may be what the cluster said of both nodes.
+const KNOWN_FOR: Duration = Duration::from_secs(6);
+
+/// Between two looks whether it has said so.
+const SOON: Duration = Duration::from_millis(10);
+
+/// How long the look before may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long Pacemaker may take to come to rest.
+const REST: Duration = Duration::from_secs(10);
+
+/// The Sentinels are asked whom they name once in so many looks at the target.
+const SENTINELS_EVERY: u32 = 8;
+
+/// The arguments of switchover.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The node that becomes primary; without it the best one
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
+    /// Which master name, where there are several
+    #[arg(long, value_name = "NAME")]
+    master: Option<String>,
+    /// Say what would happen, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `rolegate switchover`.
+pub fn run(args: &Args) -> Result<CliCode, Stop> {
+    let settings = Settings::load()?;
+    let cluster = super::look()?;
+    let (guards, _) = gates(&cluster.cib);
+    let gate = match (&args.master, guards.as_slice()) {
+        (_, []) => return Err(Stop::refused(format!("the cluster has no gate. Make one:\n{}", super::CREATE))),
+        (None, [gate]) => gate,
+        (wanted, _) => {
+            let known: Vec<&str> = guards.iter().map(|gate| gate.params.master.as_str()).collect();
+            let found = guards.iter().find(|gate| Some(&gate.params.master) == wanted.as_ref());
+            found.ok_or_else(|| {
+                Stop::refused(format!("which master name? --master NAME, one of {}", known.join(", ")))
+            })?
+        }
+    };
+    let master = &gate.params.master;
+    let to = args.to.as_deref();
+    let scene = look(gate, &settings, REST)?;
+    let plan = match preflight::judge(&scene, to) {
+        Judgement::Go(plan) => *plan,
+        Judgement::Already(node) => {
+            say(format!("{master}: {node} is primary and takes writes: nothing to do"));
+            return Ok(CliCode::Ok);
+        }
+        Judgement::No(why) => {
+            let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
+            return Err(Stop::refused(format!("no switchover of {master}{to}:\n  {}", why.join("\n  "))));
+        }
+    };
+    say(format!("{master}: from {} to {}", plan.old.name, plan.target.name));
+    if args.dry_run {
+        dry(&plan);
+        return Ok(CliCode::Ok);
+    }
+    let interruption = Interruption::listen();
+    Ok(Doing::new(gate, &settings, plan).run(&interruption, None).1)
+}
+
+/// What came of moving the primary away.
+pub(super) enum Away {
+    /// Another node takes writes.
+    Moved,
+    /// It is where it was: why.
+    Not(String),
+    /// Somebody does not want it any more.
+    Interrupted,
+}
+
+/// Moves the primary away from `node`, where it is its primary. By `until` a Sentinel has been asked, or it goes back.
+pub(super) fn away(gate: &Gate, settings: &Settings, node: &str, interruption: &Interruption, until: Instant) -> Away {
+    let rest = REST.min(until.saturating_duration_since(Instant::now()));
+    let scene = match look(gate, settings, rest) {
+        Ok(scene) => scene,
+        Err(stop) => return Away::Not(stop.message),
+    };
+    let plan = match preflight::judge(&scene, None) {
+        Judgement::Go(plan) => *plan,
+        Judgement::Already(_) => return Away::Not("it is there already".to_owned()),
+        Judgement::No(why) => return Away::Not(why.join("; ")),
+    };
+    let (master, from) = (&gate.params.master, &plan.old.name);
+    if !from.eq_ignore_ascii_case(node) {
+        return Away::Moved;
+    }
+    say(format!("{master}: first from {from} to {} (--no-switchover does without)", plan.target.name));
+    match Doing::new(gate, settings, plan).run(interruption, Some(until)).0 {
+        To::Forward(_) | To::Closed(_) => Away::Moved,
+        _ if interruption.raised() => Away::Interrupted,
+        To::Back(why) | To::Open(why) => Away::Not(why),
+    }
+}
+
+/// Says what would be done.
+fn dry(plan: &Plan) {
+    let (old, target) = (&plan.old.name, &plan.target.name);
+    for (other, priority) in &plan.behind {
+        say(format!(
+            "  would put {} behind {target} in Sentinel's choice for the while (replica-priority, now {priority})",
+            other.name
+        ));
+    }
+    say(format!(
+        "  would wait until a Sentinel knows that, and sees a promotion at once (at most {} s)",
+        course::KNOWN_WITHIN.as_secs()
+    ));
+    say(format!(
+        "  would stop writes at {old} (min-replicas-to-write, now {}), close it, and wait until every replica has all",
+        plan.min_replicas
+    ));
+    say("  would ask that Sentinel for a failover, and put all settings back");
+    say("Nothing was changed.");
+}
+
+/// All that is looked at before.
+fn look(gate: &Gate, settings: &Settings, rest: Duration) -> Result<Scene, Stop> {
+    let record = gate.params.record.as_ref().map_err(|error| Stop::refused(error.to_string()))?;
+    // What was asked for a moment ago may still be under way.
+    let until = Instant::now() + rest;
+    let idle = loop {
+        match pacemaker::is_idle() {
+            Ok(false) if Instant::now() < until => thread::sleep(Duration::from_millis(200)),
+            other => break other.map_err(|error| error.to_string()),
+        }
+    };
+    let seen = facts::cluster(LOOK);
+    let Some(cib) = &seen.cib else {
+        return Err(Stop::unknown(seen.facts.error.unwrap_or_else(|| "Pacemaker does not answer".to_owned())));
+    };
+    let group = facts::group(gate, cib, seen.mon.as_ref(), settings, Instant::now() + LOOK);
+    let within = settings.answer_within;
+    let ask = record.nodes().iter().map(|node| {
+        let (address, credentials) = (node.address, settings.redis.clone());
+        move || read_settings(address, &credentials, within)
+    });
+    let answers = together(within, ask);
+    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(AskError::Silent.to_string())));
+    let told = record.sentinels().iter().map(|sentinel| {
+        let (address, credentials, master) = (sentinel.address, settings.sentinel.clone(), gate.params.master.clone());
+        move || {
+            let survey = sentinel::survey(address, &master, &credentials, within).map_err(|error| error.to_string());
+            let info = server::ask(address, &credentials, within, &[&["INFO", "sentinel"]]);
+            let info = info.ok().and_then(|replies| server::text(replies.first()?)).unwrap_or_default();
+            Told { sentinel: address, survey, tilt: info.contains("sentinel_tilt:1") }
+        }
+    });
+    let told = together(within * 2, told).into_iter().flatten().collect();
+    let settings = record.nodes().iter().map(|node| node.name.clone()).zip(answers).collect();
+    Ok(Scene { cluster: seen.facts, group, idle, settings, told })
+}
+
+fn read_settings(
+    address: SocketAddr,
+    credentials: &Credentials,
+    within: Duration,
+) -> Result<preflight::Settings, String> {
+    let get = |name| ["CONFIG", "GET", name];
+    let questions = ["min-replicas-to-write", "min-replicas-max-lag", "replica-priority"].map(get);
+    let commands: Vec<&[&str]> = questions.iter().map(|words| &words[..]).collect();
+    let replies = server::ask(address, credentials, within, &commands).map_err(|error| error.to_string())?;
+    let mut numbers = replies.iter().map(|reply| {
+        switchover::number(reply).ok_or_else(|| format!("not a reply to CONFIG GET: {}", server::shown(reply)))
+    });
+    let mut next = || numbers.next().unwrap_or_else(|| Err("too few replies".to_owned()));
+    Ok(preflight::Settings { min_replicas: next()?, max_lag: next()?, priority: next()? })
+}
+
+/// The old primary's node and the target's in the cluster, or why they are not told.
+type Nodes = Result<(Node, Node), String>;
+
+/// A setting that is marked now.
+#[derive(Debug, Clone)]
+struct Marked {
+    party: Party,
+    setting: Setting,
+    /// The mark that was set last.
+    mark: Mark,
+    /// Or one of these: where answers did not come.
+    maybe: Vec<Mark>,
+    /// It was changed then, or later.
+    since: Instant,
+}
+
+impl Marked {
+    /// The values by which it is known as ours.
+    fn ours(&self) -> Vec<u32> {
+        std::iter::once(&self.mark).chain(&self.maybe).map(|mark| mark.value()).collect()
+    }
+}
+
+/// A switchover under way.
+struct Doing {
+    plan: Plan,
+    master: String,
+    settings: Settings,
+    record: crate::record::Record,
+    rw: u16,
+    attribute: String,
+    /// By which its marks are known.
+    owner: u32,
+    /// Both nodes as the cluster had them when it was asked, or why they are not told.
+    nodes: Option<(Instant, Nodes)>,
+    asking: Option<(Instant, thread::JoinHandle<Nodes>)>,
+    moving: Option<thread::JoinHandle<bool>>,
+    marked: Vec<Marked>,
+    begun: Instant,
+    stopped: Option<Instant>,
+    /// From the stop to the moment at which the new primary takes writes.
+    pause: Option<Duration>,
+    closed: bool,
+    looks: u32,
+    /// Whose server is primary, other than the old one's.
+    promoted: Option<String>,
+    named: Named,
+    /// The Sentinels that were asked.
+    asked: Vec<SocketAddr>,
+    /// Somebody let the old primary go while a failover was under way.
+    let_go: bool,
+}
+
+impl Doing {
+    fn new(gate: &Gate, settings: &Settings, plan: Plan) -> Self {
+        let record = gate.params.record.clone();
+        Doing {
+            plan,
+            master: gate.params.master.clone(),
+            settings: settings.clone(),
+            // Without one there is no plan.
+            record: record.unwrap_or_else(|_| unreachable!("a plan stands on a record")),
+            rw: gate.params.ports.rw,
+            attribute: gate.params.attribute.clone(),
+            owner: some_number(),
+            nodes: None,
+            asking: None,
+            moving: None,
+            marked: Vec::new(),
+            begun: Instant::now(),
+            stopped: None,
+            pause: None,
+            closed: false,
+            looks: 0,
+            promoted: None,
+            named: Named::Unknown,
+            asked: Vec::new(),
+            let_go: false,
+        }
+    }
+
+    /// `until`: it goes back then, where no Sentinel was asked yet.
+    fn run(mut self, interruption: &Interruption, until: Option<Instant>) -> (To, CliCode) {
+        self.step("every check passed");
+        let mut course = Course::new(&self.plan.old.name);
+        let (mut seen, mut said) = (Seen::Nothing, false);
+        let mut surveys = 0;
+        loop {
+            let interrupted = interruption.raised();
+            if interrupted && !said {
+                said = true;
+                let where_to = match self.asked.is_empty() {
+                    true => "back",
+                    false => "forward: a failover is under way",
+                };
+                self.step(&format!("interrupted: going {where_to}"));
+            }
+            let late = until.is_some_and(|until| Instant::now() > until);
+            let ends = match (interrupted, late) {
+                (true, _) => Some("interrupted"),
+                (false, true) => Some("it took too long"),
+                _ => None,
+            };
+            let (pause, act) = course.next(self.begun.elapsed(), ends, seen);
+            thread::sleep(pause);
+            if act == Act::Survey {
+                surveys += 1;
+                if surveys == 1 {
+                    self.step(&format!(
+                        "waiting for the moment at which a Sentinel sees a promotion at once (at most {} s)",
+                        course::KNOWN_WITHIN.as_secs()
+                    ));
+                }
+            }
+            if let Act::End(end) = act {
+                let code = self.ended(&end);
+                return (end.to, code);
+            }
+            seen = self.act(&act);
+        }
+    }
+
+    /// Says what has just become true.
+    fn step(&self, what: &str) {
+        say(format!("{:7.3} s  {what}", self.begun.elapsed().as_secs_f64()));
+    }
+
+    fn act(&mut self, act: &Act) -> Seen {
+        match act {
+            Act::Prefer => Seen::Done(self.prefer()),
+            Act::Survey => Seen::Sentinels(self.survey()),
+            Act::Beat => Seen::Beaten(self.beat()),
+            Act::Stop => Seen::Stopped(self.stop()),
+            Act::Locate => Seen::Standing(self.locate()),
+            Act::FailOver(sentinel) => Seen::Asked(self.fail_over(*sentinel)),
+            Act::Watch => Seen::Watched(self.watch()),
+            Act::Return => Seen::Done(self.roles_back()),
+            Act::Lift => Seen::Done(self.put_back(Setting::MinReplicas)),
+            Act::Forget => Seen::Done(self.put_back(Setting::Priority)),
+            Act::End(_) => Seen::Nothing,
+        }
+    }
+
+    fn prefer(&mut self) -> Result<(), String> {
+        // Of all the primary's comes first: two that begin at once meet here.
+        let lock = (self.plan.old.clone(), self.plan.priority);
+        for (n, (party, priority)) in std::iter::once(lock).chain(self.plan.behind.clone()).enumerate() {
+            self.mark(&party, Setting::Priority, priority, self.settings.answer_within)?;
+            if n > 0 {
+                self.step(&format!(
+                    "{} is put behind {} in Sentinel's choice (replica-priority)",
+                    party.name, self.plan.target.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a setting that is `before`.
+    fn mark(&mut self, party: &Party, setting: Setting, before: u32, within: Duration) -> Result<(), String> {
+        self.mark_and(party, setting, before, within, &[]).map(drop)
+    }
+
+    /// The same, and asks `also` behind it.
+    fn mark_and(
+        &mut self,
+        party: &Party,
+        setting: Setting,
+        before: u32,
+        within: Duration,
+        also: &[&[&str]],
+    ) -> Result<Vec<server::Value>, String> {
+        let mark = Mark::new(before, self.owner).ok_or_else(|| format!("{before} is too great to be marked"))?;
+        let since = Instant::now();
+        let credentials = &self.settings.redis;
+        let (changed, replies) =
+            switchover::change_and(party.address, credentials, within, setting, &[before], mark.value(), also);
+        let marked = Marked { party: party.clone(), setting, mark, maybe: Vec::new(), since };
+        match changed {
+            Changed::Done => {
+                self.marked.push(marked);
+                Ok(replies)
+            }
+            Changed::Other(value) if Mark::of(value).is_some() => {
+                Err(format!("another switchover is under way ({} of {} has its mark)", setting.name(), party.name))
+            }
+            Changed::Other(value) => Err(format!(
+                "{} of {} was changed meanwhile: it was {before} and is {value}",
+                setting.name(),
+                party.name
+            )),
+            Changed::No(why) => Err(format!("{}: {why}", party.name)),
+            Changed::Unknown(why) => {
+                // It may be set though no answer came.
+                self.marked.push(marked);
+                Err(format!("{}: {why}", party.name))
+            }
+        }
+    }
+
+    /// Asks the cluster about both nodes again and again, beside all else.
+    fn know_the_nodes(&mut self) {
+        if let Some((at, asking)) = self.asking.take() {
+            match asking.is_finished() {
+                true => self.nodes = asking.join().ok().map(|nodes| (at, nodes)),
+                false => self.asking = Some((at, asking)),
+            }
+        } else if self.nodes.as_ref().is_none_or(|(at, _)| at.elapsed() > KNOWN_FOR / 3) {
+            let (old, target) = (self.plan.old.name.clone(), self.plan.target.name.clone());
+            self.asking = Some((Instant::now(), thread::spawn(move || nodes_now(&old, &target))));
+        }
+    }
+
+    fn survey(&mut self) -> Vec<Option<course::Known>> {
+        self.know_the_nodes();
+        if self.nodes.is_none() {
+            // Not before it is known.
+            thread::sleep(SOON);
+            return Vec::new();
+        }
+        let jobs = self.plan.sentinels.iter().map(|&address| {
+            let (master, credentials, plan) = (self.master.clone(), self.settings.sentinel.clone(), self.plan.clone());
+            move || survey(address, &master, &credentials, &plan)
+        });
+        let answers = together(QUICK, jobs);
+        answers.into_iter().map(Option::flatten).collect()
+    }
+
+    /// Makes all marks new. Whoever else has changed one ends it; what he set is not ours to put back.
+    fn beat(&mut self) -> Result<(), String> {
+        let jobs = self.marked.clone().into_iter().map(|marked| {
+            let credentials = self.settings.redis.clone();
+            move || {
+                let (ours, next) = (marked.ours(), marked.mark.next().value());
+                let since = Instant::now();
+                let changed =
+                    switchover::change(marked.party.address, &credentials, QUICK, marked.setting, &ours, next);
+                (since, changed)
+            }
+        });
+        // Two questions each.
+        let answers = together(2 * QUICK, jobs);
+        let mut result = Ok(());
+        let mut gone = Vec::new();
+        for (n, (marked, answer)) in self.marked.iter_mut().zip(answers).enumerate() {
+            let (since, changed) =
+                answer.unwrap_or_else(|| (marked.since, Changed::Unknown(AskError::Silent.to_string())));
+            let what = format!("{} of {}", marked.setting.name(), marked.party.name);
+            match changed {
+                Changed::Done => {
+                    (marked.mark, marked.since) = (marked.mark.next(), since);
+                    marked.maybe.clear();
+                }
+                Changed::Other(value) => {
+                    result = Err(format!("{what} was changed meanwhile: it is {value}"));
+                    gone.push(n);
+                }
+                Changed::No(why) => result = Err(format!("{what}: {why}")),
+                // Was it done? The next one will see.
+                Changed::Unknown(_) => {
+                    marked.maybe.push(marked.mark);
+                    marked.mark = marked.mark.next();
+                }
+            }
+        }
+        for n in gone.into_iter().rev() {
+            let marked = self.marked.remove(n);
+            let while_asked = !self.asked.is_empty() && self.promoted.is_none();
+            self.let_go |= marked.setting == Setting::MinReplicas && while_asked;
+        }
+        result
+    }
+
+    fn stop(&mut self) -> Result<u64, String> {
+        // Roles are written soon, and Pacemaker's tools override quorum. There is no time to ask now: they take long on a busy machine.
+        match &self.nodes {
+            Some((at, Ok(_))) if at.elapsed() < KNOWN_FOR => {}
+            Some((_, Err(why))) => return Err(why.clone()),
+            _ => return Err("Pacemaker does not answer in time".to_owned()),
+        }
+        let old = self.plan.old.clone();
+        let failed = |why: String| format!("writes at {} cannot be stopped: {why}", old.name);
+        // A stop that is nobody's must not be set.
+        let now = instance::ask(old.address, &self.settings.redis, QUICK).map_err(|error| failed(error.to_string()))?;
+        if !now.is_primary() || now.run_id != self.plan.run_id {
+            return Err(failed("it is not the primary any more that it was".to_owned()));
+        }
+        self.stopped = Some(Instant::now());
+        (self.pause, self.closed) = (None, false);
+        // In one write: what is acknowledged before is within the offset that is read behind it.
+        let said = self
+            .mark_and(&old, Setting::MinReplicas, self.plan.min_replicas, QUICK, &instance::QUESTION)
+            .map_err(failed)?;
+        let primary = instance::read(&said).map_err(|error| failed(error.to_string()))?;
+        if !primary.is_primary() || primary.run_id != self.plan.run_id {
+            return Err(failed("it is not the primary any more that it was".to_owned()));
+        }
+        // Redis shows this where the setting takes effect.
+        if !said.iter().filter_map(server::text).any(|text| text.contains("min_slaves_good_slaves:")) {
+            return Err(failed("min-replicas-to-write takes no effect there".to_owned()));
+        }
+        self.step(&format!("{} takes no more writes (min-replicas-to-write)", old.name));
+        Ok(primary.offset)
+    }
+
+    fn locate(&mut self) -> Standing {
+        enum Told {
+            At(Option<Position>),
+            Closed(bool),
+        }
+        let mut jobs: Vec<Box<dyn FnOnce() -> Told + Send>> = Vec::new();
+        let replicas: Vec<Party> = std::iter::once(&self.plan.target).chain(&self.plan.others).cloned().collect();
+        for party in &replicas {
+            let (address, old, credentials) = (party.address, self.plan.old.address, self.settings.redis.clone());
+            jobs.push(Box::new(move || Told::At(position(address, old, &credentials))));
+        }
+        if !self.closed {
+            let port = SocketAddr::new(self.plan.old.address.ip(), self.rw);
+            let (record, master, old) = (self.record.clone(), self.master.clone(), self.plan.old.name.clone());
+            let credentials = self.settings.sentinel.clone();
+            jobs.push(Box::new(move || {
+                let refused = probe::refuses(port, QUICK);
+                Told::Closed(refused && marked_closed(&record, &master, &old, &credentials))
+            }));
+        }
+        let mut told = together(QUICK, jobs).into_iter();
+        let positions = replicas.iter().map(|party| {
+            let at = match told.next().flatten() {
+                Some(Told::At(at)) => at,
+                _ => None,
+            };
+            (party.name.clone(), at)
+        });
+        let positions: Vec<_> = positions.collect();
+        if !self.closed && matches!(told.next().flatten(), Some(Told::Closed(true))) {
+            self.closed = true;
+            self.step(&format!("{}: {} is closed", self.plan.old.name, self.rw));
+        }
+        Standing { closed: self.closed, replicas: positions }
+    }
+
+    /// Whether the stop still stands, as it was set.
+    fn stands(&self) -> Result<(), String> {
+        let old = &self.plan.old;
+        let marked = self.marked.iter().find(|marked| marked.setting == Setting::MinReplicas);
+        let marked = marked.ok_or_else(|| format!("writes at {} are not stopped any more", old.name))?;
+        let get: &[&str] = &["CONFIG", "GET", Setting::MinReplicas.name()];
+        let commands: Vec<&[&str]> = std::iter::once(get).chain(instance::QUESTION).collect();
+        let replies = server::ask(old.address, &self.settings.redis, QUICK, &commands)
+            .map_err(|error| format!("Redis on {}: {error}", old.name))?;
+        let (set, said) = replies.split_at(1);
+        let primary = instance::read(said).map_err(|error| format!("Redis on {}: {error}", old.name))?;
+        let value = set.first().and_then(switchover::number);
+        if !value.is_some_and(|value| marked.ours().contains(&value)) {
+            return Err(format!("writes at {} are not stopped any more", old.name));
+        }
+        if !primary.is_primary() || primary.run_id != self.plan.run_id {
+            return Err(format!("Redis on {} is not the primary any more that it was", old.name));
+        }
+        // After that answer: this process may have stood still, and the keeper may be about to put it back.
+        let age = marked.since.elapsed();
+        match age < ASKS_WITHIN {
+            true => Ok(()),
+            false => Err(format!("the stop at {} is {} ms old, which is too long", old.name, age.as_millis())),
+        }
+    }
+
+    fn fail_over(&mut self, sentinel: usize) -> Result<(), String> {
+        let address = *self.plan.sentinels.get(sentinel).ok_or("no such Sentinel")?;
+        if !self.asked.is_empty() {
+            let heard = sentinel::ask_all(&self.record, &self.master, &self.settings.sentinel, NAMING);
+            let old = canonical(self.plan.old.address);
+            let named = heard.iter().filter_map(|heard| heard.answer.as_ref().ok()?.named.as_ref()?.address());
+            if named.map(canonical).any(|named| named != old) {
+                return Err("a Sentinel names another node already".to_owned());
+            }
+            // Last: one that names the target already would move the primary away from it.
+            let asking = survey(address, &self.master, &self.settings.sentinel, &self.plan);
+            if !asking.is_some_and(|known| known.chooses_target) {
+                return Err(format!("Sentinel {address} would not choose {}", self.plan.target.name));
+            }
+            // It stood since the first one was asked, and has to stand until one is made primary.
+            let _beaten = self.beat();
+        } else {
+            self.step("every replica has every byte");
+        }
+        self.stands()?;
+        let result = match sentinel::begin_failover(address, &self.master, &self.settings.sentinel, QUICK) {
+            Begun::Yes => {
+                self.move_roles();
+                Ok("was asked for the failover")
+            }
+            Begun::Perhaps => Ok("was asked for the failover, and has not answered"),
+            Begun::No(why) => Err(format!("Sentinel {address} begins no failover: {why}")),
+        };
+        match &result {
+            Ok(what) => {
+                self.asked.push(address);
+                self.step(&format!("Sentinel {address} {what}"));
+            }
+            Err(why) => self.step(why),
+        }
+        result.map(drop)
+    }
+
+    /// Pacemaker needs as long to move the gate as Sentinel to promote: it begins now. Only the permission moves; what opens is the lease, when a
+    /// majority of Sentinels names the target. The keepers leave such roles alone for two seconds.
+    fn move_roles(&mut self) {
+        if self.moving.is_some() {
+            return;
+        }
+        let Some((_, Ok((old, target)))) = self.nodes.clone() else { return };
+        let attribute = self.attribute.clone();
+        // Where it fails the keepers do it, a little later.
+        self.moving = Some(thread::spawn(move || pacemaker::move_primary(&old, &target, &attribute).unwrap_or(false)));
+    }
+
+    fn roles_back(&mut self) -> Result<(), String> {
+        let moved = self.moving.take().is_some_and(|moving| moving.join().unwrap_or(false));
+        if moved {
+            let (old, target) = nodes_now(&self.plan.old.name, &self.plan.target.name)?;
+            pacemaker::move_primary(&target, &old, &self.attribute).map_err(|error| error.to_string())?;
+            self.step(&format!("{} is primary's again on {}", self.attribute, self.plan.old.name));
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self) -> Watched {
+        self.looks += 1;
+        let mut over = false;
+        if !matches!(self.named, Named::Other(_)) && self.looks % SENTINELS_EVERY == 0 {
+            let heard = sentinel::ask_all(&self.record, &self.master, &self.settings.sentinel, NAMING);
+            let verdict = Verdict::of(&self.record, &heard, None);
+            self.named = match verdict.points_at_node {
+                Some(node) if node.eq_ignore_ascii_case(&self.plan.old.name) => Named::Old,
+                Some(node) => Named::Other(node),
+                None => Named::Unknown,
+            };
+            let old = Some(canonical(self.plan.old.address));
+            over = self.asked.iter().all(|asked| {
+                heard.iter().filter(|heard| heard.sentinel.address == *asked).any(|heard| {
+                    let Ok(answer) = &heard.answer else { return false };
+                    let named = answer.named.as_ref().and_then(Place::address).map(canonical);
+                    let flags = answer.master.as_ref().map(|master| master.flags.as_slice());
+                    named == old && flags.is_some_and(|flags| !flags.iter().any(|flag| flag == "failover_in_progress"))
+                })
+            });
+        }
+        let before = self.promoted.clone();
+        match &self.named {
+            Named::Other(node) => self.promoted = Some(node.clone()),
+            _ if self.promoted.is_none() => {
+                let parties: Vec<&Party> = std::iter::once(&self.plan.target).chain(&self.plan.others).collect();
+                let jobs = parties.iter().map(|party| {
+                    let (address, credentials) = (party.address, self.settings.redis.clone());
+                    move || instance::ask(address, &credentials, QUICK).is_ok_and(|instance| instance.is_primary())
+                });
+                let found = together(QUICK, jobs).into_iter().zip(&parties).find(|(is, _)| *is == Some(true));
+                self.promoted = found.map(|(_, party)| party.name.clone());
+            }
+            _ => {}
+        }
+        let named = self.named.clone();
+        let Some(node) = self.promoted.clone() else { return Watched { named, over, ..Watched::default() } };
+        if before.as_ref() != Some(&node) {
+            let instead = match node.eq_ignore_ascii_case(&self.plan.target.name) {
+                true => String::new(),
+                false => format!(", and not {}", self.plan.target.name),
+            };
+            self.step(&format!("{node} is primary{instead}"));
+        }
+        let open = self.record.node(&node).is_some_and(|entry| {
+            let port = SocketAddr::new(entry.address.ip(), self.rw);
+            probe::port(port, &self.settings.redis, QUICK).takes_writes()
+                && has_its_replicas(entry.address, &self.settings.redis)
+        });
+        if open && self.pause.is_none() {
+            self.pause = self.stopped.map(|at| at.elapsed());
+            self.step(&format!("{node} takes writes"));
+        }
+        Watched { promoted: Some(node), named, open, over }
+    }
+
+    /// Puts back what is marked of that setting, where it is our mark.
+    fn put_back(&mut self, setting: Setting) -> Result<(), String> {
+        let mut result = Ok(());
+        for marked in self.marked.clone().into_iter().filter(|marked| marked.setting == setting) {
+            let (ours, before) = (marked.ours(), marked.mark.before());
+            let changed = switchover::change(marked.party.address, &self.settings.redis, QUICK, setting, &ours, before);
+            let what = format!("{} of {}", setting.name(), marked.party.name);
+            let said = match changed {
+                Changed::Done => format!("{what} is {before} again"),
+                Changed::Other(value) if value == before => format!("{what} is {before} again already"),
+                // Whose it is now, he puts it back.
+                Changed::Other(value) => format!("{what} is {value} now, which somebody else has set"),
+                Changed::No(why) | Changed::Unknown(why) => {
+                    result = Err(format!("{}: {why}", marked.party.name));
+                    continue;
+                }
+            };
+            self.marked.retain(|other| other.setting != setting || other.party != marked.party);
+            // The primary's own was only the lock.
+            if setting == Setting::MinReplicas || marked.party != self.plan.old {
+                self.step(&said);
+            }
+        }
+        result
+    }
+
+    fn ended(&self, end: &End) -> CliCode {
+        for marked in self.marked.iter().filter(|_| end.left) {
+            say(format!(
+                "{} of {} was not seen put back: the keeper there does it within 5 s",
+                marked.setting.name(),
+                marked.party.name
+            ));
+        }
+        let (old, target) = (&self.plan.old, &self.plan.target.name);
+        let pause = self
+            .pause
+            .map(|pause| format!("; nobody could write for {:.2} s", pause.as_secs_f64()))
+            .unwrap_or_default();
+        if self.let_go {
+            say(format!(
+                "{} was let take writes again before another node was primary: what it acknowledged then may be lost",
+                old.name
+            ));
+        }
+        let code = match &end.to {
+            To::Forward(node) if node.eq_ignore_ascii_case(target) => {
+                say(format!("Done: {node} takes writes{pause}. {} follows it in about 10 s.", old.name));
+                CliCode::Ok
+            }
+            To::Forward(node) => {
+                say(format!(
+                    "Done, but Sentinel chose {node} instead of {target}, with every byte: it takes writes{pause}."
+                ));
+                CliCode::Warning
+            }
+            To::Closed(node) => {
+                say(format!(
+                    "{node} is primary, and was not seen to take writes within {} s: rolegate status says why",
+                    course::OPEN_WITHIN.as_secs()
+                ));
+                CliCode::Critical
+            }
+            To::Back(why) => {
+                say(format!("Went back: {why}."));
+                self.still_primary();
+                CliCode::Critical
+            }
+            To::Open(why) => {
+                say(format!(
+                    "Went back: {why}. A Sentinel that was asked may still do it; then {} closes at that moment, and what it acknowledges just before may be lost.",
+                    old.name
+                ));
+                self.still_primary();
+                CliCode::Critical
+            }
+        };
+        let code = if self.let_go { code.max(CliCode::Warning) } else { code };
+        if end.left { code.max(CliCode::Warning) } else { code }
+    }
+
+    fn still_primary(&self) {
+        let old = &self.plan.old;
+        let port =
+            probe::port(SocketAddr::new(old.address.ip(), self.rw), &self.settings.redis, self.settings.answer_within);
+        if port.takes_writes() {
+            say(format!("{} is primary and takes writes.", old.name));
+        } else {
+            say(format!("{} was primary; its read-write port is {} now: rolegate status", old.name, port.word()));
+        }
+    }
+}
+
+/// Both nodes as the cluster has them now, where it has quorum.
+fn nodes_now(old: &str, target: &str) -> Nodes {
+    enum Told {
+        Quorum(Result<bool, PacemakerError>),
+        Cib(Box<Result<Cib, PacemakerError>>),
+    }
+    let jobs: [fn() -> Told; 2] =
+        [|| Told::Quorum(pacemaker::has_quorum()), || Told::Cib(Box::new(pacemaker::read_cib()))];
+    let (mut quorum, mut found) = (false, None);
+    for told in together(LOOK, jobs).into_iter().flatten() {
+        match told {
+            Told::Quorum(has) => quorum = has.map_err(|error| error.to_string())?,
+            Told::Cib(cib) => found = Some((*cib).map_err(|error| error.to_string())?),
+        }
+    }
+    let cib = found.ok_or("Pacemaker does not answer in time")?;
+    if !quorum {
+        return Err("this partition has lost quorum".to_owned());
+    }
+    let node = |name: &str| cib.node(name).cloned().ok_or_else(|| format!("the cluster has no {name} any more"));
+    let (old, target) = (node(old)?, node(target)?);
+    if roles::fenced(&target) {
+        return Err(format!("{} was fenced meanwhile", target.name));
+    }
+    Ok((old, target))
+}
+
+/// What one Sentinel knows.
+fn survey(sentinel: SocketAddr, master: &str, credentials: &Credentials, plan: &Plan) -> Option<course::Known> {
+    // One in TILT would begin a failover and do nothing for half a minute.
+    let info = server::ask(sentinel, credentials, QUICK, &[&["INFO", "sentinel"]]);
+    let tilt = info
+        .ok()
+        .and_then(|replies| server::text(replies.first()?))
+        .is_some_and(|info| info.contains("sentinel_tilt:1"));
+    let asked = Instant::now();
+    let survey = sentinel::survey(sentinel, master, credentials, QUICK).ok()?;
+    let mut known = preflight::known(&survey, plan.old.address, plan.target.address)?;
+    known.chooses_target &= !tilt;
+    // It may be as old as the question.
+    known.age = known.age.saturating_add(asked.elapsed() / 2);
+    Some(known)
+}
+
+/// How far a replica is, and whether it follows `old`.
+fn position(address: SocketAddr, old: SocketAddr, credentials: &Credentials) -> Option<Position> {
+    let instance = instance::ask(address, credentials, QUICK).ok()?;
+    let of_old = |of: &str| of.parse().ok().map(canonical) == Some(canonical(old));
+    let follows = matches!(&instance.role, ServerRole::Replica { of, link_up: true, .. } if of_old(of));
+    Some(Position { follows, offset: instance.offset })
+}
+
+/// Whether a majority of Sentinels shows all lines of the node marked closed: from then on another node may open at once.
+fn marked_closed(record: &crate::record::Record, master: &str, node: &str, credentials: &Credentials) -> bool {
+    let nodes = [node.to_owned()];
+    let jobs = record.sentinels().iter().map(|sentinel| {
+        let (address, credentials, master, nodes) =
+            (sentinel.address, credentials.clone(), master.to_owned(), nodes.clone());
+        move || {
+            let replies = server::ask(address, &credentials, NAMING, &[&["CLIENT", "LIST", "TYPE", "normal"]]).ok()?;
+            let lines = Marks::read(&server::text(replies.first()?)?).of(&master, &nodes);
+            Some(!lines.is_empty() && lines.iter().all(|line| line.mark == Some(lease::Mark::Closed)))
+        }
+    });
+    let closed = together(NAMING, jobs).into_iter().flatten().flatten().filter(|closed| *closed).count();
+    closed >= record.majority()
+}
+
+/// Whether it has as many replicas as it wants for a write.
+fn has_its_replicas(address: SocketAddr, credentials: &Credentials) -> bool {
+    let get: &[&str] = &["CONFIG", "GET", Setting::MinReplicas.name()];
+    let Ok(replies) = server::ask(address, credentials, QUICK, &[get, &["INFO", "replication"]]) else { return false };
+    let [set, info] = replies.as_slice() else { return false };
+    let (Some(wanted), Some(info)) = (switchover::number(set), server::text(info)) else { return false };
+    // There where it means anything.
+    let good =
+        info.lines().find_map(|line| line.trim_end().strip_prefix("min_slaves_good_slaves:")?.parse::<u32>().ok());
+    good.is_none_or(|good| good >= wanted)
+}
+
+/// By which a switchover's marks are hardly another's.
+fn some_number() -> u32 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
+    (time / 1000).wrapping_mul(31).wrapping_add(std::process::id().wrapping_mul(7919))
+}

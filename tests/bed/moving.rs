@@ -1,0 +1,178 @@
+//! Moving the primary under writers, in turns: `rolegate switchover`, a plain `SENTINEL FAILOVER`, and the steps of the failover script of
+//! github.com/Quiq/ha-valkey (drain HAProxy, WAIT, `SENTINEL FAILOVER`, open HAProxy again). For all three on one cluster with its gate.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use redis::Connection;
+
+use super::bench::Figures;
+use super::gates::open_gates;
+use super::load::{Bounds, Load, Writer};
+use super::{Bed, CLIENTS, Host, NODES, address, jail, wait_for};
+
+/// How often each is done, where nothing else is wanted.
+pub const RUNS: usize = 3;
+
+/// Writers before and after.
+const AROUND: Duration = Duration::from_secs(2);
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// The part of HAProxy that leads to the primary.
+const PROXY: &str = "redis-rw";
+
+/// A way to move it.
+struct Way {
+    name: &'static str,
+    go: fn(&Bed, &Host<'_>) -> Result<()>,
+}
+
+const WAYS: [Way; 3] = [
+    Way { name: "rolegate switchover", go: switchover },
+    Way { name: "SENTINEL FAILOVER", go: failover },
+    Way { name: "drain, WAIT, SENTINEL FAILOVER", go: drained },
+];
+
+/// Measures on a bed with its gate.
+///
+/// # Errors
+/// When a way does not move the primary.
+pub fn measure(bed: &Bed, figures: &mut Figures, runs: usize) -> Result<()> {
+    let (mut gaps, mut lost) = (WAYS.map(|_| Vec::new()), WAYS.map(|_| Vec::new()));
+    for run in 1..=runs {
+        for (n, way) in WAYS.iter().enumerate() {
+            if jail::interrupted() {
+                break;
+            }
+            bed.say(&format!("moving the primary, {run} of {runs}: {}", way.name));
+            let (gap, gone) = once(bed, way).with_context(|| way.name)?;
+            gaps[n].push(gap.as_secs_f64() * 1e3);
+            lost[n].push(gone as f64);
+        }
+    }
+    let mut medians = Vec::new();
+    for (way, (gaps, lost)) in WAYS.iter().zip(gaps.into_iter().zip(lost)) {
+        medians.push(figures.add(&format!("moving the primary by {}: no write", way.name), "ms", gaps)?);
+        figures.add(&format!("moving the primary by {}: lost", way.name), "writes", lost)?;
+    }
+    if let [ours, plain, drained] = medians[..] {
+        figures.ratio("no write: rolegate switchover to SENTINEL FAILOVER", ours, plain);
+        figures.ratio("no write: rolegate switchover to drain, WAIT, SENTINEL FAILOVER", ours, drained);
+    }
+    Ok(())
+}
+
+/// For how long no writer behind HAProxy got through, and how many acknowledged writes are lost.
+fn once(bed: &Bed, way: &Way) -> Result<(Duration, usize)> {
+    let well = || -> Result<()> {
+        bed.check()?;
+        let (open, primary) = (open_gates(bed)?, bed.primary()?);
+        ensure!(open == [primary.name()], "open on {open:?}, primary {}", primary.name());
+        Ok(())
+    };
+    wait_for("the cluster to be well", LONG, well)?;
+    bed.replicas_known()?;
+    let old = bed.primary()?;
+    let writers: Vec<Writer> = (0..4)
+        .map(|n| Writer::through_haproxy(&format!("{}-{n}", CLIENTS[n % CLIENTS.len()]), CLIENTS[n % CLIENTS.len()]))
+        .collect();
+    let load = Load::start(bed, &writers, Bounds { rate: 200, time: LONG * 2 })?;
+    thread::sleep(AROUND);
+    let begun = Instant::now();
+    (way.go)(bed, &old)?;
+    wait_for("another node to take writes", LONG, || {
+        let open = open_gates(bed)?;
+        ensure!(open.iter().any(|node| *node != old.name()), "open on {open:?}");
+        Ok(())
+    })?;
+    thread::sleep(AROUND);
+    let written = load.stop()?;
+    wait_for("the cluster to be well", LONG, well)?;
+    let primary = SocketAddr::new(bed.primary()?.address().parse()?, 6379);
+    let report = written.verify(bed, CLIENTS[0], primary)?;
+    ensure!(report.acknowledged > 0, "nothing was written: {report:?}");
+    Ok((written.outage(begun, |_| true), report.lost))
+}
+
+fn switchover(bed: &Bed, old: &Host<'_>) -> Result<()> {
+    let from = bed.nodes().find(|node| node.name() != old.name()).context("three nodes")?;
+    let said = from.cmd("rolegate")?.arg("switchover").deadline(LONG).run()?.text();
+    bed.say(said.lines().find(|line| line.starts_with("Done")).unwrap_or(&said));
+    Ok(())
+}
+
+fn failover(_: &Bed, old: &Host<'_>) -> Result<()> {
+    old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"]).map(drop)
+}
+
+/// In its script's order: both HAProxies let nobody in and end all sessions, what is written has to be at all replicas, the failover, and
+/// at the first Sentinel's word the HAProxies lead to the new one.
+fn drained(bed: &Bed, old: &Host<'_>) -> Result<()> {
+    let proxies = CLIENTS.iter().map(|name| bed.host(name)).collect::<Result<Vec<_>>>()?;
+    let target = SocketAddr::new(old.address().parse()?, 6379);
+    let sentinels: Vec<SocketAddr> =
+        NODES.iter().map(|node| Ok(SocketAddr::new(address(node).parse()?, 26379))).collect::<Result<_>>()?;
+    let (name, master) = (old.name(), old.address());
+    bed.in_net(CLIENTS[0], || -> Result<()> {
+        let mut primary = connect(target)?;
+        let mut asked = sentinels.iter().map(|at| connect(*at)).collect::<Result<Vec<_>>>()?;
+        at_all(&mut primary, 1000)?;
+        for proxy in &proxies {
+            tell(proxy, &format!("disable frontend {PROXY}"))?;
+            tell(proxy, &format!("shutdown sessions server {PROXY}/{name}"))?;
+        }
+        let _killed: u64 =
+            redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("NORMAL").arg("TYPE").arg("PUBSUB").query(&mut primary)?;
+        at_all(&mut primary, 5000)?;
+        let _ok: String = redis::cmd("SENTINEL").arg("FAILOVER").arg("mymaster").query(&mut asked[0])?;
+        let begun = Instant::now();
+        let new = loop {
+            ensure!(begun.elapsed() < LONG, "no Sentinel names another node");
+            let mut named = None;
+            for sentinel in &mut asked {
+                let (host, _): (String, String) =
+                    redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg("mymaster").query(sentinel)?;
+                named = named.or((host != master).then_some(host));
+            }
+            if let Some(named) = named {
+                break NODES.into_iter().find(|node| address(node) == named).context("a node")?;
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        for proxy in &proxies {
+            tell(proxy, &format!("set server {PROXY}/{new} health up"))?;
+            tell(proxy, &format!("set server {PROXY}/{name} health down"))?;
+            tell(proxy, &format!("enable frontend {PROXY}"))?;
+        }
+        Ok(())
+    })?
+}
+
+/// What is written now comes to both replicas.
+fn at_all(primary: &mut Connection, milliseconds: u64) -> Result<()> {
+    let mut written = redis::Pipeline::new();
+    written.cmd("SET").arg("moving").arg("1").cmd("WAIT").arg(2).arg(milliseconds);
+    let (_, replicas): (String, u64) = written.query(primary)?;
+    ensure!(replicas == 2, "{replicas} replicas have it");
+    Ok(())
+}
+
+fn connect(to: SocketAddr) -> Result<Connection> {
+    Ok(redis::Client::open(format!("redis://{to}"))?.get_connection_with_timeout(Duration::from_secs(3))?)
+}
+
+/// Tells the HAProxy of a host something, as its administrator.
+fn tell(proxy: &Host<'_>, what: &str) -> Result<()> {
+    // Through the host's own view of its files.
+    let mut stream = UnixStream::connect(format!("/proc/{}/root/run/haproxy/admin.sock", proxy.leader()?))?;
+    writeln!(stream, "{what}")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    ensure!(said.trim().is_empty(), "{what}: {said}");
+    Ok(())
+}
