@@ -101,7 +101,7 @@ pub fn all() -> Vec<Placed> {
 
 /// The trials of the usual bed, each with its file's name in front.
 fn trials() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 9] = [
+    let files: [(&str, &[(&str, OnBed)]); 10] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("forged", forged::TRIALS),
