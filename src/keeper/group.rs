@@ -253,7 +253,8 @@ impl Group {
         let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
         let lines = record.sentinels().iter().map(|sentinel| {
             let credentials = common.settings.sentinel.clone();
-            let (connection, kept) = match common.kept.take(gate_id, sentinel.address) {
+            let place = handover::Place { gate: gate_id, master: &params.master, node: &node.name };
+            let (connection, kept) = match common.kept.take(place, sentinel.address) {
                 Some((line, kept)) => (Connection::taken_over(sentinel.address, credentials, line), Some(kept)),
                 None => (Connection::new(sentinel.address, credentials), None),
             };
@@ -874,7 +875,8 @@ impl Group {
         };
         let counts = line.own.counts(sent, &terms);
         if let (true, None, Some(socket)) = (counts, &line.kept, line.connection.socket()) {
-            line.kept = self.common.kept.keep(&self.gate_id, heard.sentinel.address, socket);
+            let place = handover::Place { gate: &self.gate_id, master: &self.params.master, node: &self.node.name };
+            line.kept = self.common.kept.keep(place, heard.sentinel.address, socket);
         }
         line.evidence = Some(Evidence { sentinel: index, counts, names_me, free });
         line.proves = marked.then_some(round);

@@ -20,6 +20,17 @@ use super::memory::file_name;
 /// What a descriptor's name may be long, for systemd.
 const LONGEST_NAME: usize = 255;
 
+/// What a line is for: whoever looks at it goes by all of that. To others, one of another master name or node is not there.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The gate resource.
+    pub gate: &'a str,
+    /// The master name.
+    pub master: &'a str,
+    /// This node.
+    pub node: &'a str,
+}
+
 /// The lines of a keeper, by the gates and Sentinels that they are for. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Lines(Arc<Mutex<State>>);
@@ -54,9 +65,9 @@ impl Lines {
         Lines(Arc::new(Mutex::new(State { left, teller: Some((sender, thread)) })))
     }
 
-    /// The line that the keeper before this one had to this Sentinel for this gate, if it is still there.
-    pub fn take(&self, gate: &str, sentinel: SocketAddr) -> Option<(TcpStream, Kept)> {
-        let name = name(gate, sentinel)?;
+    /// The line to this Sentinel that the keeper before this one had in the same place, if it is still there.
+    pub fn take(&self, place: Place, sentinel: SocketAddr) -> Option<(TcpStream, Kept)> {
+        let name = name(place, sentinel)?;
         let stream = self.lock().left.remove(&name)?;
         let kept = Kept { name, lines: self.clone() };
         // It is what its name says, or nothing.
@@ -72,8 +83,8 @@ impl Lines {
     }
 
     /// Has a line kept on which questions count.
-    pub fn keep(&self, gate: &str, sentinel: SocketAddr, line: &impl AsFd) -> Option<Kept> {
-        let name = name(gate, sentinel)?;
+    pub fn keep(&self, place: Place, sentinel: SocketAddr, line: &impl AsFd) -> Option<Kept> {
+        let name = name(place, sentinel)?;
         let second = line.as_fd().try_clone_to_owned().ok()?;
         self.lock().tell(Tell::Keep(name.clone(), second));
         Some(Kept { name, lines: self.clone() })
@@ -124,8 +135,9 @@ impl Tell {
 }
 
 /// ASCII without a colon, as systemd wants it.
-fn name(gate: &str, sentinel: SocketAddr) -> Option<String> {
-    let name = format!("line-{}", file_name(&format!("{gate} {sentinel}")));
+fn name(place: Place, sentinel: SocketAddr) -> Option<String> {
+    let Place { gate, master, node } = place;
+    let name = format!("line-{}", file_name(&format!("{gate} {master} {node} {sentinel}")));
     (name.len() <= LONGEST_NAME).then_some(name)
 }
 
@@ -151,21 +163,28 @@ fn inherited() -> Vec<(String, TcpStream)> {
 mod tests {
     use super::*;
 
+    fn place<'a>(gate: &'a str, master: &'a str) -> Place<'a> {
+        Place { gate, master, node: "node1" }
+    }
+
     #[test]
     fn each_line_has_a_name_of_its_own_that_systemd_takes() {
         let sentinel = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let here = sentinel("10.0.0.1:26379");
         let names = [
-            name("Gate", sentinel("10.0.0.1:26379")),
-            name("Gate", sentinel("10.0.0.1:26378")),
-            name("Gate", sentinel("[fd00::1]:26379")),
-            name("Gäte 10.0.0.1:26379", sentinel("10.0.0.1:26379")),
+            name(place("Gate", "m"), here),
+            name(place("Gate", "m"), sentinel("10.0.0.1:26378")),
+            name(place("Gate", "m"), sentinel("[fd00::1]:26379")),
+            name(place("Gäte", "m"), here),
+            name(place("Gate", "other"), here),
+            name(Place { node: "node2", ..place("Gate", "m") }, here),
         ];
-        assert_eq!(names[0].as_deref(), Some("line-Gate%2010.0.0.1%3A26379"));
+        assert_eq!(names[0].as_deref(), Some("line-Gate%20m%20node1%2010.0.0.1%3A26379"));
         for name in names.iter().flatten() {
             assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name}");
         }
-        assert_eq!(names.iter().flatten().collect::<std::collections::BTreeSet<_>>().len(), 4);
-        assert_eq!(name(&"g".repeat(250), sentinel("10.0.0.1:26379")), None);
+        assert_eq!(names.iter().flatten().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+        assert_eq!(name(place(&"g".repeat(250), "m"), here), None);
     }
 
     #[test]
@@ -174,11 +193,12 @@ mod tests {
         let address = here.local_addr().unwrap();
         let elsewhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let left = || TcpStream::connect(address).unwrap();
-        let left = [(name("Gate", address).unwrap(), left()), (name("Gate", elsewhere).unwrap(), left())];
+        let gate = place("Gate", "m");
+        let left = [(name(gate, address).unwrap(), left()), (name(gate, elsewhere).unwrap(), left())];
         let lines = Lines(Arc::new(Mutex::new(State { left: left.into_iter().collect(), teller: None })));
-        assert!(lines.take("Other", address).is_none());
-        assert!(lines.take("Gate", elsewhere).is_none(), "it leads elsewhere");
-        assert!(lines.take("Gate", address).is_some());
-        assert!(lines.take("Gate", address).is_none(), "once");
+        assert!(lines.take(place("Gate", "other"), address).is_none());
+        assert!(lines.take(gate, elsewhere).is_none(), "it leads elsewhere");
+        assert!(lines.take(gate, address).is_some());
+        assert!(lines.take(gate, address).is_none(), "once");
     }
 }
