@@ -7,6 +7,7 @@
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -153,7 +154,10 @@ impl Keeper {
         self.job = None;
         self.not_before = None;
         let why = match result {
-            Ok(Ok(Done::PutBack)) => return,
+            Ok(Ok(Done::PutBack)) => {
+                self.said.clear();
+                return;
+            }
             Ok(Ok(Done::Checked)) => {
                 // Whatever was marked meanwhile has its own check.
                 self.watch.file_is_clean = self.watch.marks == [None, None];
@@ -206,7 +210,7 @@ fn check(redis: SocketAddr, credentials: &Credentials, master: &str) -> Result<D
     let info = server::text(&ask(redis, credentials, &["INFO", "server"])?).unwrap_or_default();
     let file = info.lines().find_map(|line| line.trim_end().strip_prefix("config_file:")).unwrap_or_default();
     // One without a file, or out of our sight, keeps nothing that we could see.
-    if file.is_empty() || !fs::read_to_string(file).is_ok_and(|text| switchover::marked(&text)) {
+    if file.is_empty() || !holds_mark(Path::new(file)) {
         return Ok(Done::Checked);
     }
     ask(redis, credentials, &["CONFIG", "REWRITE"])?;
@@ -214,9 +218,27 @@ fn check(redis: SocketAddr, credentials: &Credentials, master: &str) -> Result<D
     Ok(Done::Checked)
 }
 
+/// Whether a configuration file holds a mark, in whatever encoding its comments are.
+fn holds_mark(file: &Path) -> bool {
+    fs::read(file).is_ok_and(|text| switchover::marked(&String::from_utf8_lossy(&text)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_is_found_in_a_file_of_any_encoding() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("redis.conf");
+        assert!(!holds_mark(&path), "there is none");
+        let mark = Mark::new(100, 5).unwrap().value();
+        fs::write(&path, [b"# caf\xe9\nreplica-priority ".as_slice(), mark.to_string().as_bytes(), b"\n"].concat())
+            .unwrap();
+        assert!(holds_mark(&path));
+        fs::write(&path, b"# caf\xe9\nreplica-priority 100\n").unwrap();
+        assert!(!holds_mark(&path));
+    }
 
     /// Each further beat is another mark.
     fn marked(before: u32, beat: u32) -> Mark {
