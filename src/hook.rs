@@ -6,6 +6,7 @@
 //! new primary's also clears `primary` elsewhere. It runs as Sentinel's user in group haclient.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info};
@@ -155,33 +156,48 @@ pub fn run(args: &[String]) -> HookCode {
 }
 
 /// Writes what is to be written for `master` when a majority names `named` and Redis here says `local`, as a hook would: for the
-/// keeper, which has just heard both, and has no time to hear it from all again.
+/// keeper of the node `me`, which has just heard both, and has no time to hear it from all again. `cib` is what it read on its disk;
+/// where that is behind, the cluster is asked.
 ///
 /// Says whether anything was.
 ///
 /// # Errors
 /// Why nothing was written.
-pub fn keep(master: &str, named: &str, local: &Result<Instance, AskError>) -> Result<bool, String> {
+pub fn keep(
+    me: &str,
+    cib: &Arc<Cib>,
+    master: &str,
+    named: &str,
+    local: &Result<Instance, AskError>,
+) -> Result<bool, String> {
     let started = Instant::now();
     let mut account = Account::default();
-    let result = keep_once(master, named, local, started, &mut account).map_err(|problem| problem.to_string());
+    let known = || Ok(Cluster { me: me.to_owned(), cib: cib.clone(), quorum: pacemaker::has_quorum()? });
+    let mut once =
+        |cluster: Result<Cluster, Problem>| keep_once(&cluster?, master, named, local, started, &mut account);
+    // Each program that need not run is some hundredths of a second in which nobody takes writes.
+    let result = match once(known()) {
+        Ok(Step::Missed) => once(look()),
+        result => result,
+    };
+    let result = result.map_err(|problem| problem.to_string());
     if !account.did.is_empty() {
         info!(MASTER = %master, ms = started.elapsed().as_millis() as u64, "{master}: {account}");
     }
-    result.map(|()| !account.did.is_empty())
+    result.map(|_| !account.did.is_empty())
 }
 
 fn keep_once(
+    cluster: &Cluster,
     master: &str,
     named: &str,
     local: &Result<Instance, AskError>,
     started: Instant,
     account: &mut Account,
-) -> Result<(), Problem> {
-    let cluster = look()?;
+) -> Result<Step, Problem> {
     let (params, record) = gate_of(&cluster.cib, master)?;
     account.named = Some(named.to_owned());
-    write(&cluster, named, local, &params, &record, started, account).map(drop)
+    write(cluster, named, local, &params, &record, started, account)
 }
 
 /// Looks and writes until a look finds nothing to write, and what stands there lasts.
@@ -209,7 +225,7 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
         match write(&cluster, &named, &local, &params, &record, started, account)? {
             Step::Settled => return Ok(()),
             // Another hook may have written meanwhile, after a newer failover: the last look decides.
-            Step::Wrote => {}
+            Step::Wrote | Step::Missed => {}
             Step::Unsettled => {
                 if started.elapsed() + SETTLE_PAUSE > BUDGET {
                     let why = "Redis here is still primary, though another node is named".to_owned();
@@ -225,6 +241,8 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
 enum Step {
     Settled,
     Wrote,
+    /// Something stands there by now that was not there when the cluster was looked at.
+    Missed,
     Unsettled,
 }
 
@@ -272,23 +290,32 @@ fn write(
         true => Err(Problem::Later("Pacemaker is too slow".to_owned())),
         false => Ok(()),
     };
+    let attribute = params.attribute.as_str();
+    let mut missed = false;
     for other in &plan.clear {
         in_time()?;
-        if pacemaker::replace_role(other, &params.attribute, Role::Primary, Role::Replica)? {
-            account.did.push(format!("{} cleared to replica", other.name));
+        match pacemaker::replace_role(other, attribute, Role::Primary, Role::Replica)? {
+            true => account.did.push(format!("{} cleared to replica", other.name)),
+            false => missed = true,
         }
     }
     if let Some(role) = plan.set {
         in_time()?;
-        pacemaker::set_attribute(me, &params.attribute, role.as_str())?;
-        account.did.push(format!("{me} set to {role}"));
+        let written = match node.permanent(attribute).and_then(|before| before.parse().ok()) {
+            Some(before) => pacemaker::replace_role(node, attribute, before, role)?,
+            None => pacemaker::set_attribute(me, attribute, role.as_str()).map(|()| true)?,
+        };
+        match written {
+            true => account.did.push(format!("{me} set to {role}")),
+            false => missed = true,
+        }
     }
-    Ok(Step::Wrote)
+    Ok(if missed { Step::Missed } else { Step::Wrote })
 }
 
 struct Cluster {
     me: String,
-    cib: Cib,
+    cib: Arc<Cib>,
     quorum: bool,
 }
 
@@ -313,7 +340,7 @@ fn look() -> Result<Cluster, Problem> {
         }
     }
     match (me, quorum, cib) {
-        (Some(me), Some(quorum), Some(cib)) => Ok(Cluster { me, cib, quorum }),
+        (Some(me), Some(quorum), Some(cib)) => Ok(Cluster { me, cib: Arc::new(cib), quorum }),
         _ => Err(Problem::Later("Pacemaker did not answer in time".to_owned())),
     }
 }

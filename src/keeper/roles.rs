@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -46,13 +47,13 @@ impl Keeper {
         Keeper { wanted: None, settled: None, job: None, not_before: None, said: String::new() }
     }
 
-    /// Writes what is to be written, if anything is. Who writes looks at the cluster again before.
+    /// Writes what is to be written, if anything is. What somebody else has written meanwhile is not overruled.
     pub fn keep(
         &mut self,
         me: &str,
         named: Option<&str>,
         local: &Result<Instance, AskError>,
-        cib: &Cib,
+        cib: &Arc<Cib>,
         params: &Params,
     ) {
         let (Some(named), Some(node)) = (named, cib.node(me)) else { return };
@@ -73,8 +74,9 @@ impl Keeper {
             return;
         }
         self.not_before = Some(now + PAUSE);
-        let (master, named, local) = (params.master.clone(), named.to_owned(), local.clone());
-        self.job = Some(spawn_blocking(move || hook::keep(&master, &named, &local)));
+        let (me, master, named) = (me.to_owned(), params.master.clone(), named.to_owned());
+        let (cib, local) = (cib.clone(), local.clone());
+        self.job = Some(spawn_blocking(move || hook::keep(&me, &cib, &master, &named, &local)));
     }
 
     /// Takes note of a writing that has ended.
