@@ -61,7 +61,7 @@ const REDIS_PATIENCE: Duration = Duration::from_secs(5);
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the whole of this gate's rules is looked at.
-const TEND_EVERY: Duration = Duration::from_millis(800);
+const TEND_EVERY: Duration = Duration::from_millis(550);
 
 /// An answer older than this says nothing about now.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -241,6 +241,7 @@ impl Group {
     /// `last_length` is the lease of the record before, if there was one in this keeper's life: others may still go by it.
     pub fn new(
         common: Common,
+        cib: &Arc<Cib>,
         guard: &Guard,
         last_length: Option<Duration>,
         looks_at: &mut dyn FnMut(SocketAddr) -> Looks,
@@ -310,7 +311,7 @@ impl Group {
             tick,
             local: Local::Unknown(AskError::Silent),
             cut: cut::Cut::default(),
-            cib: None,
+            cib: Some(cib.clone()),
             leasing: None,
             shut: None,
             granted: None,
@@ -341,7 +342,8 @@ impl Group {
     /// Keeps the lease until the inbox is closed, and renews it once more then: whoever comes next has all its time to go on.
     pub async fn run(mut self) {
         loop {
-            if self.ending.is_some_and(|at| self.round.armed.is_none() || at.elapsed() > self.arm_lasts()) {
+            let renewed = |at: Instant| self.round.armed.is_none() || at.elapsed() > self.arm_lasts();
+            if self.ending.is_some_and(renewed) && self.closing.is_none() {
                 return;
             }
             let closed = self.lease.is_none() && self.closing.is_none();
@@ -539,26 +541,34 @@ impl Group {
 
     /// One reading of open element and arms. Begins the right to arm where there is none.
     fn look(&mut self) -> Option<Held> {
-        let Some(leasing) = &mut self.leasing else {
-            if self.beginning.is_none() && self.closing.is_none() {
-                let gate = self.gate.clone();
-                self.beginning = Some(spawn_blocking(move || gate.leasing()));
-            }
-            return None;
-        };
-        match leasing.look() {
-            Ok(held) => {
-                if held.withdrawn {
-                    self.leasing = None;
-                }
+        let held = match self.leasing.as_mut().map(Leasing::look) {
+            None => None,
+            Some(Ok(held)) => {
                 self.broken.firewall = None;
                 Some(held)
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.say_broken(&error);
                 None
             }
+        };
+        let withdrawn = held.is_some_and(|held| held.withdrawn);
+        if withdrawn {
+            self.withdrawn();
         }
+        // What is open is closed first.
+        let closes = self.closing.is_some() || withdrawn && self.lease.is_some();
+        if self.leasing.is_none() && self.beginning.is_none() && !closes {
+            let gate = self.gate.clone();
+            self.beginning = Some(spawn_blocking(move || gate.leasing()));
+        }
+        held
+    }
+
+    /// The right to arm is gone, and maybe more of what this gate has in the firewall.
+    fn withdrawn(&mut self) {
+        self.shut = self.leasing.take();
+        self.tended = None;
     }
 
     fn begun(&mut self, result: Result<Leasing, GateError>) {
@@ -693,7 +703,7 @@ impl Group {
         match leasing.arm(Duration::from_micros(self.terms.length), Duration::from_micros(self.terms.arm)) {
             Ok(armed) => Some(armed),
             Err(GateError::Withdrawn) => {
-                self.leasing = None;
+                self.withdrawn();
                 None
             }
             Err(error) => {
@@ -824,7 +834,7 @@ impl Group {
                 // A round shall come the moment that questions count: a keeper that was restarted has no time to lose.
                 let count = |counts: &dyn Fn(&Line) -> bool| self.lines.iter().filter(|line| counts(line)).count();
                 let (now, needed) = (self.moment(Instant::now()), self.record.majority());
-                if self.lease.is_some() && count(&|line| line.marked) == needed {
+                if self.lease.is_some() && count(&|line| line.marked) >= needed {
                     match count(&|line| line.own.counts(now, &self.terms)) >= needed {
                         true => self.begin_round_now(),
                         false => self.tick.reset_at((answer.received + PHASE).into()),
@@ -980,8 +990,8 @@ impl Group {
         if round == self.round.number && marked {
             self.conclude();
         } else if self.round.armed.is_none() && self.granted == Some(Granted::Promoted) && self.lease.is_none() {
-            // Waiting: the moment it can be had, it is asked for.
-            if self.may_ask(Instant::now()).is_ok() {
+            // Waiting: the moment it can be had, it is asked for. Not where the firewall has just refused an arm.
+            if self.broken.firewall.is_none() && self.may_ask(Instant::now()).is_ok() {
                 self.begin_round_now();
             }
         }
@@ -1013,7 +1023,7 @@ impl Group {
                     self.remember();
                 }
             }
-            Ok(Swapped::Withdrawn) => self.leasing = None,
+            Ok(Swapped::Withdrawn) => self.withdrawn(),
             // The next look at the firewall says what is so.
             Ok(Swapped::Lapsed | Swapped::AlreadyOpen) => {
                 debug!(gate = %self.gate_id, "too late for this round");
@@ -1137,8 +1147,13 @@ impl Group {
                 return Ok(());
             }
             // The agent may be about to take the permission away.
-            let allowed = move || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
-            gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed).map(drop)
+            let allowed = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
+            gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed)?;
+            // The agent waits for a slow firewall only so long, and may have closed in between.
+            if !allowed() {
+                gate.set(Desired { ro: Want::Close, rw: Want::Keep })?;
+            }
+            Ok(())
         }));
     }
 

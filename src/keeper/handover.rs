@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tracing::warn;
@@ -48,6 +49,21 @@ struct State {
 pub struct Kept {
     name: String,
     lines: Lines,
+}
+
+/// systemd is being told the last.
+#[derive(Debug)]
+#[must_use]
+pub struct Telling(Option<JoinHandle<()>>);
+
+impl Telling {
+    /// Waits until it has been told, at most that long: a line that it does not know of is made anew.
+    pub async fn wait(self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        while self.0.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 enum Tell {
@@ -90,13 +106,10 @@ impl Lines {
         Some(Kept { name, lines: self.clone() })
     }
 
-    /// What is kept now is the next keeper's. Waits until systemd has been told.
-    pub fn hand_over(&self) {
-        let teller = self.lock().teller.take();
-        if let Some((sender, thread)) = teller {
-            drop(sender);
-            let _ended = thread.join();
-        }
+    /// What is kept now is the next keeper's. systemd may not have been told of all yet.
+    pub fn hand_over(&self) -> Telling {
+        // The thread ends when its sender is gone, and all is told.
+        Telling(self.lock().teller.take().map(|(_, thread)| thread))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

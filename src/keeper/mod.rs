@@ -70,7 +70,10 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 const LEAVES: u32 = 60;
 
 /// A keeper that ends waits that long for a disk at most.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
+const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
+
+/// And for all else.
+const ENDS_WITHIN: Duration = Duration::from_millis(300);
 
 /// How long a group may take to say how it stands.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
@@ -94,14 +97,14 @@ pub fn run() -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Closing, mending, beginning for each of a few groups at once.
-        .max_blocking_threads(32)
+        // Each group may close, mend and begin while others wait for Pacemaker's tools. They end when nothing is to be done.
+        .max_blocking_threads(512)
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
     let kept = Lines::take_over();
     let result = runtime.block_on(keep(settings, kept.clone()));
-    // What is being closed is closed to the end.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    // What was being closed is closed. The next keeper must not wait for a disk or for Pacemaker.
+    runtime.shutdown_timeout(ENDS_WITHIN);
     result
 }
 
@@ -209,10 +212,11 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         last = Some(cib).filter(|_| told && all);
     }
     info!("ending; what is open stays so for the rest of its lease");
-    kept.hand_over();
+    let told = kept.hand_over();
     for running in std::mem::take(&mut groups).into_values() {
         end(running).await;
     }
+    told.wait(ENDS_WITHIN).await;
     files.flush(WRITTEN_WITHIN);
     Ok(())
 }
@@ -251,7 +255,7 @@ async fn tell_systemd() {
 /// has this node. Says whether all have been told what is new to them.
 async fn follow(
     common: &Common,
-    cib: &Cib,
+    cib: &Arc<Cib>,
     groups: &mut BTreeMap<String, Running>,
     looks_at: &mut (dyn FnMut(SocketAddr) -> Looks + Send),
 ) -> bool {
@@ -325,7 +329,7 @@ async fn follow(
             continue;
         }
         let (notes, inbox) = mpsc::channel(64);
-        let Some(group) = Group::new(common.clone(), &guard, last_length, looks_at, inbox) else {
+        let Some(group) = Group::new(common.clone(), cib, &guard, last_length, looks_at, inbox) else {
             groups.remove(&id);
             continue;
         };

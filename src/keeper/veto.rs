@@ -60,6 +60,9 @@ const DAMPED: Duration = Duration::from_secs(20);
 /// How often that doubles: to ten minutes.
 const DOUBLES: u32 = 5;
 
+/// After so long without one the next is the first again.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
 /// After one that was not made, because nobody could take over.
 const LOOKS_AGAIN: Duration = Duration::from_secs(5);
 
@@ -304,6 +307,10 @@ impl Damping {
 
     /// One was asked for.
     fn asked(&mut self, now: Instant) {
+        // What is long past was another trouble.
+        if self.not_before.is_some_and(|at| now > at + FORGOTTEN) {
+            self.asked = 0;
+        }
         self.not_before = Some(now + DAMPED * 2_u32.pow(self.asked.min(DOUBLES)));
         self.asked += 1;
     }
@@ -391,13 +398,13 @@ fn is_lost(lost: &Lost) -> bool {
 
 /// [`has_lost`], asked once for all master names of this node.
 fn has_lost_node(node: &str) -> bool {
-    static LAST: Mutex<Option<(Instant, CrmMon)>> = Mutex::new(None);
+    static LAST: Mutex<Option<(Instant, Option<CrmMon>)>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = Instant::now();
-    if last.as_ref().is_none_or(|(asked, _)| now - *asked >= ASKED_AGAIN) {
-        *last = pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok().map(|shown| (now, shown));
+    if last.as_ref().is_none_or(|(told, _)| told.elapsed() >= ASKED_AGAIN) {
+        let shown = pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok();
+        *last = Some((Instant::now(), shown));
     }
-    last.as_ref().is_some_and(|(_, shown)| has_lost(shown, node))
+    last.as_ref().and_then(|(_, shown)| shown.as_ref()).is_some_and(|shown| has_lost(shown, node))
 }
 
 /// Whether Pacemaker, which has quorum, has lost `node`. One without quorum has lost all others.
@@ -874,6 +881,11 @@ mod tests {
         begins.promoted();
         begins.asked(clock.at(60.0));
         assert!(begins.may(clock.at(80.0)));
+        // Or when it is long past.
+        begins.asked(clock.at(80.0));
+        assert!(!begins.may(clock.at(119.9)));
+        begins.asked(clock.at(800.0));
+        assert!(begins.may(clock.at(820.0)));
     }
 
     #[test]

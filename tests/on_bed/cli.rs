@@ -289,6 +289,14 @@ fn fence_in_maintenance(bed: &Bed) -> Result<()> {
         rolegate(&node, &["fence", primary])?;
         let state: Value = serde_json::from_str(&bed.host(primary)?.ask("rolegate-port", &["state", "--json"])?)?;
         ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{primary}: {state}");
+        // A keeper that has just started knows as much.
+        let fenced = bed.host(primary)?;
+        fenced.sh("systemctl restart rolegate-keeper")?;
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            let state: Value = serde_json::from_str(&fenced.ask("rolegate-port", &["state", "--json"])?)?;
+            ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{primary}: {state}");
+        }
         let lifted = rolegate(&node, &["unfence", primary])?;
         ensure!(lifted.text.contains(&format!("{primary} takes writes at")), "{lifted:?}");
         ensure!(gates::open_gates(bed)? == [primary]);
