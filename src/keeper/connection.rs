@@ -196,8 +196,13 @@ impl<Tag> Connection<Tag> {
                         let State::TakingOver(taking) = taken else { continue };
                         let mut up = Established::new(taking.stream);
                         up.incoming.received(&rest);
+                        // As whoever it was made, and maybe with a password that is not right any more.
+                        let logged_in = up.log_in(&self.credentials);
                         self.state = State::Up(Box::new(up));
-                        return Poll::Ready(Event::TakenOver);
+                        return Poll::Ready(match logged_in {
+                            Ok(()) => Event::TakenOver,
+                            Err(error) => self.lost(because(&error)),
+                        });
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(self.lost(error)),
                     Poll::Pending => return Poll::Pending,
