@@ -35,11 +35,11 @@ fn mend(bed: &Bed, fault: &Fault, scene: &Scene) -> Result<()> {
 pub fn show(bed: &Bed, fault: &Fault) -> Result<Report> {
     bed.say("making the gate: pcs resource create, rolegate init");
     configure(bed)?;
+    (fault.before)(&Scene::set(bed)?)?;
     let scene = Scene::set(bed)?;
     let (primary, other) = (scene.primary, scene.others[0]);
     show_status(&other)?;
 
-    (fault.before)(&scene)?;
     bed.say("four writers through HAProxy, two on each client host, 500 writes a second each");
     let writers: Vec<Writer> = ["client1", "client1", "client2", "client2"]
         .iter()

@@ -1,8 +1,5 @@
 //! Every fault, defined once: what it does to a bed that is well, how long it lasts, how it ends, and what
 //! rolegate is expected to make of it.
-//!
-//! One that is missing: a step of one node's clock. All nodes run on one kernel, which has one wall clock (a time namespace has
-//! monotonic clocks of its own, and no other), and a library put before libc would try the library: it cannot be done for real here.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -12,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::files::HOOK;
-use super::{Bed, CLIENTS, DropRule, Host, gates, wait_for};
+use super::{Bed, CLIENTS, DropRule, Host, clock, gates, wait_for};
 
 /// A fault. One that is new: its definition in [`FAULTS`].
 #[derive(Debug)]
@@ -37,7 +34,7 @@ pub struct Fault {
     pub needs: Needs,
     /// It ends only when writers have stopped and what they wrote was looked for: nothing comes back.
     pub outlasts_writers: bool,
-    /// Sets the bed up for it, without writers. The bed must be well afterwards.
+    /// Sets the bed up for it, without writers. The bed must be well afterwards; another node may be primary by then.
     pub before: Step,
     /// Lets it happen.
     pub begin: Step,
@@ -651,6 +648,28 @@ pub const FAULTS: &[Fault] = &[
         is_single: false,
         begin: |scene| on_all(scene, |node| node.power_off()),
         end: |scene| on_all(scene, |node| node.boot()),
+        ..FAULT
+    },
+    Fault {
+        name: "clock-forward",
+        says: "the clock of Redis, Sentinel and keeper on {primary} is an hour ahead from now on; that Sentinel is in TILT for 30 s",
+        lasts: seconds(35),
+        expects: Expects::Untouched,
+        before: |scene| clock::prepare(&scene.others[0], &scene.others[1]),
+        begin: |scene| clock::step(&scene.primary, 1),
+        end: |scene| clock::settle(&scene.primary),
+        after: |scene| clock::undo(&scene.primary),
+        ..FAULT
+    },
+    Fault {
+        name: "clock-back",
+        says: "the clock of Redis, Sentinel and keeper on {primary} is an hour behind from now on; that Sentinel is in TILT for 30 s",
+        lasts: seconds(35),
+        expects: Expects::Untouched,
+        before: |scene| clock::prepare(&scene.others[0], &scene.others[1]),
+        begin: |scene| clock::step(&scene.primary, -1),
+        end: |scene| clock::settle(&scene.primary),
+        after: |scene| clock::undo(&scene.primary),
         ..FAULT
     },
     // The keeper.

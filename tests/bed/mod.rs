@@ -40,6 +40,7 @@
 //! - [`moving`]: moving the primary by `rolegate switchover` and in other ways, measured.
 //! - [`gates`]: the gate made as the README says, and whether it is well.
 //! - [`faults`]: every fault, defined once.
+//! - [`clock`]: a step of one node's wall clock.
 //! - [`power`]: STONITH: a fence agent for the nodes, and who cuts the power that it asks for.
 //! - [`suite`]: faults with writers, a watch and an audit, one line of figures for each; [`table`]: what they come to;
 //!   [`judge`]: whether that is enough.
@@ -50,6 +51,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod bench;
+pub mod clock;
 pub mod cluster;
 pub mod cost;
 pub mod debian;

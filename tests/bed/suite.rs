@@ -489,11 +489,15 @@ fn refresh(bed: &Bed, system: System) -> Result<()> {
 
 /// An error leaves the fault as it is: the bed is given up then.
 fn run(bed: &Bed, system: System, fault: &Fault, seed: u64) -> Result<Figures> {
-    let mut scene = Scene::set(bed)?;
-    if chance(seed, 1) & 1 == 1 {
-        scene.others.reverse();
-    }
-    (fault.before)(&scene)?;
+    let set = || -> Result<Scene> {
+        let mut scene = Scene::set(bed)?;
+        if chance(seed, 1) & 1 == 1 {
+            scene.others.reverse();
+        }
+        Ok(scene)
+    };
+    (fault.before)(&set()?)?;
+    let scene = set()?;
     let figures = under_load(system, fault, &scene, seed)?;
     (fault.after)(&scene)?;
     Ok(figures)
