@@ -140,6 +140,8 @@ pub struct Watched {
     pub named: Named,
     /// The promoted one takes writes.
     pub open: bool,
+    /// The target's server has answered.
+    pub target_answers: bool,
     /// Whoever was asked says that it is in no failover, and names the old primary.
     pub over: bool,
 }
@@ -439,9 +441,10 @@ impl Course {
             }
             _ => {}
         }
-        // It may have died, or have promoted one and died before it told the others. They can do it again.
+        // It may have died, or have promoted one and died before it told the others. They can do it again. Not where it is the target that
+        // has died: a Sentinel that has chosen it waits for it for failover-timeout, and a majority of such ones lets nobody take writes.
         let silent_since = self.promoted.as_ref().map_or(asked, |(since, _)| *since);
-        if !others_named && now > silent_since + PROMOTES_WITHIN {
+        if !others_named && now > silent_since + PROMOTES_WITHIN && watched.target_answers {
             if let Some(sentinel) = self.spare.take() {
                 return self.fail_over(AT_ONCE, sentinel);
             }
@@ -633,7 +636,14 @@ mod tests {
                         (false, _) => Named::Old,
                     };
                     let over = promotes.is_none() && !lot.fails && lot.silent;
-                    Seen::Watched(Watched { open: promoted.is_some() && self.open, named, promoted, over })
+                    let target_answers = !lot.fails;
+                    Seen::Watched(Watched {
+                        open: promoted.is_some() && self.open,
+                        named,
+                        promoted,
+                        target_answers,
+                        over,
+                    })
                 }
                 Act::Return => {
                     assert!(self.fenced, "first the gate, then the writes");
@@ -737,7 +747,7 @@ mod tests {
             Act::Stop => (1, Seen::Stopped(Ok(100))),
             Act::Locate => (1, Seen::Standing(standing(true, 100))),
             Act::FailOver(_) => (3, Seen::Asked(Ok(()))),
-            Act::Watch => (1, Seen::Watched(Watched::default())),
+            Act::Watch => (1, Seen::Watched(Watched { target_answers: true, ..Watched::default() })),
             Act::Beat => (1, Seen::Beaten(Ok(()))),
             _ => (1, Seen::Done(Ok(()))),
         }
@@ -767,6 +777,7 @@ mod tests {
                         promoted: node2().filter(|_| watched > 3),
                         named,
                         open: watched > 9,
+                        target_answers: true,
                         over: false,
                     }),
                 )
@@ -827,7 +838,10 @@ mod tests {
                 match act {
                     FailOver(_) => last = now,
                     Lift => lifted = now,
-                    Watch => return (1, Seen::Watched(Watched { named: Named::Old, over, ..Watched::default() })),
+                    Watch => {
+                        let watched = Watched { named: Named::Old, target_answers: true, over, ..Watched::default() };
+                        return (1, Seen::Watched(watched));
+                    }
                     _ => {}
                 }
                 usual(act)
@@ -848,6 +862,25 @@ mod tests {
     }
 
     #[test]
+    fn where_the_target_is_what_has_died_no_other_sentinel_is_asked() {
+        // Its Sentinel waits for it; the others go on naming the old primary, which takes writes again.
+        let (mut asked, mut lifted) = (Duration::ZERO, Duration::ZERO);
+        let mut went = without_looks(acts(|act, now| {
+            match act {
+                FailOver(_) => asked = now,
+                Lift => lifted = now,
+                Watch => return (1, Seen::Watched(Watched { named: Named::Old, ..Watched::default() })),
+                _ => {}
+            }
+            usual(act)
+        }));
+        let end = went.pop();
+        assert_eq!(went, [Prefer, Survey, Stop, Locate, FailOver(2), Return, Lift, Forget]);
+        assert!(matches!(end, Some(Ends(End { to: To::Open(_), left: false }))), "{end:?}");
+        assert!(lifted < asked + SETTLED_WITHIN + Duration::from_secs(1), "{lifted:?}");
+    }
+
+    #[test]
     fn where_a_sentinel_promotes_and_tells_nobody_another_one_does_it_again() {
         let mut asked = 0;
         let went = without_looks(acts(|act, _| match act {
@@ -857,7 +890,8 @@ mod tests {
             }
             Watch => {
                 let named = if asked > 1 { Named::Other("node2".to_owned()) } else { Named::Old };
-                (1, Seen::Watched(Watched { promoted: node2(), named, open: asked > 1, over: false }))
+                let watched = Watched { promoted: node2(), named, open: asked > 1, target_answers: true, over: false };
+                (1, Seen::Watched(watched))
             }
             act => usual(act),
         }));

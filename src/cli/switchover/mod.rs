@@ -50,6 +50,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long Pacemaker may take to come to rest.
 const REST: Duration = Duration::from_secs(10);
 
+/// How long the old primary may take to take writes again, when it is let.
+const REOPENS_WITHIN: Duration = Duration::from_secs(3);
+
 /// The Sentinels are asked whom they name once in so many looks at the target.
 const SENTINELS_EVERY: u32 = 8;
 
@@ -253,9 +256,10 @@ struct Doing {
     moving: Option<thread::JoinHandle<bool>>,
     marked: Vec<Marked>,
     begun: Instant,
+    /// Since when nobody can write.
     stopped: Option<Instant>,
-    /// From the stop to the moment at which the new primary takes writes.
-    pause: Option<Duration>,
+    /// For how long nobody could, each time.
+    pauses: Vec<Duration>,
     closed: bool,
     looks: u32,
     /// Whose server is primary, other than the old one's.
@@ -285,7 +289,7 @@ impl Doing {
             marked: Vec::new(),
             begun: Instant::now(),
             stopped: None,
-            pause: None,
+            pauses: Vec::new(),
             closed: false,
             looks: 0,
             promoted: None,
@@ -429,6 +433,10 @@ impl Doing {
 
     fn survey(&mut self) -> Vec<Option<course::Known>> {
         self.know_the_nodes();
+        // It went back, and begins again.
+        if self.stopped.is_some() && self.old_takes_writes() {
+            self.take_up(&self.plan.old.name.clone());
+        }
         if self.nodes.is_none() {
             // Not before it is known.
             thread::sleep(SOON);
@@ -501,12 +509,15 @@ impl Doing {
         if !now.is_primary() || now.run_id != self.plan.run_id {
             return Err(failed("it is not the primary any more that it was".to_owned()));
         }
-        self.stopped = Some(Instant::now());
-        (self.pause, self.closed) = (None, false);
+        self.closed = false;
+        let begun = Instant::now();
         // In one write: what is acknowledged before is within the offset that is read behind it.
-        let said = self
-            .mark_and(&old, Setting::MinReplicas, self.plan.min_replicas, QUICK, &instance::QUESTION)
-            .map_err(failed)?;
+        let said = self.mark_and(&old, Setting::MinReplicas, self.plan.min_replicas, QUICK, &instance::QUESTION);
+        if self.marked.iter().any(|marked| marked.setting == Setting::MinReplicas) {
+            // Where it went back before, and nobody was seen to take writes since, it is the same pause.
+            self.stopped.get_or_insert(begun);
+        }
+        let said = said.map_err(failed)?;
         let primary = instance::read(&said).map_err(|error| failed(error.to_string()))?;
         if !primary.is_primary() || primary.run_id != self.plan.run_id {
             return Err(failed("it is not the primary any more that it was".to_owned()));
@@ -662,22 +673,25 @@ impl Doing {
                 })
             });
         }
-        let before = self.promoted.clone();
+        let (before, mut target_answers) = (self.promoted.clone(), false);
         match &self.named {
             Named::Other(node) => self.promoted = Some(node.clone()),
-            _ if self.promoted.is_none() => {
+            _ => {
                 let parties: Vec<&Party> = std::iter::once(&self.plan.target).chain(&self.plan.others).collect();
                 let jobs = parties.iter().map(|party| {
                     let (address, credentials) = (party.address, self.settings.redis.clone());
-                    move || instance::ask(address, &credentials, QUICK).is_ok_and(|instance| instance.is_primary())
+                    move || instance::ask(address, &credentials, QUICK).ok().map(|instance| instance.is_primary())
                 });
-                let found = together(QUICK, jobs).into_iter().zip(&parties).find(|(is, _)| *is == Some(true));
-                self.promoted = found.map(|(_, party)| party.name.clone());
+                let found: Vec<Option<bool>> = together(QUICK, jobs).into_iter().map(Option::flatten).collect();
+                target_answers = found.first().is_some_and(Option::is_some);
+                let primary = found.iter().zip(&parties).find(|(is, _)| **is == Some(true));
+                self.promoted = before.clone().or(primary.map(|(_, party)| party.name.clone()));
             }
-            _ => {}
         }
         let named = self.named.clone();
-        let Some(node) = self.promoted.clone() else { return Watched { named, over, ..Watched::default() } };
+        let Some(node) = self.promoted.clone() else {
+            return Watched { named, target_answers, over, ..Watched::default() };
+        };
         if before.as_ref() != Some(&node) {
             let instead = match node.eq_ignore_ascii_case(&self.plan.target.name) {
                 true => String::new(),
@@ -690,11 +704,23 @@ impl Doing {
             probe::port(port, &self.settings.redis, QUICK).takes_writes()
                 && has_its_replicas(entry.address, &self.settings.redis)
         });
-        if open && self.pause.is_none() {
-            self.pause = self.stopped.map(|at| at.elapsed());
+        if open {
+            self.take_up(&node);
+        }
+        Watched { promoted: Some(node), named, open, target_answers, over }
+    }
+
+    /// This node takes writes: whatever pause there was is over.
+    fn take_up(&mut self, node: &str) {
+        if let Some(since) = self.stopped.take() {
+            self.pauses.push(since.elapsed());
             self.step(&format!("{node} takes writes"));
         }
-        Watched { promoted: Some(node), named, open, over }
+    }
+
+    fn old_takes_writes(&self) -> bool {
+        let port = SocketAddr::new(self.plan.old.address.ip(), self.rw);
+        probe::port(port, &self.settings.redis, QUICK).takes_writes()
     }
 
     /// Puts back what is marked of that setting, where it is our mark.
@@ -723,7 +749,17 @@ impl Doing {
         result
     }
 
-    fn ended(&self, end: &End) -> CliCode {
+    fn ended(&mut self, end: &End) -> CliCode {
+        if matches!(end.to, To::Back(_) | To::Open(_)) && self.stopped.is_some() {
+            // Its keeper has to see that it may.
+            let until = Instant::now() + REOPENS_WITHIN;
+            while Instant::now() < until && !self.old_takes_writes() {
+                thread::sleep(SOON);
+            }
+            if Instant::now() < until {
+                self.take_up(&self.plan.old.name.clone());
+            }
+        }
         for marked in self.marked.iter().filter(|_| end.left) {
             say(format!(
                 "{} of {} was not seen put back: the keeper there does it within 5 s",
@@ -732,10 +768,9 @@ impl Doing {
             ));
         }
         let (old, target) = (&self.plan.old, &self.plan.target.name);
-        let pause = self
-            .pause
-            .map(|pause| format!("; nobody could write for {:.2} s", pause.as_secs_f64()))
-            .unwrap_or_default();
+        // Where it was let go, the old primary took writes in between.
+        let at_most = if self.let_go { " at most" } else { "" };
+        let pause = said_of(&self.pauses).map(|said| format!("; {said}{at_most}")).unwrap_or_default();
         if self.let_go {
             say(format!(
                 "{} was let take writes again before another node was primary: what it acknowledged then may be lost",
@@ -782,12 +817,21 @@ impl Doing {
         let old = &self.plan.old;
         let port =
             probe::port(SocketAddr::new(old.address.ip(), self.rw), &self.settings.redis, self.settings.answer_within);
+        let pause = said_of(&self.pauses).map(|said| format!("; {said}")).unwrap_or_default();
         if port.takes_writes() {
-            say(format!("{} is primary and takes writes.", old.name));
+            say(format!("{} is primary and takes writes{pause}.", old.name));
         } else {
             say(format!("{} was primary; its read-write port is {} now: rolegate status", old.name, port.word()));
         }
     }
+}
+
+/// For how long nobody could write: of several pauses, between which the old primary took writes, each.
+fn said_of(pauses: &[Duration]) -> Option<String> {
+    let seconds = |pause: &Duration| format!("{:.2} s", pause.as_secs_f64());
+    let (last, before) = pauses.split_last()?;
+    let before: String = before.iter().rev().map(|pause| format!(", and for {} before", seconds(pause))).collect();
+    Some(format!("nobody could write for {}{before}", seconds(last)))
 }
 
 /// Both nodes as the cluster has them now, where it has quorum.
@@ -874,4 +918,18 @@ fn has_its_replicas(address: SocketAddr, credentials: &Credentials) -> bool {
 fn some_number() -> u32 {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     (time / 1000).wrapping_mul(31).wrapping_add(std::process::id().wrapping_mul(7919))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pause_is_told() {
+        let ms = |times: &[u64]| -> Vec<Duration> { times.iter().map(|ms| Duration::from_millis(*ms)).collect() };
+        assert_eq!(said_of(&[]), None);
+        assert_eq!(said_of(&ms(&[812])).unwrap(), "nobody could write for 0.81 s");
+        let two = said_of(&ms(&[400, 1230])).unwrap();
+        assert_eq!(two, "nobody could write for 1.23 s, and for 0.40 s before");
+    }
 }
