@@ -133,7 +133,8 @@ fn replica(line: &str) -> Option<OnlineReplica> {
     Some(OnlineReplica {
         address: format!("{}:{}", fields.get("ip")?, fields.get("port")?),
         offset: fields.get("offset")?.parse().ok()?,
-        lag: fields.get("lag")?.parse().ok()?,
+        // Less than none where the server's clock was set back.
+        lag: fields.get("lag")?.parse::<i64>().ok()?.try_into().unwrap_or(0),
     })
 }
 
@@ -157,6 +158,12 @@ mod tests {
                 replicas: vec![OnlineReplica { address: "10.0.0.2:6379".into(), offset: 98, lag: 1 }]
             }
         );
+    }
+
+    #[test]
+    fn a_replica_does_not_vanish_where_the_clock_was_set_back() {
+        let replica = replica("ip=10.0.0.2,port=6379,state=online,offset=98,lag=-3599").unwrap();
+        assert_eq!((replica.offset, replica.lag), (98, 0));
     }
 
     #[test]

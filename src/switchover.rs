@@ -133,6 +133,17 @@ pub fn marked(config: &str) -> bool {
     })
 }
 
+/// What a server is asked for its marks: a reply for each of [`Setting::ALL`].
+pub const QUESTION: [&[&str]; 2] =
+    [&["CONFIG", "GET", "min-replicas-to-write"], &["CONFIG", "GET", "replica-priority"]];
+
+/// The marks that the server at `address` bears, by their settings; none where it does not tell.
+pub fn marks_of(address: SocketAddr, credentials: &Credentials, within: Duration) -> Vec<(Setting, Mark)> {
+    let replies = server::ask(address, credentials, within, &QUESTION).unwrap_or_default();
+    let marks = Setting::ALL.into_iter().zip(&replies);
+    marks.filter_map(|(setting, reply)| Some((setting, Mark::of(number(reply)?)?))).collect()
+}
+
 /// The number in a reply to CONFIG GET: `["replica-priority", "100"]`, or a map of that.
 pub fn number(reply: &Value) -> Option<u32> {
     let text = match reply {

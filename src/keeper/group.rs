@@ -40,7 +40,7 @@ use crate::record::{NodeEntry, Record, canonical};
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
-use crate::wire;
+use crate::{switchover, wire};
 
 /// From one round to the next.
 pub const EVERY: Duration = Duration::from_millis(400);
@@ -165,7 +165,7 @@ pub struct Group {
     roles: roles::Keeper,
     veto: veto::Keeper,
     mend: mend::Keeper,
-    /// When Redis is asked outside the rounds: a switchover is under way.
+    /// When Redis is asked outside the rounds: a switchover is under way, or it may be cut off.
     soon: Option<Pin<Box<Sleep>>>,
     ending: Option<Instant>,
     outdated: bool,
@@ -187,10 +187,22 @@ struct Line {
     /// What its mark says, once sent.
     mark: Option<Mark>,
     heard: Option<(Instant, Heard)>,
+    /// Since when it has answered at once.
+    prompt: Option<Instant>,
     /// What the last answer proves.
     evidence: Option<Evidence<String>>,
     /// The round whose marked question that was an answer to.
     proves: Option<u64>,
+}
+
+impl Line {
+    /// Whether the way to this Sentinel has been free for a while.
+    fn is_prompt(&self, now: Instant) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        self.prompt.is_some_and(|then| since(then) >= cut::FOR_A_WHILE)
+            && self.connection.waiting_for(now).is_none_or(|waited| waited < cut::AT_ONCE)
+            && self.heard.as_ref().is_some_and(|(at, _)| since(*at) < FRESH)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -269,6 +281,7 @@ impl Group {
                 watch: Watch::new(),
                 mark: None,
                 heard: None,
+                prompt: None,
                 evidence: None,
                 proves: None,
             }
@@ -362,6 +375,8 @@ impl Group {
                 Happened::Note(Some(note)) => self.note(note),
                 Happened::Line(index, event) => self.line(index, event),
                 Happened::Redis(event) => self.redis(event),
+                // What Sentinels say is wanted as well.
+                Happened::Soon if self.cut.is_looked_at_closely() => self.begin_round_now(),
                 Happened::Soon => self.ask_redis(),
                 Happened::Closed(result) => self.closed(result),
                 Happened::Mended(result) => {
@@ -673,10 +688,12 @@ impl Group {
     fn cut_off(&mut self) -> Option<String> {
         let Local::Says(_, instance) = &self.local else { return None };
         let now = Instant::now();
-        let silent = self.cut.wants_to_know(now, instance) && {
-            sentinel::reach_it_no_more(&self.record, &self.fresh_answers(), self.node.address, cut::UNREACHED)
-        };
-        self.cut.off(now, silent)
+        let heard = self.lines.iter().filter(|line| line.is_prompt(now));
+        let heard: Vec<Heard> = heard.filter_map(|line| Some(line.heard.as_ref()?.1.clone())).collect();
+        let unreached = sentinel::unreached_for(&self.record, &heard, self.node.address);
+        let down_after = heard.iter().filter_map(|heard| Some(heard.answer.as_ref().ok()?.master.as_ref()?.down_after));
+        let down_after = down_after.min().unwrap_or_default();
+        self.cut.off(now, instance, unreached, down_after)
     }
 
     fn who_is_waited_for(&self, evidence: &[Evidence<String>]) -> String {
@@ -796,6 +813,7 @@ impl Group {
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (own, false, Watch::new());
                 line.looked = Instant::now();
+                line.prompt = None;
                 (line.evidence, line.proves, line.mark) = (None, None, Some(mark));
                 line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
             }
@@ -803,6 +821,7 @@ impl Group {
                 let sentinel = self.record.sentinels()[index].clone();
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
+                line.prompt = None;
                 (line.evidence, line.proves, line.mark, line.kept) = (None, None, None, None);
                 line.heard = Some((Instant::now(), Heard { sentinel, answer: Err(error) }));
             }
@@ -875,6 +894,8 @@ impl Group {
         let names_me = self.names_me(&heard);
         let (terms, longest) = (self.terms, self.longest);
         let line = &mut self.lines[index];
+        let at_once = answer.received.saturating_duration_since(answer.sent) < cut::AT_ONCE;
+        line.prompt = at_once.then(|| line.prompt.unwrap_or(answer.received));
         if marked {
             line.own.marked(received);
         }
@@ -945,6 +966,9 @@ impl Group {
             }
         };
         self.close_if(|this| this.local_objects().or_else(|| this.cut_off()));
+        if self.soon.is_none() && self.cut.is_looked_at_closely() {
+            self.soon = Some(Box::pin(sleep(cut::CLOSELY)));
+        }
         self.follow_history();
         self.watch_for_restart();
         self.conclude();
@@ -1328,7 +1352,7 @@ impl Group {
 
 /// What the Redis on this node is asked in each round.
 fn local_question() -> Vec<&'static [&'static str]> {
-    instance::QUESTION.into_iter().chain(mend::QUESTION).collect()
+    instance::QUESTION.into_iter().chain(switchover::QUESTION).collect()
 }
 
 fn may_read(granted: Granted) -> bool {

@@ -32,10 +32,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// What the local Redis is asked for it: a reply for each of [`Setting::ALL`].
-pub const QUESTION: [&[&str]; 2] =
-    [&["CONFIG", "GET", "min-replicas-to-write"], &["CONFIG", "GET", "replica-priority"]];
-
 /// See the module.
 pub struct Keeper {
     master: String,
@@ -130,7 +126,7 @@ impl Keeper {
         self.watch.marks[0].map(|_| "a switchover has stopped writes".to_owned())
     }
 
-    /// Does what is to be done, if anything is, when Redis has answered [`QUESTION`]. `failing_over`: a Sentinel is in a failover of it.
+    /// Does what is to be done, if anything is, when Redis has answered [`switchover::QUESTION`]. `failing_over`: a Sentinel is in a failover of it.
     pub fn keep(&mut self, now: Instant, replies: &[Value], failing_over: bool) {
         let value = |n: usize| replies.get(n).and_then(switchover::number);
         let due = self.watch.see(now, [value(0), value(1)], failing_over);

@@ -373,13 +373,14 @@ pub fn down(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<D
 /// fail over by themselves.
 pub fn lost(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<Lost> {
     let node = record.node(named).filter(|_| !named.eq_ignore_ascii_case(me))?;
-    if !sentinel::reach_it_no_more(record, heard, node.address, UNREACHED) {
+    let unreached = sentinel::unreached_for(record, heard, node.address);
+    if unreached < UNREACHED {
         return None;
     }
     // By then they begin a failover themselves, and two at once could take one epoch.
     let down_after =
         heard.iter().filter_map(|heard| Some(heard.answer.as_ref().ok()?.master.as_ref()?.down_after)).min()?;
-    if sentinel::reach_it_no_more(record, heard, node.address, down_after.saturating_sub(LEFT_TO_SENTINELS)) {
+    if unreached >= down_after.saturating_sub(LEFT_TO_SENTINELS) {
         return None;
     }
     let sentinels = sentinel::free_to_fail_over(heard, node.address);
