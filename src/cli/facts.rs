@@ -26,6 +26,7 @@ use crate::role::Role;
 use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError};
 use crate::settings::Settings;
+use crate::switchover::{self, Setting};
 use crate::together::together;
 
 /// The cluster as Pacemaker on this node sees it.
@@ -158,6 +159,8 @@ pub struct NodeFacts {
     pub failures: Vec<Failed>,
     /// Its Redis, asked at its data address.
     pub redis: Option<Server>,
+    /// What a switchover has set in it.
+    pub marks: Vec<MarkFacts>,
     /// What its keeper's lines to the Sentinels say; `None` where too few Sentinels showed theirs.
     pub keeper: Option<Keeper>,
     /// How long the lease of its marks can last at most.
@@ -177,6 +180,17 @@ pub struct Behind {
     pub bytes: u64,
     /// Seconds since the primary last heard from it; it hears once a second.
     pub seconds: Option<u64>,
+}
+
+/// A setting as a switchover has marked it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MarkFacts {
+    /// Its name.
+    pub setting: &'static str,
+    /// Its value now.
+    pub value: u32,
+    /// What it was before.
+    pub before: u32,
 }
 
 /// A location constraint that keeps the gate off a node.
@@ -515,6 +529,7 @@ enum Asked {
     Sentinels(Vec<Heard>),
     First(Result<sentinel::Answer, AskError>),
     Redis(String, Result<Instance, AskError>),
+    Settings(String, Vec<(Setting, switchover::Mark)>),
     Ro(String, Port),
     Rw(String, Port),
     Firewall(Firewall),
@@ -530,6 +545,7 @@ pub struct Answers {
     first: Option<(SocketAddr, Result<sentinel::Answer, AskError>)>,
     /// By node.
     redis: BTreeMap<String, Result<Instance, AskError>>,
+    settings: BTreeMap<String, Vec<(Setting, switchover::Mark)>>,
     ro: BTreeMap<String, Port>,
     rw: BTreeMap<String, Port>,
     firewall: Option<Firewall>,
@@ -555,6 +571,8 @@ pub fn ask(params: &Params, settings: &Settings, until: Instant) -> Answers {
                 let (name, credentials) = (node.name.clone(), settings.redis.clone());
                 jobs.push(Box::new(move || Asked::Redis(name, instance::ask(data, &credentials, within))));
                 let (name, credentials) = (node.name.clone(), settings.redis.clone());
+                jobs.push(Box::new(move || Asked::Settings(name, switchover::marks_of(data, &credentials, within))));
+                let (name, credentials) = (node.name.clone(), settings.redis.clone());
                 jobs.push(Box::new(move || Asked::Ro(name, probe::port(ro, &credentials, within))));
                 let (name, credentials) = (node.name.clone(), settings.redis.clone());
                 jobs.push(Box::new(move || Asked::Rw(name, probe::port(rw, &credentials, within))));
@@ -576,6 +594,7 @@ pub fn ask(params: &Params, settings: &Settings, until: Instant) -> Answers {
             Asked::Sentinels(heard) => answers.heard = heard,
             Asked::First(answer) => answers.first = answers.first.map(|(address, _)| (address, answer)),
             Asked::Redis(node, answer) => _ = answers.redis.insert(node, answer),
+            Asked::Settings(node, marks) => _ = answers.settings.insert(node, marks),
             Asked::Ro(node, port) => _ = answers.ro.insert(node, port),
             Asked::Rw(node, port) => _ = answers.rw.insert(node, port),
             Asked::Firewall(state) => answers.firewall = Some(state),
@@ -620,6 +639,10 @@ pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -
             Some(Err(error)) => Server::None { why: error.to_string() },
             None => Server::None { why: AskError::Silent.to_string() },
         });
+        let marks = answers.settings.get(name).into_iter().flatten();
+        node.marks = marks
+            .map(|(setting, mark)| MarkFacts { setting: setting.name(), value: mark.value(), before: mark.before() })
+            .collect();
         node.ro = Some(answers.ro.get(name).cloned().unwrap_or(Port::Silent));
         node.rw = Some(answers.rw.get(name).cloned().unwrap_or(Port::Silent));
         let Some(seen) = &answers.marks else { continue };

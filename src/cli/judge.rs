@@ -174,6 +174,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
         if !said(node, Topic::Redis) {
             redis(group, node, &mut problems);
         }
+        marks(group, node, &mut problems);
         ports(cluster, group, node, &mut problems);
         keeper(node, &mut problems);
     }
@@ -622,6 +623,23 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
     }
 }
 
+/// What a switchover has set, and nobody has put back yet.
+fn marks(group: &Group, node: &NodeFacts, problems: &mut Problems) {
+    let (name, port) = (&node.name, group.redis_port);
+    for mark in &node.marks {
+        let (setting, before) = (mark.setting, mark.before);
+        let what = format!("a switchover has set {setting} of Redis on {name} to {}; it was {before}", mark.value);
+        let whose = match node.keeper {
+            Some(Keeper::Lease | Keeper::Closed) => {
+                "if none is under way, the keeper there puts it back within 5 s; else"
+            }
+            _ => "no keeper was seen there that would put it back:",
+        };
+        let by_hand = format!("redis-cli -p {port} CONFIG SET {setting} {before}; redis-cli -p {port} CONFIG REWRITE");
+        problems.add_with(Severity::Warning, what, format!("{whose} on {name}: {by_hand}"));
+    }
+}
+
 /// Where to look after a Redis that does not answer.
 fn server_unit(node: &str) -> String {
     format!("on {node}: systemctl status redis-server    (or valkey-server)")
@@ -745,7 +763,7 @@ fn firewall(group: &Group, problems: &mut Problems) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::facts::{Behind, Denied, ReplicaFacts, Rules, ServerFacts, VerdictFacts};
+    use super::super::facts::{Behind, Denied, MarkFacts, ReplicaFacts, Rules, ServerFacts, VerdictFacts};
     use super::*;
 
     pub(in super::super) fn healthy_cluster() -> ClusterFacts {
@@ -914,6 +932,20 @@ pub(super) mod tests {
             |g| g.nodes[2].keeper = Some(Keeper::Missing),
             CliCode::Warning,
             &["node3: the Sentinels see no keeper", "systemctl start rolegate-keeper"],
+        ),
+        (
+            "a switchover has left its marks",
+            |g| {
+                g.nodes[0].marks =
+                    vec![MarkFacts { setting: "min-replicas-to-write", value: 1_239_410_001, before: 1 }];
+                g.nodes[2].marks = vec![MarkFacts { setting: "replica-priority", value: 1_238_710_100, before: 100 }];
+                g.nodes[2].keeper = Some(Keeper::Missing);
+            },
+            CliCode::Warning,
+            &[
+                "a switchover has set min-replicas-to-write of Redis on node1 to 1239410001; it was 1 | if none is under way, the keeper there puts it back within 5 s; else on node1: redis-cli -p 6379 CONFIG SET min-replicas-to-write 1; redis-cli -p 6379 CONFIG REWRITE",
+                "a switchover has set replica-priority of Redis on node3 to 1238710100; it was 100 | no keeper was seen there that would put it back: on node3: redis-cli -p 6379 CONFIG SET replica-priority 100",
+            ],
         ),
         (
             "two hosts are dead",

@@ -276,7 +276,7 @@ pub(super) mod tests {
 
     /// A report in which every field is there.
     pub(in super::super) fn full() -> Report {
-        use super::super::facts::{Ban, Failed, FailoverFacts, Firewall, KeeperFacts, Server};
+        use super::super::facts::{Ban, Failed, FailoverFacts, Firewall, KeeperFacts, MarkFacts, Server};
         use super::super::probe::{Port, Who};
         let mut group = healthy();
         group.firewall = Some(Firewall::Seen {
@@ -300,6 +300,8 @@ pub(super) mod tests {
         node.bans = vec![Ban { constraint: "ban".into(), until: None }];
         node.failures = vec![Failed { operation: "promote_0".into(), reason: "why".into(), degraded: false }];
         node.rw = Some(Port::Open { who: Who::Unknown { why: "no answer".into() } });
+        let priority = MarkFacts { setting: "replica-priority", value: 1_238_710_100, before: 100 };
+        group.nodes[2].marks = vec![priority];
         group.nodes[2].ro = Some(Port::Unreachable { why: "no route".into() });
         let mut other = Group { master: "cache".into(), ..healthy() };
         other.firewall = Some(Firewall::Unseen { why: "not root".into() });
