@@ -31,7 +31,7 @@ pub enum Part {
     RoleChange,
     /// Moving the primary under writers: rolegate switchover, SENTINEL FAILOVER, and drain, WAIT, failover.
     Moving,
-    /// Ten minutes with all processors kept busy: the times between renewals of the lease.
+    /// With all processors kept busy: the times between renewals of the lease.
     Soak,
     /// What keepers and Sentinels use, with one master name and with 64. Last: those stay.
     Keeper,
@@ -92,11 +92,11 @@ pub fn fetch_portblock() -> Result<PathBuf> {
     found().context("apt-get download left no package")
 }
 
-/// Measures everything on a bed that is up and has no gate yet; the primary is moved `runs` times in each way.
+/// Measures everything on a bed that is up and has no gate yet; the primary is moved `runs` times in each way, and the soak lasts `soak`.
 ///
 /// # Errors
 /// When something cannot be measured.
-pub fn run(bed: &Bed, parts: &[Part], runs: usize, portblock: Option<&Path>) -> Result<Figures> {
+pub fn run(bed: &Bed, parts: &[Part], runs: usize, soak: Duration, portblock: Option<&Path>) -> Result<Figures> {
     let mut figures = Figures::default();
     configure(bed)?;
     for part in parts {
@@ -106,7 +106,7 @@ pub fn run(bed: &Bed, parts: &[Part], runs: usize, portblock: Option<&Path>) -> 
             Part::Closing => closing(bed, &mut figures)?,
             Part::RoleChange => role_change(bed, &mut figures)?,
             Part::Moving => moving::measure(bed, &mut figures, runs)?,
-            Part::Soak => cost::soak(bed, &mut figures)?,
+            Part::Soak => cost::soak(bed, &mut figures, soak)?,
             Part::Keeper => cost::keeper(bed, &mut figures)?,
         }
     }

@@ -24,8 +24,8 @@ const READING: Duration = Duration::from_secs(10);
 /// How many subscribers a Sentinel has while it is looked at.
 const SUBSCRIBERS: usize = 2000;
 
-/// How long the soak lasts.
-const SOAK: Duration = Duration::from_secs(600);
+/// How long the soak lasts, in seconds, unless told otherwise.
+pub const SOAK: u64 = 600;
 
 /// Measures keepers and Sentinels on a bed with its gate.
 ///
@@ -45,8 +45,8 @@ pub fn keeper(bed: &Bed, figures: &mut Figures) -> Result<()> {
 /// # Errors
 /// When something cannot be measured, or the lease was lost.
 #[allow(clippy::print_stdout)] // The benchmark's product.
-pub fn soak(bed: &Bed, figures: &mut Figures) -> Result<()> {
-    bed.say(&format!("{} s with all processors kept busy", SOAK.as_secs()));
+pub fn soak(bed: &Bed, figures: &mut Figures, lasts: Duration) -> Result<()> {
+    bed.say(&format!("{} s with all processors kept busy", lasts.as_secs()));
     let node = bed.primary()?;
     let target = SocketAddr::new(node.address().parse()?, 6381);
     let writer = Writer::to("soak", CLIENTS[0], target);
@@ -62,8 +62,8 @@ pub fn soak(bed: &Bed, figures: &mut Figures) -> Result<()> {
         }
         let watched = || -> Result<_> {
             let watch = Watch::start(bed);
-            let load = Load::start(bed, &[writer], Bounds { rate: 100, time: SOAK * 2 })?;
-            while begun.elapsed() < SOAK && !jail::interrupted() {
+            let load = Load::start(bed, &[writer], Bounds { rate: 100, time: lasts * 2 })?;
+            while begun.elapsed() < lasts && !jail::interrupted() {
                 thread::sleep(Duration::from_millis(100));
             }
             let written = load.stop()?;
@@ -77,6 +77,8 @@ pub fn soak(bed: &Bed, figures: &mut Figures) -> Result<()> {
     let millis: Vec<f64> = gaps.iter().map(|gap| gap.as_secs_f64() * 1e3).collect();
     figures.add("from one renewal of the lease to the next, all processors busy", "ms", millis)?;
     println!("{}", histogram(&gaps));
+    let pause = seen.pauses().longest.as_secs_f64() * 1e3;
+    figures.add("longest time between two looks at a firewall, all processors busy", "ms", vec![pause])?;
     let closed = seen.none_open(begun + Duration::from_secs(1));
     figures.add("6381 closed, all processors busy", "ms", vec![closed.as_secs_f64() * 1e3])?;
     let outage = written.outage(begun, |_| true).as_secs_f64() * 1e3;

@@ -143,6 +143,9 @@ enum What {
         /// How often the primary is moved in each way.
         #[arg(long, value_name = "N", default_value_t = bed::moving::RUNS)]
         runs: usize,
+        /// How long the soak lasts, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = bed::cost::SOAK, value_parser = clap::value_parser!(u64).range(10..))]
+        time: u64,
         /// Write the figures into this file too, as JSON.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -275,14 +278,14 @@ fn run(cli: Cli) -> Result<()> {
         What::Logs { dir } => attached()?.collect_logs(&dir),
         What::Demo { fault, keep } => demo(&name, fault, keep),
         What::Faults(args) => bed::suite::main(&name, &args),
-        What::Bench { parts, runs, json } => {
+        What::Bench { parts, runs, time, json } => {
             let name = if name == "main" { "bench" } else { &name };
             let all = [Part::Monitor, Part::Throughput, Part::Closing, Part::RoleChange, Part::Moving, Part::Keeper];
             let parts = if parts.is_empty() { &all[..] } else { &parts };
             // What can be missing is asked for first.
             let portblock = if parts.contains(&Part::Monitor) { Some(bed::bench::fetch_portblock()?) } else { None };
             let bed = Bed::up(Options::new(name))?;
-            let figures = bed::bench::run(&bed, parts, runs, portblock.as_deref())?;
+            let figures = bed::bench::run(&bed, parts, runs, Duration::from_secs(time), portblock.as_deref())?;
             bed.down()?;
             match json {
                 Some(file) => std::fs::write(&file, serde_json::to_vec_pretty(&figures)?)
