@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::cli::forget;
+use super::keeper::made_anew;
 use super::moves::{nothing_stale, ports, role_behind, settled, with_writers};
 use crate::OnBed;
 use crate::bed::gates::{self, open_gates};
@@ -66,10 +67,12 @@ fn on_three(bed: &Bed, chain: &[(Host, &str); 3]) -> Result<()> {
 
     // What a reload of the host's own rules does.
     let client = bed.host(CLIENTS[0])?;
-    let rules = |family: &str| {
-        format!("for t in raw filter nat; do {family}-legacy -t $t -F; {family}-legacy -t $t -X; done; ")
+    let rules = |family: &str, backend: &str| {
+        format!("for t in raw filter nat; do {family}-{backend} -t $t -F; {family}-{backend} -t $t -X; done; ")
     };
-    second.sh(&(rules("iptables") + &rules("ip6tables")))?;
+    let all = |backend: &str| rules("iptables", backend) + &rules("ip6tables", backend);
+    made_anew(bed, first, &all("nft"), &[6380])?;
+    made_anew(bed, second, &all("legacy"), &[6380, 6381])?;
     for place in [second.address(), address6(second.name())] {
         wait_for("the flushed rules to be made anew", LONG, || {
             for port in [6380, 6381] {

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod firewalls;
 pub mod forged;
 pub mod itself;
+pub mod keeper;
 pub mod load;
 pub mod moves;
 pub mod switchover;
@@ -101,7 +102,7 @@ pub fn all() -> Vec<Placed> {
 
 /// The trials of the usual bed, each with its file's name in front.
 fn trials() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 10] = [
+    let files: [(&str, &[(&str, OnBed)]); 11] = [
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("forged", forged::TRIALS),
@@ -110,6 +111,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("moves", moves::TRIALS),
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
+        ("keeper", keeper::TRIALS),
         ("firewalls", firewalls::TRIALS),
         ("switchover", switchover::TRIALS),
     ];

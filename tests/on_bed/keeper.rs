@@ -1,0 +1,129 @@
+//! The keeper as a process, and what it puts right by itself.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::moves::{settled, with_gate};
+use crate::OnBed;
+use crate::bed::gates::{open_gates, role};
+use crate::bed::{Bed, CLIENTS, Host, address, wait_every, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("it_stays_in_memory_and_runs_as_corosync_does", as_corosync),
+    ("a_flushed_firewall_is_made_anew_at_once", flushed),
+    ("roles_follow_where_no_hook_runs_and_the_new_primary_s_sentinel_is_dead", without_hooks),
+];
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// How a process of `unit` is scheduled, and what it weighs when memory runs out; and how much of its memory is locked, in KiB.
+fn run_of(node: &Host, unit: &str) -> Result<(String, u64)> {
+    let script = format!(
+        "pid=$(systemctl show -P MainPID {unit})
+         chrt -p $pid | sed \"s/pid $pid's//; s/|SCHED_RESET_ON_FORK//\"
+         cat /proc/$pid/oom_score_adj
+         grep VmLck /proc/$pid/status"
+    );
+    let said = node.sh(&script)?.text();
+    let (run, locked) = said.split_once("VmLck:").with_context(|| said.clone())?;
+    let locked = locked.split_whitespace().next().and_then(|kib| kib.parse().ok()).with_context(|| said.clone())?;
+    Ok((run.to_owned(), locked))
+}
+
+fn as_corosync(bed: &Bed) -> Result<()> {
+    for node in bed.nodes() {
+        let ((ours, locked), (theirs, _)) = (run_of(&node, "rolegate-keeper")?, run_of(&node, "corosync")?);
+        bed.say(&format!(
+            "{}: {} {locked} KiB are locked",
+            node.name(),
+            ours.split_whitespace().collect::<Vec<_>>().join(" ")
+        ));
+        ensure!(ours == theirs, "{}: the keeper is {ours}, corosync {theirs}", node.name());
+        ensure!(ours.contains("SCHED_RR"), "{}: {ours}", node.name());
+        // Some machines let nobody have less than 0, not even corosync.
+        let wanted = node.ask("systemctl", &["show", "-P", "OOMScoreAdjust", "rolegate-keeper"])?;
+        ensure!(wanted == "-1000", "{}: OOMScoreAdjust is {wanted}", node.name());
+        // All that it uses, and more: what it has not touched yet, too.
+        let resident = node.sh("grep VmRSS /proc/$(systemctl show -P MainPID rolegate-keeper)/status")?.text();
+        let resident: u64 = resident.split_whitespace().nth(1).unwrap_or_default().parse()?;
+        ensure!(locked >= resident && resident > 0, "{}: of {resident} KiB {locked} are locked", node.name());
+    }
+    Ok(())
+}
+
+/// Three times in a row: from before the flush until the ports that the node had open before answer again, in milliseconds.
+pub(super) fn made_anew(bed: &Bed, node: &Host, flush: &str, ports: &[u16]) -> Result<Vec<u128>> {
+    let mut times = Vec::new();
+    let mut refused = 0;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        node.sh(flush)?;
+        wait_every(Duration::from_millis(10), "the flushed rules to be made anew", LONG, || {
+            for port in ports {
+                let target = SocketAddr::new(address(node.name()).parse()?, *port);
+                let answers =
+                    bed.in_net(CLIENTS[0], || TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok())?;
+                refused += usize::from(!answers);
+                ensure!(answers, "{port} is closed");
+            }
+            Ok(())
+        })?;
+        times.push(begun.elapsed().as_millis());
+    }
+    // One of them may have been made anew before it was looked at.
+    ensure!(refused > 0, "{flush} on {} closes nothing", node.name());
+    bed.say(&format!("{}: made anew {times:?} ms behind: {flush}", node.name()));
+    Ok(times)
+}
+
+fn flushed(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?;
+    let replica = bed.nodes().find(|node| node.name() != primary.name()).context("three nodes")?;
+    made_anew(bed, &replica, "nft flush ruleset", &[6380])?;
+    made_anew(bed, &primary, "nft flush ruleset", &[6380, 6381])?;
+    ensure!(settled(bed)?.name() == primary.name(), "the primary has moved");
+    Ok(())
+}
+
+fn without_hooks(bed: &Bed) -> Result<()> {
+    let old = with_gate(bed)?;
+    let [new, other] = {
+        let mut others = bed.nodes().filter(|node| node.name() != old.name());
+        [others.next().context("three nodes")?, others.next().context("three nodes")?]
+    };
+    let hook = "/usr/lib/rolegate/rolegate-hook";
+    let sentinel = bed.server().sentinel();
+    for node in bed.nodes() {
+        node.sh(&format!("mv {hook} {hook}.kept; cp /bin/false {hook}"))?;
+    }
+    let tried = (|| {
+        // Only one node can be chosen, and nothing on it hears of the failover.
+        other.redis(6379, &["CONFIG", "SET", "replica-priority", "200"])?;
+        new.sh(&format!("systemctl stop {sentinel}"))?;
+        wait_for("the Sentinels to know whom to choose", LONG, || {
+            for node in [old, other] {
+                let said = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+                ensure!(said.contains("slave-priority\n200"), "{}: {said}", node.name());
+            }
+            Ok(())
+        })?;
+        old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        wait_for("the keepers to write the roles, and the new primary to open", LONG, || {
+            let roles = [role(&new)?, role(&old)?];
+            ensure!(roles == ["primary", "replica"], "{roles:?}");
+            let open = open_gates(bed)?;
+            ensure!(open == [new.name()], "open on {open:?}");
+            Ok(())
+        })
+    })();
+    for node in bed.nodes() {
+        node.sh(&format!("mv -f {hook}.kept {hook}"))?;
+    }
+    new.sh(&format!("systemctl start {sentinel}"))?;
+    other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    tried?;
+    ensure!(settled(bed)?.name() == new.name(), "the primary has moved again");
+    Ok(())
+}
