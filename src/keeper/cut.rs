@@ -5,8 +5,8 @@
 //! Redis that is busy, or stands still, does not answer here either: that is not a failover, and closes nothing.
 //!
 //! Nothing shows that but silence. Sentinels ask each second and replicas acknowledge each second, so the last sign of life is up to a second
-//! old when the network is cut; and what was lost is sent again 0.2, 0.6 and 1.4 s later (TCP). So an interruption of half a second closes
-//! nothing, and one of a second mostly not; nor one that holds up this keeper's own questions to the Sentinels.
+//! old when the network is cut; and what was lost is sent again 0.2, 0.6 and 1.4 s later (TCP). So an interruption of a few tenths of a second
+//! closes nothing, and one of a second mostly not; nor does one that holds up this keeper's own questions to the Sentinels.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -401,6 +401,17 @@ pub const FAULTS: &[Fault] = &[
         ..FAULT
     },
     Fault {
+        name: "cut-redis-blip",
+        says: "the other nodes cannot reach port 6379 of {primary} for 0.4 s; clients can",
+        expects: Expects::Untouched,
+        begin: |scene| {
+            scene.others.iter().try_for_each(|other| cut(scene, Some(other), &scene.primary, 6379))?;
+            thread::sleep(Duration::from_millis(400));
+            heal(scene)
+        },
+        ..FAULT
+    },
+    Fault {
         name: "cut-redis-half",
         says: "{other} cannot reach port 6379 of {primary}; all others can",
         lasts: seconds(12),
