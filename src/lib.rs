@@ -8,6 +8,8 @@
 //! - [`pacemaker`]: the cluster as seen and changed through Pacemaker's own tools.
 //! - [`agent`]: the OCF agents, run by Pacemaker.
 //! - [`permission`]: what Pacemaker has asked of the gate on this node.
+//! - [`local_fence`]: a fence that an operator has set on this node itself.
+//! - [`forced`]: a read-write port that an operator has forced open.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
 //! - [`cli`]: the operator's program: status, switchover, fence, unfence, init.
@@ -31,12 +33,14 @@ pub mod causes;
 pub mod cli;
 pub mod command;
 pub mod exit;
+pub mod forced;
 pub mod gate;
 pub mod hook;
 pub mod instance;
 pub mod keeper;
 pub mod layout;
 pub mod lease;
+pub mod local_fence;
 pub mod logging;
 pub mod manual;
 pub mod pacemaker;

@@ -110,18 +110,7 @@ impl Store {
             permission.ports.rw,
             permission.ports.redis
         );
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        // No id begins with a dot, and two writers of one file do not share it.
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let new = directory.join(format!(".{name}.{}", std::process::id()));
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::write(&new, text))
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(|source| {
-                // On a full disk each try would leave one.
-                let _none = fs::remove_file(&new);
-                self.error("write", source)
-            })
+        replace(&self.path, &text).map_err(|source| self.error("write", source))
     }
 
     /// Takes the permission away; done if there is none.
@@ -138,6 +127,32 @@ impl Store {
     fn error(&self, action: &'static str, source: io::Error) -> StoreError {
         StoreError { action, path: self.path.clone(), source }
     }
+}
+
+/// All permissions of this node.
+pub fn all() -> Vec<Permission> {
+    all_under(Path::new(DIRECTORY))
+}
+
+fn all_under(directory: &Path) -> Vec<Permission> {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let stores = names.filter_map(|name| Some(Store::under(directory, name.to_str()?.strip_prefix("permission-")?)));
+    stores.filter_map(|store| store.read().ok().flatten()).collect()
+}
+
+/// Replaces a file in one step, and makes its directory if need be.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    // No id begins with a dot, and two writers of one file do not share it.
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let new = directory.join(format!(".{name}.{}", std::process::id()));
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&new, text))
+        .and_then(|()| fs::rename(&new, path))
+        .inspect_err(|_| {
+            // On a full disk each try would leave one.
+            let _none = fs::remove_file(&new);
+        })
 }
 
 #[cfg(test)]
@@ -157,6 +172,17 @@ mod tests {
         store.remove().unwrap();
         store.remove().unwrap();
         assert_eq!(store.read().unwrap(), None);
+    }
+
+    #[test]
+    fn all_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let permission = Permission { granted: Granted::Stopping, ports: Ports::new(1, 2, 3).unwrap() };
+        assert_eq!(all_under(&directory.path().join("none")), []);
+        Store::under(directory.path(), "RedisGate").write(permission).unwrap();
+        fs::write(directory.path().join("permission-bad"), "x").unwrap();
+        fs::write(directory.path().join("node"), "node1").unwrap();
+        assert_eq!(all_under(directory.path()), [permission]);
     }
 
     #[test]

@@ -857,6 +857,8 @@ fn opens_while_asked() {
             why: String::new(),
             other: None,
             last_failover: None,
+            forced: None,
+            not_free: Vec::new(),
         };
         serde_json::to_writer(&mut stream, &[report]).unwrap();
     });

@@ -127,6 +127,10 @@ impl Block {
         }
         let number = params.ports.number(port);
         match (state.of(port).is_open(), &state.baseline) {
+            (true, Baseline::Intact) if port == Port::Rw && self.action.forced().is_some() => {
+                let text = self.action.forced().map(|force| force.text).unwrap_or_default();
+                Err(failed(OcfCode::Degraded, text))
+            }
             (true, _) if recurring => {
                 gate.set(Desired::KEEP.with(port, Want::Close))?;
                 Err(failed(OcfCode::Generic, format!("port {number} was open though it is blocked: closed")))

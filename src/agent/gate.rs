@@ -14,8 +14,10 @@ use super::params::{BLOCK_PARAMETERS, ParamError, Params};
 use super::shared::Others;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
+use crate::forced::{self, Force};
 use crate::gate::{Baseline, Desired, Gate, GateError, Port, Ports, State, Want};
 use crate::keeper::socket::{self, Report, Request};
+use crate::local_fence::LocalFence;
 use crate::pacemaker;
 use crate::pacemaker::cib::Resource;
 use crate::permission::{Granted, Permission, Store};
@@ -103,14 +105,16 @@ impl Action {
         let settings = self.settings()?;
         let gate = self.gate(params.ports, &settings)?;
         self.grant(Granted::Started, params.ports)?;
-        let ro = match self.usable_record(&params) {
+        let ro = match self.may_open(&params) {
             Ok(()) => Want::Open(params.open_for),
             Err(why) => {
                 warn!(gate = %self.environment.instance, "started, and stays closed: {why}");
                 Want::Close
             }
         };
-        gate.set(Desired { ro, rw: Want::Close })?;
+        // What an operator has forced open a start does not end.
+        let rw = if self.forced().is_some() { Want::Keep } else { Want::Close };
+        self.set(&gate, Desired { ro, rw })?;
         info!(gate = %self.environment.instance, "started");
         Ok(OcfCode::Success)
     }
@@ -127,7 +131,7 @@ impl Action {
         }
         self.grant(Granted::Promoted, params.ports)?;
         // Promoted means may open. The monitor goes on saying why it does not.
-        if let Err(why) = self.usable_record(&params) {
+        if let Err(why) = self.may_open(&params) {
             warn!(gate = %self.environment.instance, "promoted, and stays closed: {why}");
             gate.set(Desired::CLOSED)?;
             return Ok(OcfCode::Success);
@@ -141,8 +145,8 @@ impl Action {
         loop {
             // Only the time for it all may fail a promote. No monitor runs meanwhile: readers keep their port.
             if renewed.is_none_or(|at| at.elapsed() > params.open_for / 4) {
-                match gate.set(ro) {
-                    Ok(_) => renewed = Some(Instant::now()),
+                match self.set(&gate, ro) {
+                    Ok(()) => renewed = Some(Instant::now()),
                     Err(error) => waiting = with_causes(&error),
                 }
             }
@@ -242,7 +246,7 @@ impl Action {
             Err(error) if error.code == OcfCode::Installed => return Err(failed(OcfCode::Generic, error.reason)),
             Err(error) => return Err(error),
         };
-        let record = self.usable_record(&params);
+        let record = self.may_open(&params);
         let granted = permission.map(|permission| permission.granted);
         let watched = recurring && granted.is_some() && record.is_ok();
         // The keeper repairs it within a second. Only what stays broken is worth a restart.
@@ -262,10 +266,11 @@ impl Action {
             Err(NoReport { why, keeper_runs: true }) => Ok(why),
             Err(NoReport { why, keeper_runs: false }) => Err(why),
         });
-        let seen = Seen { granted, state, record, lease, listeners, recurring, open_for: params.open_for };
+        let forced = self.forced().map(|force| force.text);
+        let seen = Seen { granted, state, record, lease, listeners, recurring, open_for: params.open_for, forced };
         let judgement = judge(&seen);
         if judgement.change != Desired::KEEP {
-            gate.set(judgement.change)?;
+            self.set(&gate, judgement.change)?;
         }
         match judgement.reason {
             None => Ok(judgement.code),
@@ -323,6 +328,28 @@ impl Action {
     /// Whose the ports are, if others' gates may have them.
     pub(super) fn others(&self) -> Others {
         Others::read(&self.resource, self.is_block)
+    }
+
+    /// Whether there is a record, and no fence of this node itself; or why the gate stays closed.
+    fn may_open(&self, params: &Params) -> Result<(), String> {
+        match LocalFence::default().read() {
+            Some(fence) if fence.is_empty() => Err("ports closed by operator".to_owned()),
+            Some(fence) => Err(fence),
+            None => self.usable_record(params),
+        }
+    }
+
+    /// What an operator has forced open here.
+    pub(super) fn forced(&self) -> Option<Force> {
+        forced::Store::new(&self.environment.instance).read().filter(|force| force.opened)
+    }
+
+    /// Sets the gate, and opens nothing behind the back of an operator who has just fenced this node.
+    fn set(&self, gate: &Gate, desired: Desired) -> Result<(), GateError> {
+        match gate.set_if(desired, || LocalFence::default().read().is_none())? {
+            Some(_) => Ok(()),
+            None => gate.set(Desired::CLOSED).map(drop),
+        }
     }
 
     /// Whether there is a record with this node in it, or why the gate stays closed.

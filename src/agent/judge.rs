@@ -26,6 +26,8 @@ pub struct Seen {
     pub recurring: bool,
     /// How long an opening lasts.
     pub open_for: Duration,
+    /// What an operator has forced the read-write port open with: who, until when, why.
+    pub forced: Option<String>,
 }
 
 /// What a monitor says and does.
@@ -46,7 +48,8 @@ pub fn judge(seen: &Seen) -> Judgement {
 
 /// A probe tells what the firewall does, whoever did it: Pacemaker adopts or stops it.
 fn probe(seen: &Seen) -> Judgement {
-    let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
+    // A port that an operator has forced open is nothing that Pacemaker should adopt or stop.
+    let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open() && seen.forced.is_none());
     let broken = broken(&seen.state.baseline);
     let (code, reason) = match seen.granted {
         None if rw => (OcfCode::RunningPromoted, None),
@@ -65,6 +68,7 @@ fn probe(seen: &Seen) -> Judgement {
 
 fn recurring(seen: &Seen) -> Judgement {
     let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
+    let forced = seen.forced.as_ref().filter(|_| rw);
     let renew = match seen.listeners.iter().any(|(port, _)| *port == Port::Ro) {
         true if !ro => Want::Keep,
         _ => Want::Open(seen.open_for),
@@ -73,18 +77,26 @@ fn recurring(seen: &Seen) -> Judgement {
     let broken = broken(&seen.state.baseline);
     match seen.granted {
         // Its permission is gone, so nothing renews what is open: stopped, and made true.
+        None | Some(Granted::Stopping) if forced.is_some() => {
+            let change = if ro { Desired { ro: Want::Close, rw: Want::Keep } } else { Desired::KEEP };
+            Judgement { code: OcfCode::NotRunning, reason: None, change }
+        }
         None | Some(Granted::Stopping) if ro || rw => {
             say(OcfCode::NotRunning, "a port was open without permission: closed".to_owned(), Desired::CLOSED)
         }
         None | Some(Granted::Stopping) => Judgement { code: OcfCode::NotRunning, reason: None, change: Desired::KEEP },
         Some(Granted::Started) => match (broken, &seen.record) {
-            _ if rw => say(
+            _ if rw && forced.is_none() => say(
                 OcfCode::Generic,
                 "the read-write port was open without promotion: closed".to_owned(),
                 Desired { ro: Want::Keep, rw: Want::Close },
             ),
             (Some(why), _) => say(OcfCode::Generic, why, Desired::KEEP),
             (None, Err(why)) => say(OcfCode::Degraded, why.clone(), if ro { Desired::CLOSED } else { Desired::KEEP }),
+            (None, Ok(())) if forced.is_some() => {
+                let text = forced.cloned().unwrap_or_default();
+                say(OcfCode::Degraded, text, Desired { ro: renew, rw: Want::Keep })
+            }
             (None, Ok(())) => {
                 let code = if seen.listeners.is_empty() { OcfCode::Success } else { OcfCode::Degraded };
                 Judgement { code, reason: listening(seen), change: Desired { ro: renew, rw: Want::Keep } }
@@ -102,6 +114,9 @@ fn recurring(seen: &Seen) -> Judgement {
 
 fn promoted(seen: &Seen, rw: bool, renew: Want) -> Judgement {
     let as_it_is = Desired { ro: renew, rw: Want::Keep };
+    if let Some(text) = seen.forced.as_ref().filter(|_| rw) {
+        return Judgement { code: OcfCode::DegradedPromoted, reason: Some(text.clone()), change: as_it_is };
+    }
     if rw {
         let code = if seen.listeners.is_empty() { OcfCode::RunningPromoted } else { OcfCode::DegradedPromoted };
         return Judgement { code, reason: listening(seen), change: as_it_is };
@@ -156,6 +171,7 @@ mod tests {
             listeners: Vec::new(),
             recurring: true,
             open_for: FOR,
+            forced: None,
         }
     }
 
@@ -229,6 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn what_an_operator_has_forced_open_is_said_and_left_open() {
+        let forced = |granted, recurring| {
+            judge(&Seen { forced: Some("by ann".into()), recurring, ..seen(granted, false, true) })
+        };
+        for (granted, code) in [(STARTED, OcfCode::Degraded), (PROMOTED, OcfCode::DegradedPromoted)] {
+            let judgement = forced(granted, true);
+            assert_eq!((judgement.code, judgement.reason.as_deref()), (code, Some("by ann")));
+            assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Keep });
+        }
+        // Pacemaker has asked for nothing here, and is told so.
+        for recurring in [true, false] {
+            let judgement = forced(None, recurring);
+            assert_eq!((judgement.code, judgement.change), (OcfCode::NotRunning, Desired::KEEP));
+        }
+        assert_eq!(forced(STARTED, false).code, OcfCode::Success);
+        // A fence of the node itself goes before it.
+        let fenced = Seen { record: Err("fenced".into()), forced: Some("by ann".into()), ..seen(PROMOTED, true, true) };
+        assert_eq!(judge(&fenced).change, Desired::CLOSED);
+    }
+
+    #[test]
     fn a_probe_tells_what_the_firewall_does() {
         for (granted, ro, rw, code) in [
             (None, false, true, OcfCode::RunningPromoted),
@@ -246,10 +283,11 @@ mod tests {
         let baseline =
             prop_oneof![Just(Baseline::Intact), Just(Baseline::Missing), Just(Baseline::Edited("x".to_owned()))];
         let lease = prop_oneof![Just(None), Just(Some(Ok("no".to_owned()))), Just(Some(Err("no".to_owned())))];
-        (granted, any::<bool>(), any::<bool>(), baseline, lease, any::<bool>(), any::<bool>()).prop_map(
-            |(granted, ro, rw, baseline, lease, record, recurring)| {
+        let forced = prop_oneof![2 => Just(None), 1 => Just(Some("by ann".to_owned()))];
+        (granted, any::<bool>(), any::<bool>(), baseline, lease, any::<bool>(), any::<bool>(), forced).prop_map(
+            |(granted, ro, rw, baseline, lease, record, recurring, forced)| {
                 let record = if record { Ok(()) } else { Err("none".to_owned()) };
-                let mut seen = Seen { record, lease, recurring, ..seen(granted, ro, rw) };
+                let mut seen = Seen { record, lease, recurring, forced, ..seen(granted, ro, rw) };
                 seen.state.baseline = baseline;
                 seen
             },

@@ -12,12 +12,15 @@ use super::probe::{self, Port};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
-use crate::gate::{self, Baseline, PortState, Ports};
+use crate::forced;
+use crate::gate::{self, Baseline, PortState};
 use crate::instance::{self, Instance, OnlineReplica, ServerRole};
 use crate::keeper::history::{Cause, Failover};
+use crate::keeper::known_node_name;
 use crate::keeper::socket;
 use crate::lease::mark::Marks;
 use crate::lease::{self, Mark};
+use crate::local_fence::LocalFence;
 use crate::pacemaker::cib::{Location, Node, Resource, Rule};
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
 use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError, is_minus_infinity};
@@ -149,6 +152,8 @@ pub struct NodeFacts {
     pub hidden_role: Option<String>,
     /// Who fenced it, when and why.
     pub fence: Option<String>,
+    /// Who has forced its read-write port open, until when and why.
+    pub forced: Option<String>,
     /// The location constraints that keep its gate off it, or from being promoted there.
     pub bans: Vec<Ban>,
     /// The gate there.
@@ -506,6 +511,9 @@ pub fn cluster(deadline: Duration) -> Seen {
         seen.cib = pacemaker::read_cib_on_disk().ok();
         seen.facts.from_disk = seen.cib.is_some();
     }
+    if seen.facts.seen_from.is_none() {
+        seen.facts.seen_from = seen.cib.as_ref().and_then(known_node_name);
+    }
     if let Some(mon) = &seen.mon {
         seen.facts.quorum = mon.quorum;
         seen.facts.maintenance_mode = mon.maintenance_mode;
@@ -713,6 +721,17 @@ fn behind(group: &mut Group) {
     }
 }
 
+/// Adds what was done by hand on this node, whether the cluster knows it or not.
+pub fn add_hand(group: &mut Group, here: Option<&str>) {
+    let here = group.nodes.iter_mut().find(|node| here.is_some_and(|here| node.name.eq_ignore_ascii_case(here)));
+    let Some(node) = here else { return };
+    if let Some(fence) = LocalFence::default().at_once() {
+        node.fence.get_or_insert(fence);
+    }
+    let forced = forced::Store::new(&group.resource).read().filter(|force| force.opened);
+    node.forced = forced.map(|force| force.text);
+}
+
 /// Adds what this node's keeper says, `now` being the time in seconds since 1970.
 pub fn add_keeper(group: &mut Group, record: Option<&Record>, told: Option<&socket::Report>, now: u64) {
     group.keeper = told.map(|report| KeeperFacts { open: report.open, why: report.why.clone() });
@@ -835,6 +854,7 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             role: node.attribute(attribute).map(str::to_owned),
             hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
             fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
+            forced: node.transient(&forced::attribute(attribute)).map(str::to_owned),
             bans: bans(gate, cib, node, now),
             fail_count: gate.resources().map(|resource| node.fail_count(&resource.id)).fold(0, u64::saturating_add),
             ..NodeFacts::default()
@@ -1061,13 +1081,6 @@ impl NodeFacts {
     /// Whether it is a member that may run resources; `None` where Pacemaker does not tell.
     pub fn usable(&self) -> Option<bool> {
         self.member.map(|member| member.word() == "online")
-    }
-}
-
-impl Group {
-    /// The ports of its gate.
-    pub fn ports(&self) -> Ports {
-        Ports { ro: self.ro_port, rw: self.rw_port, redis: self.redis_port }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A fence is the attribute [`FENCE_ATTRIBUTE`], by which a location rule keeps the gate off the
 //! node, and the role `fail`. fence returns when the ports have been seen closed, or says that
-//! they have not.
+//! they have not. Without a cluster there is [`super::local`].
 
 use std::net::SocketAddr;
 use std::thread;
@@ -13,10 +13,11 @@ use super::facts::{self, Member};
 use super::judge::{self, failover};
 use super::probe::{self, Port};
 use super::switchover::{self, Away, Interruption};
-use super::{Cluster, Gate, Stop, assign, by_hand, gates, look, say};
+use super::{Cluster, Gate, Stop, assign, by_hand, gates, local, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
-use crate::gate::{self, Desired, Ports};
+use crate::gate::{self, Desired};
+use crate::local_fence::{ITSELF, LocalFence};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::role::Role;
@@ -40,6 +41,8 @@ const SWITCHED_OVER: Duration = Duration::from_secs(25);
 
 const PAUSE: Duration = Duration::from_millis(150);
 
+const CLOSED_BY: &str = "ports closed by operator";
+
 /// How long the marker may be, in characters.
 const MARKER: usize = 240;
 
@@ -47,7 +50,11 @@ const MARKER: usize = 240;
 #[derive(Debug, clap::Args)]
 pub struct FenceArgs {
     /// The node, by its name in the cluster
-    node: String,
+    #[arg(required_unless_present = "local")]
+    node: Option<String>,
+    /// This node, now, and with no cluster at all; no switchover first
+    #[arg(long, conflicts_with = "node")]
+    local: bool,
     /// Why; the next operator reads it in rolegate status and in crm_mon -A
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -60,7 +67,11 @@ pub struct FenceArgs {
 #[derive(Debug, clap::Args)]
 pub struct UnfenceArgs {
     /// The node, by its name in the cluster
-    node: String,
+    #[arg(required_unless_present = "local")]
+    node: Option<String>,
+    /// Lift what fence --local has set on this node
+    #[arg(long, conflicts_with = "node")]
+    local: bool,
 }
 
 /// Where everything starts: the cluster with quorum, its gates and the node.
@@ -100,10 +111,9 @@ fn scene(name: &str, otherwise: &str) -> Result<Scene, Stop> {
 
 /// `rolegate fence NODE`.
 pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
-    let hand = by_hand(&args.node, Ports::default());
-    let hint =
-        format!("To close its ports all the same (with the port options of each gate that has other ports), {hand}");
-    let scene = scene(&args.node, &hint)?;
+    let Some(name) = args.node.as_deref().filter(|_| !args.local) else { return local::fence(args.reason.as_deref()) };
+    let hint = format!("To close its ports all the same, {}", by_hand(name));
+    let scene = scene(name, &hint)?;
     let Scene { cluster, gates, node, settings } = &scene;
     let name = node.name.as_str();
     for gate in gates.iter().filter(|gate| !facts::rules(gate, &cluster.cib).by_fence) {
@@ -118,7 +128,7 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
     match node.permanent(FENCE_ATTRIBUTE) {
         Some(marker) => say(format!("{name} is fenced already: {marker}")),
         None => {
-            let marker = marker(&operator(), SystemTime::now(), args.reason.as_deref());
+            let marker = marker(CLOSED_BY, &operator(), SystemTime::now(), args.reason.as_deref());
             pacemaker::set_attribute(name, FENCE_ATTRIBUTE, &marker)?;
         }
     }
@@ -145,9 +155,7 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
                 WAIT.as_secs(),
                 last.why
             ));
-            for gate in gates {
-                say(format!("To close gate {} all the same, {}", gate.resource.id, by_hand(name, gate.params.ports)));
-            }
+            say(format!("To close them all the same, {}", by_hand(name)));
             say("Where nobody reaches it: cut its power.");
         }
     }
@@ -187,13 +195,32 @@ fn switch_over_first(gates: &[Gate], settings: &Settings, node: &Node, hint: &st
 
 /// `rolegate unfence NODE`.
 pub fn unfence(args: &UnfenceArgs) -> Result<CliCode, Stop> {
-    let scene = scene(&args.node, "Run it in the partition that has quorum.")?;
-    let Scene { gates, node, settings, .. } = &scene;
+    match args.node.as_deref().filter(|_| !args.local) {
+        Some(name) => unfence_in_cluster(name, false),
+        None => local::unfence(),
+    }
+}
+
+/// Lifts the fence that the cluster knows of. `lifted`: one has been lifted already.
+pub(super) fn unfence_in_cluster(name: &str, lifted: bool) -> Result<CliCode, Stop> {
+    let scene = scene(name, "Run it in the partition that has quorum.")?;
+    let Scene { cluster, gates, node, settings } = &scene;
     let name = node.name.as_str();
-    let was = node.permanent(FENCE_ATTRIBUTE).is_some();
-    if was {
+    let marker = node.permanent(FENCE_ATTRIBUTE);
+    let here = name.eq_ignore_ascii_case(&cluster.me);
+    if here && !lifted && LocalFence::default().read().is_some() {
+        return Err(Stop::refused("it was fenced on this node itself: rolegate unfence --local"));
+    }
+    let was = marker.is_some() || lifted;
+    if marker.is_some() {
         pacemaker::delete_attribute(name, FENCE_ATTRIBUTE)?;
         say(format!("{name} is no longer fenced"));
+    }
+    if !here && marker.is_some_and(|marker| marker.contains(ITSELF)) {
+        say(format!(
+            "It was fenced on {name} itself. Where that fence still stands, it holds: on {name}: rolegate unfence --local"
+        ));
+        return Ok(CliCode::Warning);
     }
     let mut code = CliCode::Ok;
     let mut open = Vec::new();
@@ -257,7 +284,7 @@ fn lift(name: &str, gate: &Gate, settings: &Settings) -> Result<Lifted, Stop> {
         let role_now = node.permanent(&gate.params.attribute).unwrap_or("not set");
         let Some(named) = verdict.named else {
             return Ok(Lifted::Not(format!(
-                "the role of {name} stays {role_now}, because no majority of Sentinels names a primary ({}); then: rolegate unfence {name}",
+                "the role of {name} stays {role_now}, because no majority of Sentinels names a primary ({}); when one does, its keeper writes the role",
                 verdict.notes.join("; ")
             )));
         };
@@ -274,7 +301,7 @@ fn lift(name: &str, gate: &Gate, settings: &Settings) -> Result<Lifted, Stop> {
         }
         if Instant::now() > until {
             return Ok(Lifted::Not(format!(
-                "the role of {name} stays fail while its Redis is a primary, because Sentinels name {named}; when it is a replica: rolegate unfence {name}"
+                "the role of {name} stays fail while its Redis is a primary, because Sentinels name {named}; when it is a replica, its keeper writes the role"
             )));
         }
         std::thread::sleep(PAUSE);
@@ -467,7 +494,7 @@ fn who_takes_writes(settings: &Settings, fenced: Option<&str>, patience: Duratio
 }
 
 /// Who runs this: USER@HOST, the person behind sudo where there is one.
-fn operator() -> String {
+pub(super) fn operator() -> String {
     let sudo = std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty());
     let user = sudo.or_else(|| {
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
@@ -477,12 +504,12 @@ fn operator() -> String {
     format!("{}@{}", user.unwrap_or_else(|| "unknown".to_owned()), host.unwrap_or_else(|_| "unknown".to_owned()))
 }
 
-/// The value of [`FENCE_ATTRIBUTE`]. Others print it: nothing in it may end a line or a quotation.
-fn marker(operator: &str, now: SystemTime, reason: Option<&str>) -> String {
+/// What was done, by whom, when and why: for a fence the value of [`FENCE_ATTRIBUTE`]. Others print it: nothing in it may end a line or a quotation.
+pub(super) fn marker(what: &str, operator: &str, now: SystemTime, reason: Option<&str>) -> String {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let reason =
         reason.map(str::trim).filter(|reason| !reason.is_empty()).map_or(String::new(), |reason| format!(": {reason}"));
-    format!("ports closed by operator {operator} {}{reason}", utc(seconds))
+    format!("{what} {operator} {}{reason}", utc(seconds))
         .chars()
         .map(|c| if c.is_control() || "\"'`<>&\\$".contains(c) { ' ' } else { c })
         .take(MARKER)
@@ -568,10 +595,13 @@ mod tests {
     fn a_marker_says_who_when_and_why() {
         let at = UNIX_EPOCH + Duration::from_secs(1_709_210_096);
         assert_eq!(
-            marker("ann@node1", at, Some("disk failing")),
+            marker(CLOSED_BY, "ann@node1", at, Some("disk failing")),
             "ports closed by operator ann@node1 2024-02-29T12:34:56Z: disk failing"
         );
-        assert_eq!(marker("ann@node1", at, Some(" ")), "ports closed by operator ann@node1 2024-02-29T12:34:56Z");
+        assert_eq!(
+            marker(CLOSED_BY, "ann@node1", at, Some(" ")),
+            "ports closed by operator ann@node1 2024-02-29T12:34:56Z"
+        );
         assert_eq!(utc(0), "1970-01-01T00:00:00Z");
         assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(utc(4_102_444_799), "2099-12-31T23:59:59Z");
@@ -580,7 +610,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_in_a_marker_ends_a_line_or_a_quotation(reason in any::<String>()) {
-            let marker = marker("ann@node1", UNIX_EPOCH, Some(&reason));
+            let marker = marker(CLOSED_BY, "ann@node1", UNIX_EPOCH, Some(&reason));
             prop_assert!(!marker.chars().any(|c| c.is_control() || "\"'`<>&\\$".contains(c)));
             prop_assert!(marker.chars().count() <= MARKER && marker.starts_with("ports closed by operator"));
         }

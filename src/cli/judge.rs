@@ -9,6 +9,7 @@ use super::facts::{
 use super::probe::{Port, Who};
 use super::span;
 use crate::exit::CliCode;
+use crate::local_fence::ITSELF;
 use crate::role::Role;
 use crate::settings::look_at_credentials;
 
@@ -166,7 +167,8 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     }
     for node in &group.nodes {
         membership(node, said(node, Topic::Member), &mut problems);
-        fence(group, node, said(node, Topic::Fence), &mut problems);
+        fence(node, said(node, Topic::Fence), &mut problems);
+        forced(node, &mut problems);
         bans(node, &mut problems);
         if !said(node, Topic::Role) {
             role(group, node, &mut problems);
@@ -226,13 +228,13 @@ fn who_writes(
             "{} all take writes on {rw}: what is written to all but one of them will be lost",
             names.join(" and ")
         );
-        let close: Vec<String> = writers.iter().map(|node| by_hand(&node.name, group.ports())).collect();
+        let close: Vec<String> = writers.iter().map(|node| by_hand(&node.name)).collect();
         problems.add_with(Severity::Critical, what, format!("close all but one:\n{}", close.join("\n")));
     }
     let Some(verdict) = &group.verdict else {
         for node in writers {
             let what = format!("{} takes writes on {rw} without a record that allows it", node.name);
-            problems.add_with(Severity::Critical, what, by_hand(&node.name, group.ports()));
+            problems.add_with(Severity::Critical, what, by_hand(&node.name));
         }
         return None;
     };
@@ -253,7 +255,13 @@ fn who_writes(
             "{} of {} Sentinels answer here and {} are needed: who is primary cannot be told; {writer}",
             verdict.answered, verdict.total, verdict.needed
         );
-        problems.add(Severity::Unknown, what);
+        // Which ones, and what starts them, is said of each.
+        let glass =
+            "start the Sentinels; if that cannot be soon, on the node that shall take writes: rolegate open --help";
+        match writers {
+            [] => problems.add_with(Severity::Unknown, what, glass),
+            _ => problems.add(Severity::Unknown, what),
+        }
         return None;
     }
     let named = match (&verdict.points_at, target) {
@@ -265,7 +273,7 @@ fn who_writes(
         let open = node.rw.as_ref().is_some_and(Port::is_open);
         if open && target.is_none_or(|target| target.name != node.name) {
             let what = format!("{rw} is open on {}, though {named}", node.name);
-            problems.add_with(Severity::Critical, what, by_hand(&node.name, group.ports()));
+            problems.add_with(Severity::Critical, what, by_hand(&node.name));
         }
     }
     match (&verdict.points_at, target) {
@@ -327,7 +335,7 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
     let name = &node.name;
     let init = || Some(format!("rolegate init --master {}", group.master));
     if let Some(fence) = &node.fence {
-        let next = format!("rolegate unfence {name}, or a failover: {}", failover(group));
+        let next = format!("{}, or a failover: {}", unfence(name, fence), failover(group));
         return (Topic::Fence, format!("it is fenced: {fence}"), Some(next));
     }
     if let Some(member) = node.member.filter(|member| member.word() != "online") {
@@ -488,18 +496,37 @@ fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
     }
 }
 
-fn fence(group: &Group, node: &NodeFacts, said: bool, problems: &mut Problems) {
+/// What lifts a fence: where it was set.
+fn unfence(name: &str, fence: &str) -> String {
+    match fence.contains(ITSELF) {
+        true => format!("on {name}: rolegate unfence --local"),
+        false => format!("rolegate unfence {name}"),
+    }
+}
+
+/// A port that stands on nobody's word but an operator's.
+fn forced(node: &NodeFacts, problems: &mut Problems) {
+    let Some(forced) = &node.forced else { return };
+    let name = &node.name;
+    problems.add_with(
+        Severity::Critical,
+        format!("{name}: {forced}; nothing vouches that no other node takes writes"),
+        format!("on {name}: rolegate open --cancel {name}; it ends by itself when a majority of Sentinels is back"),
+    );
+}
+
+fn fence(node: &NodeFacts, said: bool, problems: &mut Problems) {
     let name = &node.name;
     let Some(fence) = &node.fence else { return };
     if !said {
-        problems.add_with(Severity::Warning, format!("{name} is fenced: {fence}"), format!("rolegate unfence {name}"));
+        problems.add_with(Severity::Warning, format!("{name} is fenced: {fence}"), unfence(name, fence));
     }
     for (which, port) in [("read-only", &node.ro), ("read-write", &node.rw)] {
         if port.as_ref().is_some_and(Port::is_open) {
             problems.add_with(
                 Severity::Critical,
                 format!("{name} is fenced, and its {which} port is open"),
-                format!("rolegate fence {name}; if it stays open, {}", by_hand(name, group.ports())),
+                format!("rolegate fence {name}; if it stays open, {}", by_hand(name)),
             );
         }
     }
@@ -919,6 +946,16 @@ pub(super) mod tests {
             &["1 of 3 Sentinels answer here and 2 are needed", "node1 still takes writes"],
         ),
         (
+            "two Sentinels are silent, and the lease is over",
+            |g| {
+                silence(g, 3);
+                silence(g, 2);
+                g.nodes[0].rw = Some(Port::Refused);
+            },
+            CliCode::Unknown,
+            &["6381 is refused everywhere", "start the Sentinels; if that cannot be soon"],
+        ),
+        (
             "one host is dead",
             |g| dead(g, 3),
             CliCode::Warning,
@@ -996,7 +1033,7 @@ pub(super) mod tests {
             CliCode::Critical,
             &[
                 "node1 and node2 all take writes",
-                "close all but one:\non node1: systemctl stop",
+                "close all but one:\non node1: rolegate fence --local",
                 "6381 is open on node2, though Sentinels name node1 since 2 h 5 min",
             ],
         ),
@@ -1080,6 +1117,22 @@ pub(super) mod tests {
             },
             CliCode::Warning,
             &["node2 is fenced: by root"],
+        ),
+        (
+            "a replica is fenced by itself",
+            |g| g.nodes[1].fence = Some("ports closed by operator root@node2 (on the node itself) 2026".into()),
+            CliCode::Critical,
+            &["on node2: rolegate unfence --local"],
+        ),
+        (
+            "the glass is broken",
+            |g| {
+                silence(g, 2);
+                silence(g, 3);
+                g.nodes[0].forced = Some("6381 forced open by operator root@node1 until 17:10".into());
+            },
+            CliCode::Critical,
+            &["node1: 6381 forced open by operator root@node1 until 17:10", "rolegate open --cancel node1"],
         ),
         (
             "a fence that does not hold",

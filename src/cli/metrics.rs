@@ -78,6 +78,7 @@ const METRICS: &[(&str, &str)] = &[
     ("rolegate_named_seconds", "How long a majority has known the primary, at least."),
     ("rolegate_node_online", "Whether this node is an online member that may run resources."),
     ("rolegate_node_fenced", "Whether an operator has fenced this node."),
+    ("rolegate_forced_open", "Whether an operator has forced this node's read-write port open."),
     ("rolegate_role", "Whether the role attribute has this value."),
     ("rolegate_gate_promoted", "Whether Pacemaker has promoted the gate on this node."),
     ("rolegate_lease_seconds", "How long a lease lasts."),
@@ -229,6 +230,9 @@ fn of_node(samples: &mut Samples, judged: &Judged, node: &NodeFacts) {
         if let Some(port @ (Port::Open { .. } | Port::Refused)) = port {
             samples.flag("rolegate_port_open", &with("port", word), port.is_open());
         }
+    }
+    if node.member.is_some() || node.forced.is_some() {
+        samples.flag("rolegate_forced_open", &labels, node.forced.is_some());
     }
     if let Some(takes) = takes_writes(node) {
         samples.flag("rolegate_takes_writes", &labels, takes);

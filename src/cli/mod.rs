@@ -11,7 +11,9 @@ mod fence;
 mod found;
 mod init;
 mod judge;
+mod local;
 mod metrics;
+mod open;
 mod probe;
 mod status;
 mod switchover;
@@ -29,7 +31,6 @@ use clap::{Parser, Subcommand};
 use crate::causes::with_causes;
 use crate::command::CommandError;
 use crate::exit::CliCode;
-use crate::gate::Ports;
 use crate::layout::{Guard as Gate, Unusable, guards as gates};
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib, PacemakerError};
@@ -58,10 +59,12 @@ enum Command {
     Metrics(metrics::Args),
     /// Move the primary to another node, with nothing lost
     Switchover(switchover::Args),
-    /// Close the ports of a node and keep them closed until unfenced; the node keeps running
+    /// Close a node's ports until it is unfenced; the node keeps running
     Fence(fence::FenceArgs),
-    /// Lift a fence: the node gets the role that a majority of Sentinels gives it
+    /// Lift a fence: the node's role comes back
     Unfence(fence::UnfenceArgs),
+    /// Break the glass: open a node without a majority of Sentinels
+    Open(open::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
     Generate {
@@ -94,6 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Switchover(args) => switchover::run(&args),
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),
+        Command::Open(args) => open::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {
@@ -148,21 +152,9 @@ impl From<SettingsError> for Stop {
     }
 }
 
-/// How somebody on `node` closes a gate for good, whatever the cluster does: while they run, a monitor or the
-/// keeper would open what may be open.
-fn by_hand(node: &str, ports: Ports) -> String {
-    let mut flags = String::new();
-    let default = Ports::default();
-    for (flag, port, usual) in [
-        ("--ro-port", ports.ro, default.ro),
-        ("--rw-port", ports.rw, default.rw),
-        ("--redis-port", ports.redis, default.redis),
-    ] {
-        if port != usual {
-            flags.push_str(&format!(" {flag} {port}"));
-        }
-    }
-    format!("on {node}: systemctl stop pacemaker rolegate-keeper; rolegate-port{flags} close all")
+/// How somebody on `node` closes its gates for good, whatever the cluster does.
+fn by_hand(node: &str) -> String {
+    format!("on {node}: rolegate fence --local")
 }
 
 /// Prints one or more lines. That nobody reads them is no reason to stop half-way.

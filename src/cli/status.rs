@@ -207,6 +207,7 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
     let told = keeper.recv_timeout(left().min(SLACK)).ok().and_then(Result::ok).unwrap_or_default();
     for (mut group, gate) in groups {
         let told = told.iter().find(|report| report.master == group.master);
+        facts::add_hand(&mut group, seen.facts.seen_from.as_deref());
         facts::add_keeper(&mut group, gate.params.record.as_ref().ok(), told, now);
         let judgement = judge::group(&seen.facts, &group);
         report.masters.push(Judged { code: judgement.code() as u8, judgement, group });

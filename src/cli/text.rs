@@ -224,6 +224,7 @@ fn tables(cluster: &ClusterFacts, group: &Group) -> String {
             baseline.as_deref().unwrap_or("intact"),
             state(group.ro_port, ro_open_ms),
             match rw_open_ms {
+                Some(ms) if *ms > group.lease_ms => format!("{} OPEN BY HAND for {}", group.rw_port, span(ms / 1000)),
                 Some(_) => format!("{} held open by the lease", group.rw_port),
                 None => state(group.rw_port, rw_open_ms),
             }

@@ -106,7 +106,7 @@ impl Which {
 }
 
 /// Reads `500ms`, `20s`, `5m` or `1h`.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let milliseconds: u64 = match unit {

@@ -24,16 +24,18 @@ use super::events::{Says, SentinelEvent};
 use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
-use super::socket::Report;
-use super::{cut, handover, mend, restart, roles, veto};
+use super::socket::{Forced, Report};
+use super::{cut, hand, handover, mend, restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
+use crate::forced::Around;
 use crate::gate::{
     self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
 };
 use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
 use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, Watch, mark};
+use crate::local_fence::LocalFence;
 use crate::pacemaker::Cib;
 use crate::permission::Granted;
 use crate::record::{NodeEntry, Record, canonical};
@@ -165,6 +167,7 @@ pub struct Group {
     roles: roles::Keeper,
     veto: veto::Keeper,
     mend: mend::Keeper,
+    hand: hand::Keeper,
     /// When Redis is asked outside the rounds: a switchover is under way, or it may be cut off.
     soon: Option<Pin<Box<Sleep>>>,
     ending: Option<Instant>,
@@ -300,6 +303,9 @@ impl Group {
             settings: common.settings.clone(),
             history: common.history.clone(),
         });
+        let writers = record.nodes().iter().filter(|other| **other != node);
+        let writers = writers.map(|other| (other.name.clone(), SocketAddr::new(other.address.ip(), params.ports.rw)));
+        let hand = hand::Keeper::new(&common.me, gate_id, &params.attribute, writers.collect());
         let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
         Some(Group {
             terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
@@ -313,6 +319,7 @@ impl Group {
             roles: roles::Keeper::new(),
             veto,
             mend,
+            hand,
             soon: None,
             params,
             record,
@@ -434,6 +441,7 @@ impl Group {
         self.roles.poll(context);
         self.veto.poll(context);
         self.mend.poll(context);
+        self.hand.poll(context);
         Poll::Pending
     }
 
@@ -477,6 +485,7 @@ impl Group {
                 if self.lease.is_some() || self.round.armed.is_some() {
                     self.close(&why);
                 }
+                self.judge_force(None);
             }
             Says::Promoting(_) => {}
             Says::Aborted => self.vetoed = None,
@@ -508,6 +517,9 @@ impl Group {
 
     fn begin_round(&mut self) {
         let now = Instant::now();
+        if self.hand.look() {
+            self.tended = None;
+        }
         // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
         let held = self.look();
         match self.permits.read(self.params.ports, self.own()) {
@@ -519,6 +531,7 @@ impl Group {
             }
         }
         self.judge_firewall(held);
+        self.judge_force(held);
         self.keep_ro(now);
         for line in &mut self.lines {
             if line.connection.waiting_for(now).is_some_and(|waited| waited > PATIENCE) {
@@ -552,6 +565,10 @@ impl Group {
         self.ask();
         self.keep_roles();
         self.answer_veto(now);
+        self.hand.watch();
+        if let Some(node) = self.cib.as_ref().and_then(|cib| cib.node(&self.common.me)) {
+            self.hand.show(node);
+        }
     }
 
     /// One reading of open element and arms. Begins the right to arm where there is none.
@@ -616,9 +633,49 @@ impl Group {
                 let why = self.not_granted.clone();
                 self.close(&why);
             }
+            (None, Some(_)) if self.hand.force().is_some() => {}
             (None, Some(_)) => self.close("the port was open without a lease"),
             _ => {}
         }
+    }
+
+    /// Whether what is forced open by hand may stay so.
+    fn judge_force(&mut self, held: Option<Held>) {
+        if self.hand.force().is_none() {
+            return;
+        }
+        if self.lease.is_some() {
+            // It has taken over, once nothing is open for longer any more.
+            if held.is_some_and(|held| held.open.is_none_or(|open| micros(open) <= self.terms.length)) {
+                self.hand.end();
+            }
+            return;
+        }
+        let other = match &self.about {
+            About::Other(node) => Some(node.as_str()),
+            _ => None,
+        };
+        let replica_of = match &self.local {
+            Local::Says(_, instance) => match &instance.role {
+                ServerRole::Replica { of, .. } => Some(of.as_str()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let promoting = self.vetoed.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, why)| why.as_str());
+        let open = held.map(|held| held.open.is_some());
+        let fenced = self.own().fenced;
+        let around = Around { open, fenced, other, promoting, replica_of, open_elsewhere: None };
+        if let Some(why) = self.hand.over(around) {
+            self.hand.end();
+            warn!(MASTER = %self.params.master, NODE = %self.common.me, REASON = why, "{}: {} is forced open by hand no more: {why}", self.params.master, self.params.ports.rw);
+            self.close(&why);
+        }
+    }
+
+    /// How long what opens now, or is forced open, lasts at most.
+    fn lasts(&self) -> Span {
+        self.terms.length.max(micros(self.hand.lasts()))
     }
 
     /// Whether a lease may be asked for in this round, or why not.
@@ -772,16 +829,15 @@ impl Group {
             vec!["SENTINEL", "MYID"],
         ];
         question.extend(looks.then(|| looks::QUESTION.to_vec()));
+        let lasts = self.lasts();
         for line in &mut self.lines {
             if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
                 line.evidence = None;
                 continue;
             }
-            let was_closed = line.mark == Some(Mark::Closed);
             let mark = match nonce {
-                Some(nonce) => Some(Mark::Held { length: self.terms.length, nonce }),
-                // A mark that stands says no less than a new one; and one that changes makes others wait.
-                None => now.filter(|now| was_closed != (*now == Mark::Closed)),
+                Some(nonce) => Some(Mark::Held { length: lasts, nonce }),
+                None => now.filter(|now| says_else(line.mark, *now)),
             };
             let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
             let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
@@ -808,7 +864,8 @@ impl Group {
         match event {
             Event::Up | Event::TakenOver => {
                 let own = if matches!(event, Event::TakenOver) { OwnLine::taken_over() } else { OwnLine::new() };
-                let mark = self.mark_now().unwrap_or(Mark::Held { length: self.longest, nonce: fresh() });
+                let mark =
+                    self.mark_now().unwrap_or(Mark::Held { length: self.longest.max(self.lasts()), nonce: fresh() });
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (own, false, Watch::new());
@@ -836,12 +893,12 @@ impl Group {
     fn mark_now(&mut self) -> Option<Mark> {
         // What was shut holds no right, and sees as much.
         let held = self.leasing.as_mut().or(self.shut.as_mut())?.look().ok()?;
-        if held.is_nothing() && self.round.armed.is_none() {
+        if held.is_nothing() && self.round.armed.is_none() && self.hand.force().is_none() {
             return Some(Mark::Closed);
         }
-        // What somebody opened by hand lasts as long as it lasts.
+        // What somebody opened by hand lasts as long as it lasts; and it is marked so before it is open.
         let open = held.open.map_or(0, micros);
-        Some(Mark::Held { length: self.terms.length.max(open.min(micros(gate::LONGEST))), nonce: fresh() })
+        Some(Mark::Held { length: self.lasts().max(open.min(micros(gate::LONGEST))), nonce: fresh() })
     }
 
     fn marked(&mut self, index: usize, answer: &Answer<Asked>) {
@@ -969,6 +1026,7 @@ impl Group {
         if self.soon.is_none() && self.cut.is_looked_at_closely() {
             self.soon = Some(Box::pin(sleep(cut::CLOSELY)));
         }
+        self.judge_force(None);
         self.follow_history();
         self.watch_for_restart();
         self.conclude();
@@ -1005,6 +1063,7 @@ impl Group {
             if self.last.take().is_some() {
                 self.remember();
             }
+            self.judge_force(None);
         }
         self.close_if(Group::cut_off);
         if before != self.about {
@@ -1037,11 +1096,12 @@ impl Group {
             if !fresh || !lease::acquires(&evidence, self.lines.len(), &self.others, &[]) {
                 return;
             }
-            Swap::Acquire
+            // What is forced open goes on by the lease.
+            if self.hand.is_open() { Swap::Renew } else { Swap::Acquire }
         };
         let (Some(armed), Some(leasing)) = (self.round.armed.take(), &mut self.leasing) else { return };
         match leasing.swap(armed, kind) {
-            Ok(Swapped::Open) if kind == Swap::Acquire => self.acquired(),
+            Ok(Swapped::Open) if self.lease.is_none() => self.acquired(),
             Ok(Swapped::Open) => {
                 if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
                     self.remember();
@@ -1067,6 +1127,7 @@ impl Group {
         self.last = Some(lease);
         (self.last_of_this_boot, self.restarted) = (true, None);
         self.opened = Some(Instant::now());
+        self.hand.end();
         self.why.clear();
         self.remember();
         info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} is open for writing", self.params.master, self.params.ports.rw);
@@ -1158,6 +1219,7 @@ impl Group {
         self.tended = Some(now);
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);
         let (permits, ports, own) = (self.permits.clone(), self.params.ports, self.own());
+        let local = LocalFence::default();
         self.mending = Some(spawn_blocking(move || {
             let state = gate.state()?;
             let lasts = match state.ro {
@@ -1171,7 +1233,8 @@ impl Group {
                 return Ok(());
             }
             // The agent may be about to take the permission away.
-            let allowed = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
+            let permitted = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
+            let allowed = || permitted() && local.at_once().is_none();
             gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed)?;
             // The agent waits for a slow firewall only so long, and may have closed in between.
             if !allowed() {
@@ -1336,11 +1399,35 @@ impl Group {
         };
         let (gate, master) = (self.gate_id.clone(), self.params.master.clone());
         let last_failover = self.common.history.last(&master);
-        Report { gate, master, open, why, other, last_failover }
+        let forced = self.hand.force().map(|force| Forced { text: force.text.clone(), marked: self.all_marked() });
+        Report { gate, master, open, why, other, last_failover, forced, not_free: self.not_free() }
+    }
+
+    /// Whether each Sentinel that answers has a mark that lasts as long as what is forced open.
+    fn all_marked(&self) -> bool {
+        let (now, lasts) = (Instant::now(), micros(self.hand.lasts()));
+        let marked = |line: &Line| match line.mark {
+            Some(Mark::Held { length, .. }) => {
+                line.marked && length >= lasts && line.connection.waiting_for(now).is_none()
+            }
+            _ => false,
+        };
+        self.lines.iter().filter(|line| line.connection.is_up()).all(marked)
+    }
+
+    /// The other nodes that may hold a lease, or take one, as far as the Sentinels that answer show it.
+    fn not_free(&self) -> Vec<String> {
+        let seen = |line: &&Line| line.connection.is_up() && line.evidence.is_some();
+        let free =
+            |node: &String| self.lines.iter().filter(seen).all(|line| line.watch.free(node, self.longest, &self.terms));
+        self.others.iter().filter(|node| !free(node)).cloned().collect()
     }
 
     /// What the cluster's configuration says of this node.
     fn own(&self) -> Own {
+        if self.hand.fenced() {
+            return Own { role: None, fenced: true };
+        }
         let node = self.cib.as_ref().and_then(|cib| cib.node(&self.common.me));
         node.map_or_else(Own::default, |node| Own::of(node, &self.params.attribute))
     }
@@ -1353,6 +1440,17 @@ impl Group {
 /// What the Redis on this node is asked in each round.
 fn local_question() -> Vec<&'static [&'static str]> {
     instance::QUESTION.into_iter().chain(switchover::QUESTION).collect()
+}
+
+/// Whether a mark is to be sent where `was` stands: who reads it must not take more for closed, or wait for less, than there is. One that stands
+/// says no less than a new one otherwise, and one that changes makes others wait.
+fn says_else(was: Option<Mark>, now: Mark) -> bool {
+    match (was, now) {
+        (Some(Mark::Closed), now) => now != Mark::Closed,
+        (_, Mark::Closed) => true,
+        (Some(Mark::Held { length: was, .. }), Mark::Held { length: now, .. }) => now > was,
+        (None, Mark::Held { .. }) => true,
+    }
 }
 
 fn may_read(granted: Granted) -> bool {

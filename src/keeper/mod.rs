@@ -9,6 +9,7 @@ mod connection;
 mod cut;
 pub mod events;
 mod group;
+mod hand;
 mod handover;
 pub mod history;
 mod looks;
@@ -43,6 +44,7 @@ use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{Desired, Gate};
 use crate::layout::{self, Guard};
+use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
@@ -89,6 +91,10 @@ pub fn run() -> Result<()> {
     })?;
     fs::create_dir_all(permission::DIRECTORY).with_context(|| permission::DIRECTORY.to_owned())?;
     let _lock = lock()?;
+    // Before anything is opened. Where it cannot be, there is no room for permissions either.
+    if let Err(error) = LocalFence::default().restore() {
+        warn!("the fence of this node itself: {error}");
+    }
     // A lease must not wait for a disk. Without the right to lock memory it works, less well.
     // Only what is used: a thread's stack is mostly not.
     let on_fault = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
@@ -428,11 +434,17 @@ async fn answer_all(mut asked: mpsc::Receiver<Asked>, wires: Wires, changed: Arc
     }
 }
 
+/// This node's name, as a keeper has learned it in this boot.
+pub fn known_node_name(cib: &Cib) -> Option<String> {
+    let name = fs::read_to_string(NODE_NAME).ok()?;
+    cib.node(name.trim()).map(|node| node.name.clone())
+}
+
 /// Pacemaker's name for this node: as a keeper before this one learned it in this boot (one that is restarted has no time to ask), from
 /// Pacemaker, or, where that does not run yet, the host's name if the CIB knows it.
 fn node_name(cib: &Cib) -> Option<String> {
-    if let Some(node) = fs::read_to_string(NODE_NAME).ok().and_then(|name| cib.node(name.trim()).cloned()) {
-        return Some(node.name);
+    if let Some(name) = known_node_name(cib) {
+        return Some(name);
     }
     match pacemaker::local_node() {
         Ok(name) => {

@@ -61,6 +61,21 @@ pub struct Report {
     /// The last failover that this node's keeper knows of.
     #[serde(default)]
     pub last_failover: Option<Failover>,
+    /// The port is forced open by hand, or about to be.
+    #[serde(default)]
+    pub forced: Option<Forced>,
+    /// The other nodes that may hold a lease, or take one, by their marks on the Sentinels that answer.
+    #[serde(default)]
+    pub not_free: Vec<String>,
+}
+
+/// How a port that is forced open by hand stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Who did it, until when, and why.
+    pub text: String,
+    /// All Sentinels that answer have the mark that says so.
+    pub marked: bool,
 }
 
 /// A request with the way back.
@@ -191,6 +206,8 @@ mod tests {
             why: "no".into(),
             other: Some("node2".into()),
             last_failover: None,
+            forced: Some(Forced { text: "by ann".into(), marked: true }),
+            not_free: vec!["node3".into()],
         };
         let (told, at) = (report.clone(), path.clone());
         let (ready, listening) = std::sync::mpsc::channel();

@@ -193,6 +193,22 @@ pub fn delete_attribute(node: &str, name: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-D"])).map(drop)
 }
 
+/// Writes the transient node attribute `name`, which is gone when the node leaves the cluster. The caller has made sure of quorum.
+///
+/// # Errors
+/// [`PacemakerError`]. That there is none says that it is queued.
+pub fn set_passing(node: &str, name: &str, value: &str) -> Result<(), PacemakerError> {
+    run(&tool("crm_attribute").args(["-l", "reboot", "-N", node, "-n", name, "-v", value])).map(drop)
+}
+
+/// Removes the transient node attribute `name`; done if there is none.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn delete_passing(node: &str, name: &str) -> Result<(), PacemakerError> {
+    run(&tool("crm_attribute").args(["-l", "reboot", "-N", node, "-n", name, "-D"])).map(drop)
+}
+
 /// Changes or adds what `xml` holds in `section` of the CIB's configuration, all of it or
 /// nothing. The caller has made sure of quorum: the tool overrides it.
 ///

@@ -41,7 +41,7 @@ pub(super) fn rolegate(on: &Host<'_>, args: &[&str]) -> Result<Said> {
 }
 
 /// `rolegate status --json` on a host, once its exit code is `code` and its text holds `said`.
-fn wait_status(on: &Host<'_>, code: i32, said: &str) -> Result<Value> {
+pub(super) fn wait_status(on: &Host<'_>, code: i32, said: &str) -> Result<Value> {
     wait_status_for(LONG, on, code, said)
 }
 
@@ -55,7 +55,7 @@ fn wait_status_for(time: Duration, on: &Host<'_>, code: i32, said: &str) -> Resu
 }
 
 /// A cluster with a gate that is well; the name of the primary and of another node.
-fn healthy(bed: &Bed) -> Result<(&'static str, &'static str)> {
+pub(super) fn healthy(bed: &Bed) -> Result<(&'static str, &'static str)> {
     let node = bed.host(NODES[0])?;
     if node.sh(HAS_GATE).is_err() {
         gates::configure(bed)?;

@@ -6,6 +6,7 @@ pub mod configuration;
 pub mod faults;
 pub mod firewalls;
 pub mod forged;
+pub mod hand;
 pub mod itself;
 pub mod keeper;
 pub mod load;
@@ -102,7 +103,7 @@ pub fn all() -> Vec<Placed> {
 
 /// The trials of the usual bed, each with its file's name in front.
 fn trials() -> Vec<(String, OnBed)> {
-    let files: [(&str, &[(&str, OnBed)]); 11] = [
+    let files: &[(&str, &[(&str, OnBed)])] = &[
         ("itself", itself::TRIALS),
         ("faults", faults::TRIALS),
         ("forged", forged::TRIALS),
@@ -112,11 +113,12 @@ fn trials() -> Vec<(String, OnBed)> {
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
         ("keeper", keeper::TRIALS),
+        ("hand", hand::TRIALS),
         ("firewalls", firewalls::TRIALS),
         ("switchover", switchover::TRIALS),
     ];
-    let named = |(file, trials): (&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
+    let named = |(file, trials): &(&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
     };
-    files.into_iter().flat_map(named).collect()
+    files.iter().flat_map(named).collect()
 }

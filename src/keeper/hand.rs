@@ -1,0 +1,214 @@
+//! What an operator's hand does on this node without asking the cluster: a fence of the node itself, and a port forced open. The keeper
+//! goes by it in each round, and makes it known to the cluster where that has quorum.
+
+use std::fs;
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{info, warn};
+
+use crate::forced::{self, Around, Force, Store};
+use crate::gate::LONGEST;
+use crate::local_fence::LocalFence;
+use crate::pacemaker::{self, FENCE_ATTRIBUTE, PacemakerError, cib::Node};
+use crate::permission::{DIRECTORY, replace};
+
+/// From one attempt to tell the cluster to the next.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often the others' ports are looked at while one is forced open here.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+const CONNECTS_WITHIN: Duration = Duration::from_millis(300);
+
+/// See the module.
+pub struct Keeper {
+    me: String,
+    /// The attribute that shows a force.
+    attribute: String,
+    local: LocalFence,
+    store: Store,
+    /// Stands there as long as the attribute may.
+    shown_file: PathBuf,
+    fence: Option<String>,
+    force: Option<Force>,
+    /// What the attribute may say.
+    shown: Option<String>,
+    /// The others' read-write ports, and one that was seen open.
+    others: Vec<(String, SocketAddr)>,
+    open_elsewhere: Option<String>,
+    watching: Option<JoinHandle<Option<String>>>,
+    watched: Option<Instant>,
+    job: Option<JoinHandle<Result<Told, String>>>,
+    not_before: Option<Instant>,
+    said: String,
+}
+
+/// What the cluster has been told.
+enum Told {
+    Fence,
+    Force(String),
+    /// That it is over.
+    NoForce,
+}
+
+impl Keeper {
+    /// Of the gate resource `gate`, on the node `me`, whose role the attribute `role` carries; `others` are the other nodes' read-write ports.
+    pub fn new(me: &str, gate: &str, role: &str, others: Vec<(String, SocketAddr)>) -> Self {
+        let name: String = gate.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
+        let shown_file = Path::new(DIRECTORY).join(format!("shown-{name}"));
+        let mut keeper = Keeper {
+            me: me.to_owned(),
+            attribute: forced::attribute(role),
+            local: LocalFence::default(),
+            store: Store::new(gate),
+            shown: fs::read_to_string(&shown_file).ok(),
+            shown_file,
+            fence: None,
+            force: None,
+            others,
+            open_elsewhere: None,
+            watching: None,
+            watched: None,
+            job: None,
+            not_before: None,
+            said: String::new(),
+        };
+        keeper.look();
+        keeper
+    }
+
+    /// Reads what stands there, from memory. Says whether there is a fence that was not there before.
+    pub fn look(&mut self) -> bool {
+        let before = self.fence.is_some();
+        self.fence = self.local.at_once();
+        self.force = self.store.read();
+        self.fence.is_some() && !before
+    }
+
+    /// Whether the node is fenced by itself.
+    pub fn fenced(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    /// What is forced, or about to be.
+    pub fn force(&self) -> Option<&Force> {
+        self.force.as_ref()
+    }
+
+    /// Whether the port has been forced open.
+    pub fn is_open(&self) -> bool {
+        self.force.as_ref().is_some_and(|force| force.opened)
+    }
+
+    /// How long what is forced may be open yet; zero where nothing is. Marks have no more.
+    pub fn lasts(&self) -> Duration {
+        self.force.as_ref().map_or(Duration::ZERO, |force| force.remaining(forced::now_ms())).min(LONGEST)
+    }
+
+    /// Why the force is over, if there is one.
+    pub fn over(&self, around: Around) -> Option<String> {
+        let around = Around { open_elsewhere: self.open_elsewhere.as_deref(), ..around };
+        forced::over(self.force.as_ref()?, forced::now_ms(), around)
+    }
+
+    /// Looks at the other nodes' ports while one is forced open here: what opens there has a proof.
+    pub fn watch(&mut self) {
+        if !self.is_open() || self.watching.is_some() || self.watched.is_some_and(|at| at.elapsed() < WATCH_EVERY) {
+            return;
+        }
+        self.watched = Some(Instant::now());
+        let others = self.others.clone();
+        let open = |(_, port): &(String, SocketAddr)| TcpStream::connect_timeout(port, CONNECTS_WITHIN).is_ok();
+        self.watching = Some(spawn_blocking(move || others.into_iter().find(open).map(|(node, _)| node)));
+    }
+
+    /// It is over.
+    pub fn end(&mut self) {
+        (self.force, self.open_elsewhere) = (None, None);
+        if let Err(error) = self.store.remove() {
+            warn!("{error}");
+        }
+    }
+
+    /// Tells the cluster what it does not know; `node` is this node as it stands there.
+    pub fn show(&mut self, node: &Node) {
+        if self.job.is_some() || self.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let force = self.force.as_ref().filter(|force| force.opened).map(|force| force.text.clone());
+        let (me, attribute, file) = (self.me.clone(), self.attribute.clone(), self.shown_file.clone());
+        let fence = self.fence.clone().filter(|_| node.permanent(FENCE_ATTRIBUTE).is_none());
+        if fence.is_none() && force == self.shown {
+            return;
+        }
+        let tell = move || -> Result<Told, String> {
+            // The tools override quorum.
+            if !pacemaker::has_quorum().map_err(text)? {
+                return Err("this partition has no quorum".to_owned());
+            }
+            if let Some(fence) = fence {
+                let fence = if fence.is_empty() { "ports closed by operator" } else { &fence };
+                return pacemaker::set_attribute(&me, FENCE_ATTRIBUTE, fence).map(|()| Told::Fence).map_err(text);
+            }
+            match force {
+                Some(force) => {
+                    // First: whoever comes after this keeper takes it away again.
+                    replace(&file, &force).map_err(|error| error.to_string())?;
+                    pacemaker::set_passing(&me, &attribute, &force).map(|()| Told::Force(force)).map_err(text)
+                }
+                None => {
+                    pacemaker::delete_passing(&me, &attribute).map_err(text)?;
+                    match fs::remove_file(&file) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.to_string()),
+                        _ => Ok(Told::NoForce),
+                    }
+                }
+            }
+        };
+        self.job = Some(spawn_blocking(tell));
+    }
+
+    /// Takes note of what the cluster has been told.
+    pub fn poll(&mut self, context: &mut Context<'_>) {
+        if let Some(Poll::Ready(seen)) = self.watching.as_mut().map(|job| Pin::new(job).poll(context)) {
+            self.watching = None;
+            self.open_elsewhere = seen.ok().flatten().filter(|_| self.is_open());
+        }
+        let Some(job) = &mut self.job else { return };
+        let Poll::Ready(result) = Pin::new(job).poll(context) else { return };
+        self.job = None;
+        let result = result.unwrap_or_else(|error| Err(error.to_string()));
+        match result {
+            Ok(told) => {
+                self.said.clear();
+                match told {
+                    Told::Fence => {
+                        info!("the cluster knows that this node is fenced");
+                        // What stands on the disk is read again some time later.
+                        self.not_before = Some(Instant::now() + PAUSE);
+                    }
+                    Told::Force(text) => self.shown = Some(text),
+                    Told::NoForce => self.shown = None,
+                }
+            }
+            Err(why) => {
+                self.not_before = Some(Instant::now() + PAUSE);
+                if self.said != why {
+                    warn!("what was done by hand on this node is not shown in the cluster yet: {why}");
+                    self.said = why;
+                }
+            }
+        }
+    }
+}
+
+fn text(error: PacemakerError) -> String {
+    error.to_string()
+}
