@@ -62,6 +62,8 @@ pub(super) fn healthy(bed: &Bed) -> Result<(&'static str, &'static str)> {
     }
     // What an earlier trial has left behind.
     for name in NODES {
+        bed.host(name)?
+            .sh_within(LONG, "test ! -e /var/lib/rolegate/fence || rolegate unfence --local || test $? = 1")?;
         node.cmd("rolegate")?.args(["unfence", name]).deadline(LONG).run_expecting(&[0, 1])?;
     }
     wait_status(&node, 0, "\"code\": 0")?;
