@@ -90,6 +90,9 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 /// How long the other nodes and a Sentinel may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(600);
 
+/// For so long an answer of Pacemaker holds for all master names.
+const TOLD_TO_ALL: Duration = Duration::from_millis(500);
+
 /// Between two attempts to set replica-priority.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -462,8 +465,10 @@ impl Keeper {
             }
         }
         if self.refusal.wants_to_know(now) && self.resting.as_ref().is_none_or(|(at, _)| now > *at + PAUSE) {
-            let is_idle = || pacemaker::is_idle().map_err(|error| with_causes(&error));
-            self.job = Some(spawn_blocking(move || Done::Asked(now, is_idle())));
+            self.job = Some(spawn_blocking(|| {
+                let (at, resting) = RESTING.ask(Instant::now(), pacemaker_is_idle);
+                Done::Asked(at, resting)
+            }));
             return;
         }
         let settings = &self.site.settings;
@@ -563,6 +568,31 @@ impl Keeper {
     }
 }
 
+/// Whether Pacemaker has nothing more to do, as it was told last: two programs run for each answer, and on a node that is put into standby
+/// every master name wants one.
+static RESTING: Resting = Resting(Mutex::new(None));
+
+/// An answer, and when it was asked for.
+type Rested = (Instant, Result<bool, String>);
+
+struct Resting(Mutex<Option<Rested>>);
+
+impl Resting {
+    /// An answer that was asked for at `now` or a little before; of several that want one at once, one asks.
+    fn ask(&self, now: Instant, ask: impl FnOnce() -> Result<bool, String>) -> Rested {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|(at, _)| *at + TOLD_TO_ALL > now) {
+            return last.clone();
+        }
+        let at = Instant::now();
+        last.insert((at, ask())).clone()
+    }
+}
+
+fn pacemaker_is_idle() -> Result<bool, String> {
+    pacemaker::is_idle().map_err(|error| with_causes(&error))
+}
+
 /// What is left behind by a gate that is gone from the cluster: nothing.
 ///
 /// # Errors
@@ -581,7 +611,7 @@ fn hand_over(
     master: &str,
 ) -> Result<SocketAddr, String> {
     // It may be starting the gate just now. Where it does not answer, it is not.
-    if pacemaker::is_idle().is_ok_and(|idle| !idle) {
+    if RESTING.ask(Instant::now(), pacemaker_is_idle).1.is_ok_and(|idle| !idle) {
         return Err("Pacemaker is still at work".to_owned());
     }
     let jobs = readers.iter().map(|&reader| {
@@ -898,5 +928,25 @@ mod tests {
         assert!(can_take_over(&with(ServerRole::Primary { replicas: vec![] })).is_err());
         assert!(can_take_over(&Instance { priority: 0, ..with(replica(true)) }).is_err());
         assert!(can_take_over(&Instance { loading: true, ..with(replica(true)) }).is_err());
+    }
+
+    #[test]
+    fn of_many_that_ask_at_once_one_does() {
+        let (resting, now) = (Resting(Mutex::new(None)), Instant::now());
+        let mut asked = 0;
+        let mut ask = |at: Instant, answer: bool| {
+            resting.ask(at, || {
+                asked += 1;
+                Ok(answer)
+            })
+        };
+        let (first, said) = ask(now, false);
+        assert!(first >= now && said == Ok(false));
+        for _ in 0..64 {
+            assert_eq!(ask(first + TOLD_TO_ALL / 2, true), (first, Ok(false)));
+        }
+        let (second, said) = ask(first + TOLD_TO_ALL, true);
+        assert!(second >= first && said == Ok(true));
+        assert_eq!(asked, 2);
     }
 }
