@@ -423,6 +423,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "cut-sentinel",
         says: "{primary} and the other nodes cannot reach each other's port 26379; all else they can",
+        // A lease less than it lasts, and then new lines and their window: some 15 s.
+        closed: seconds(20),
         lasts: seconds(12),
         begin: |scene| {
             scene.others.iter().try_for_each(|other| {
