@@ -3,6 +3,7 @@
 //! Which room does what:
 //!
 //! - [`record`]: which Sentinels count and where each node's Redis is: what every proof stands on.
+//! - [`stand`]: which record each node stands on, and when it may go on to the next.
 //! - [`sentinel`]: what Sentinels say, and who is named by it.
 //! - [`instance`]: what a Redis or Valkey server says of itself.
 //! - [`pacemaker`]: the cluster as seen and changed through Pacemaker's own tools.
@@ -51,6 +52,7 @@ pub mod roles;
 pub mod sentinel;
 pub mod server;
 pub mod settings;
+pub mod stand;
 pub mod switchover;
 pub mod together;
 pub mod wire;

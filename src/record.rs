@@ -1,11 +1,15 @@
 //! The record: what every proof stands on. Which Sentinels count, and where each node's Redis is.
 //!
 //! It lives in one place for the whole cluster, the gate resource's parameters `sentinels` and
-//! `nodes` in the CIB, written by `rolegate init`. Nothing local overrides it. The lease's length
-//! joins it when the lease does.
+//! `nodes` in the CIB, written by `rolegate init`. Nothing local overrides it. With the lease's length, the parameter `lease`,
+//! it is a [`Basis`].
+//!
+//! Nodes that stand on two records may both be open only if any two majorities share a Sentinel, and each knows of the other. So it changes
+//! by one [`Step`] at a time; when the next may be taken is for [`crate::stand`] to say.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// One Sentinel: its run id (`SENTINEL MYID`: it survives restarts and is what makes two answers
 /// two) and where it listens.
@@ -31,6 +35,45 @@ pub struct NodeEntry {
 pub struct Record {
     sentinels: Vec<SentinelEntry>,
     nodes: Vec<NodeEntry>,
+}
+
+/// All that a proof stands on: the record, and how long a lease by it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basis {
+    /// The record.
+    pub record: Record,
+    /// L.
+    pub lease: Duration,
+}
+
+/// One thing in which a basis differs from the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A Sentinel counts no more.
+    SentinelRemoved(SentinelEntry),
+    /// A Sentinel counts from now on.
+    SentinelAdded(SentinelEntry),
+    /// A Sentinel under the same run id is elsewhere.
+    SentinelMoved(SentinelEntry),
+    /// A node is no more.
+    NodeRemoved(NodeEntry),
+    /// A node is new.
+    NodeAdded(NodeEntry),
+    /// A node's Redis has another address.
+    NodeMoved(NodeEntry),
+    /// Leases have another length.
+    Lease(Duration),
+}
+
+/// What a change from one basis to another is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// None.
+    Nothing,
+    /// One step: nodes that stand on either may meet.
+    One(Step),
+    /// So many steps.
+    Several(usize),
 }
 
 /// Why there is no usable record.
@@ -153,6 +196,125 @@ impl Record {
     /// The value of the parameter `nodes`.
     pub fn nodes_parameter(&self) -> String {
         self.nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Basis {
+    /// What [`Change`] it is from here to `next`.
+    pub fn change_to(&self, next: &Basis) -> Change {
+        let mut steps = self.steps_to(next);
+        match (steps.pop(), steps.len()) {
+            (None, _) => Change::Nothing,
+            (Some(step), 0) => Change::One(step),
+            (Some(_), others) => Change::Several(others + 1),
+        }
+    }
+
+    /// All in which `next` differs. A Sentinel with another run id, or a node with another name, is another one: removed, and added.
+    fn steps_to(&self, next: &Basis) -> Vec<Step> {
+        let (old, new) = (&self.record, &next.record);
+        let mut steps = Vec::new();
+        for entry in &old.sentinels {
+            match new.sentinels.iter().find(|other| other.id == entry.id) {
+                None => steps.push(Step::SentinelRemoved(entry.clone())),
+                Some(other) if canonical(other.address) != canonical(entry.address) => {
+                    steps.push(Step::SentinelMoved(other.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        for entry in &old.nodes {
+            match new.node(&entry.name) {
+                None => steps.push(Step::NodeRemoved(entry.clone())),
+                Some(other) if canonical(other.address) != canonical(entry.address) => {
+                    steps.push(Step::NodeMoved(other.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        let is_new = |entry: &&SentinelEntry| old.sentinels.iter().all(|other| other.id != entry.id);
+        steps.extend(new.sentinels.iter().filter(is_new).cloned().map(Step::SentinelAdded));
+        steps.extend(new.nodes.iter().filter(|entry| old.node(&entry.name).is_none()).cloned().map(Step::NodeAdded));
+        if self.lease != next.lease {
+            steps.push(Step::Lease(next.lease));
+        }
+        steps
+    }
+
+    /// The bases between here and `goal`, one step after the other, `goal` the last; nothing if it is this one. None where there is no
+    /// such way: of a record that has one Sentinel or node only, which gets another at the same address.
+    ///
+    /// What is removed goes first, one at a time, and then something is added in its place: so an address is free before another
+    /// has it, and the number of Sentinels stays about what it is.
+    pub fn way_to(&self, goal: &Basis) -> Option<Vec<Basis>> {
+        let (mut at, mut way) = (self.clone(), Vec::new());
+        let mut removed = false;
+        loop {
+            let steps = at.steps_to(goal);
+            let Some(count) = std::num::NonZeroUsize::new(steps.len()) else { return Some(way) };
+            let is_removal = |step: &&Step| matches!(step, Step::SentinelRemoved(_) | Step::NodeRemoved(_));
+            // Of two ways to go on, the one that was not taken last.
+            let (mut removals, mut rest): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_removal);
+            rest.sort_by_key(|step| !matches!(step, Step::SentinelAdded(_) | Step::NodeAdded(_)));
+            let order: Vec<&Step> = match removed {
+                true => rest.drain(..).chain(removals.drain(..)).collect(),
+                false => removals.drain(..).chain(rest.drain(..)).collect(),
+            };
+            let (next, step) = order.into_iter().find_map(|step| Some((at.after(step)?, step)))?;
+            removed = is_removal(&step);
+            debug_assert!(next.steps_to(goal).len() < count.get());
+            way.push(next.clone());
+            at = next;
+        }
+    }
+
+    /// This one with one step taken; None where no record would come of it.
+    fn after(&self, step: &Step) -> Option<Basis> {
+        let Basis { record: Record { mut sentinels, mut nodes }, mut lease } = self.clone();
+        match step {
+            Step::SentinelRemoved(gone) => sentinels.retain(|entry| entry.id != gone.id),
+            Step::SentinelAdded(new) => sentinels.push(new.clone()),
+            Step::SentinelMoved(moved) => {
+                sentinels.iter_mut().filter(|entry| entry.id == moved.id).for_each(|entry| *entry = moved.clone());
+            }
+            Step::NodeRemoved(gone) => nodes.retain(|entry| entry.name != gone.name),
+            Step::NodeAdded(new) => nodes.push(new.clone()),
+            Step::NodeMoved(moved) => {
+                let same = |entry: &&mut NodeEntry| entry.name.eq_ignore_ascii_case(&moved.name);
+                nodes.iter_mut().filter(same).for_each(|entry| *entry = moved.clone());
+            }
+            Step::Lease(length) => lease = *length,
+        }
+        Some(Basis { record: Record::new(sentinels, nodes).ok()?, lease })
+    }
+
+    /// A short name for it: the same for the same entries, in whatever order and however they are written.
+    pub fn digest(&self) -> String {
+        let sentinels = self.record.sentinels.iter().map(|entry| format!("{}@{}", entry.id, canonical(entry.address)));
+        let name = |entry: &NodeEntry| format!("{}={}", entry.name.to_ascii_lowercase(), canonical(entry.address));
+        let mut entries: Vec<String> = sentinels.chain(self.record.nodes.iter().map(name)).collect();
+        entries.sort_unstable();
+        entries.push(self.lease.as_millis().to_string());
+        // FNV-1a, 64 bits. Nobody who may write the record gains by two that have the same.
+        let bytes = entries.join(" ").into_bytes();
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("{hash:016x}")
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::SentinelRemoved(entry) => write!(f, "Sentinel {entry} is removed"),
+            Step::SentinelAdded(entry) => write!(f, "Sentinel {entry} is added"),
+            Step::SentinelMoved(entry) => write!(f, "Sentinel {} is at {} now", entry.id, entry.address),
+            Step::NodeRemoved(entry) => write!(f, "node {} is removed", entry.name),
+            Step::NodeAdded(entry) => write!(f, "node {entry} is added"),
+            Step::NodeMoved(entry) => write!(f, "the Redis of {} is at {} now", entry.name, entry.address),
+            Step::Lease(length) => write!(f, "the lease is {} ms", length.as_millis()),
+        }
     }
 }
 
@@ -285,6 +447,145 @@ pub(crate) mod tests {
             if let Ok(record) = Record::parse(&sentinels, &nodes) {
                 prop_assert!(record.majority() > record.sentinels().len() / 2);
             }
+        }
+    }
+
+    const LEASE: Duration = Duration::from_secs(2);
+
+    /// Any record of up to seven Sentinels and four nodes, most addresses of which move.
+    fn any_basis() -> impl Strategy<Value = Basis> {
+        let sentinels = proptest::collection::btree_map(1..9usize, 1..9u8, 1..8);
+        let nodes = proptest::collection::btree_map(1..6usize, 1..6u8, 1..5);
+        (sentinels, nodes, 1..3u64).prop_filter_map("addresses are each one's own", |(sentinels, nodes, lease)| {
+            let sentinels = sentinels
+                .into_iter()
+                .map(|(n, host)| SentinelEntry { id: id(n), address: SocketAddr::from(([10, 0, 0, host], 26379)) });
+            let nodes = nodes.into_iter().map(|(n, host)| NodeEntry {
+                name: format!("node{n}"),
+                address: SocketAddr::from(([10, 0, 0, host], 6379)),
+            });
+            let record = Record::new(sentinels.collect(), nodes.collect()).ok()?;
+            Some(Basis { record, lease: Duration::from_secs(lease) })
+        })
+    }
+
+    fn basis(sentinels: &[(usize, u8)], nodes: &[(&str, u8)]) -> Basis {
+        let sentinel = |(n, host): &(usize, u8)| SentinelEntry {
+            id: id(*n),
+            address: SocketAddr::from(([10, 0, 0, *host], 26379)),
+        };
+        let node = |(name, host): &(&str, u8)| NodeEntry {
+            name: (*name).to_owned(),
+            address: SocketAddr::from(([10, 0, 0, *host], 6379)),
+        };
+        let record = Record::new(sentinels.iter().map(sentinel).collect(), nodes.iter().map(node).collect());
+        Basis { record: record.unwrap(), lease: LEASE }
+    }
+
+    #[test]
+    fn a_step_is_one_thing() {
+        let old = basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 1), ("b", 2)]);
+        let is = |new: &Basis| old.change_to(new);
+        assert_eq!(is(&basis(&[(3, 3), (2, 2), (1, 1)], &[("B", 2), ("a", 1)])), Change::Nothing);
+        let one = |new: Basis| matches!(is(&new), Change::One(_));
+        assert!(one(basis(&[(1, 1), (2, 2)], &[("a", 1), ("b", 2)])));
+        assert!(one(basis(&[(1, 1), (2, 2), (3, 3), (4, 4)], &[("a", 1), ("b", 2)])));
+        assert!(one(basis(&[(1, 1), (2, 2), (3, 4)], &[("a", 1), ("b", 2)])));
+        assert!(one(basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 1)])));
+        assert!(one(basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 1), ("b", 2), ("c", 3)])));
+        assert!(one(basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 1), ("b", 3)])));
+        for lease in [1, 3] {
+            assert!(one(Basis { lease: Duration::from_secs(lease), ..old.clone() }));
+        }
+        // A new run id at the same address; an address that another node gives up; two lengths.
+        assert_eq!(is(&basis(&[(1, 1), (2, 2), (4, 3)], &[("a", 1), ("b", 2)])), Change::Several(2));
+        assert_eq!(is(&basis(&[(1, 1), (2, 2), (3, 3)], &[("b", 1)])), Change::Several(2));
+        assert_eq!(is(&basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 2), ("b", 1)])), Change::Several(2));
+        assert_eq!(is(&basis(&[(4, 4), (5, 5), (6, 6)], &[("a", 1), ("b", 2)])), Change::Several(6));
+    }
+
+    #[test]
+    fn a_replaced_sentinel_is_removed_and_then_added() {
+        let old = basis(&[(1, 1), (2, 2), (3, 3)], &[("a", 1)]);
+        let new = basis(&[(1, 1), (2, 2), (4, 3)], &[("a", 1)]);
+        let way = old.way_to(&new).unwrap();
+        assert_eq!(way, [basis(&[(1, 1), (2, 2)], &[("a", 1)]), new]);
+        // All of them: never fewer than two.
+        let all = basis(&[(4, 1), (5, 2), (6, 3)], &[("a", 1)]);
+        let way = old.way_to(&all).unwrap();
+        assert_eq!(way.iter().map(|at| at.record.sentinels().len()).collect::<Vec<_>>(), [2, 3, 2, 3, 2, 3]);
+        // The only one, at the same address: not with the gate open. At another, it is added first.
+        let only = basis(&[(1, 1)], &[("a", 1)]);
+        assert_eq!(only.way_to(&basis(&[(2, 1)], &[("a", 1)])), None);
+        assert_eq!(only.way_to(&basis(&[(2, 2)], &[("a", 1)])).unwrap()[0].record.sentinels().len(), 2);
+    }
+
+    #[test]
+    fn a_digest_is_that_of_what_is_meant() {
+        let old = basis(&[(1, 1), (2, 2)], &[("a", 1), ("b", 2)]);
+        assert_eq!(old.digest(), basis(&[(2, 2), (1, 1)], &[("B", 2), ("A", 1)]).digest());
+        assert_eq!(old.digest().len(), 16);
+        // It must not change with a release: nodes of two compare theirs.
+        assert_eq!(old.digest(), "8c2e1e637d580833");
+    }
+
+    /// The heart of it: nodes on two neighbouring records are named by two majorities that meet.
+    #[test]
+    fn any_two_majorities_of_neighbours_share_a_sentinel() {
+        let record = |set: u32| {
+            let entries: Vec<(usize, u8)> =
+                (1..=8).filter(|n| set & 1 << n != 0).map(|n| (n as usize, n as u8)).collect();
+            basis(&entries, &[("a", 1)])
+        };
+        let sets =
+            |within: u32, most: u32| (0..512u32).filter(move |set| set & !within == 0 && set.count_ones() <= most);
+        let all = 0b1_1111_1110;
+        for set in sets(all, 7).filter(|set| *set != 0) {
+            let old = record(set);
+            for step in 1..=8 {
+                let other = set ^ 1 << step;
+                if other == 0 || other.count_ones() > 8 {
+                    continue;
+                }
+                let new = record(other);
+                assert!(matches!(old.change_to(&new), Change::One(_)));
+                let majorities =
+                    |set: u32, needed: usize| sets(set, 8).filter(move |some| some.count_ones() as usize == needed);
+                for some in majorities(set, old.record.majority()) {
+                    for others in majorities(other, new.record.majority()) {
+                        assert!(some & others != 0, "{set:b} {other:b}: {some:b} and {others:b}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_step_of_a_way_is_one(old in any_basis(), new in any_basis()) {
+            prop_assert_eq!(old.change_to(&old), Change::Nothing);
+            let Some(way) = old.way_to(&new) else {
+                // Each waits for the other to give up its address.
+                let taken = |node: &NodeEntry| old.record.node_at(node.address).is_some_and(|had| had.name != node.name);
+                let moved = |one: &SentinelEntry| {
+                    old.record.sentinels().iter().any(|had| had.address == one.address && had.id != one.id)
+                };
+                prop_assert!(new.record.nodes().iter().any(taken) || new.record.sentinels().iter().any(moved));
+                return Ok(());
+            };
+            prop_assert_eq!(way.is_empty(), old.change_to(&new) == Change::Nothing);
+            let mut at = &old;
+            for next in &way {
+                prop_assert!(matches!(at.change_to(next), Change::One(_)), "{:?} {:?}", at, next);
+                prop_assert_ne!(at.digest(), next.digest());
+                // Nobody gets what another has.
+                for node in next.record.nodes() {
+                    let had = at.record.node_at(node.address);
+                    prop_assert!(had.is_none_or(|had| had.name == node.name));
+                }
+                at = next;
+            }
+            prop_assert!(at.change_to(&new) == Change::Nothing);
         }
     }
 }

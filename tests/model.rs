@@ -55,12 +55,18 @@
 //!   question (its lines are old, marked closed, and it has seen the others' for long); what comes after its lease.
 //!   The scenario "every step" does without this, and without breaking lines.
 //!
-//! Not modelled: the keeper's lock, confirmed-off nodes, addresses that move, `ipset`'s whole seconds, clocks that run
+//! - **The record changes** by whoever writes it, at any time, and be it too early. What each node stands on then is decided by
+//!   [`rolegate::stand`], in one step of the CIB, and done in another. That by this all nodes together stand on one record, or on two
+//!   neighbours, whoever loses his power, is confirmed off or comes back, is explored by itself, without leases: [`Standing`].
+//!
+//! Not modelled: the keeper's lock, addresses that move, `ipset`'s whole seconds, clocks that run
 //! apart (the tenths in [`Terms`] are for them).
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rolegate::lease::{self, Evidence, Mark, OwnLine, Seen, Span, Terms, Watch};
+use rolegate::record::{Basis, Change, NodeEntry, Record as Entries, SentinelEntry};
+use rolegate::stand::{self, Next, Own, Peer, Shown};
 use stateright::{Checker, HasDiscoveries, Model as _, Property};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -120,8 +126,10 @@ enum Fault {
     ShownTooSoon,
     /// A question is judged by the lengths that are known when an answer comes, not by those of its arming.
     LengthsOfNow,
-    /// The record changes by two steps at once (it is the records that say so).
+    /// The record changes by two steps at once, and nobody checks.
     InOneStep,
+    /// A second step is taken before all have shown the first.
+    SecondTooEarly,
 }
 
 /// What is explored.
@@ -195,7 +203,7 @@ struct State<const N: usize> {
 }
 
 /// A node: its kernel and its keeper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Node {
     /// What is left of the arm.
     arm: Option<Ticks>,
@@ -205,12 +213,18 @@ struct Node {
     asked_by: u8,
     /// The question that is being asked.
     question: Option<Question>,
-    /// The record that the keeper has.
+    /// The record that the keeper stands on, or would stand on.
     record: u8,
-    /// The record that it shows to have.
-    shown: u8,
+    /// What it says in the CIB.
+    says: Shown<u8>,
     /// It has opened, and the thrifty acquirer does so once.
     done: bool,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Node { arm: None, open: None, asked_by: 0, question: None, record: 0, says: Shown::On(0), done: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -379,10 +393,10 @@ enum What {
     Accept(SentinelId, usize),
     /// The next record is written.
     Write,
-    /// A keeper takes the record of the CIB for its own.
+    /// A keeper says what it stands on, or may.
+    Say(NodeId),
+    /// It goes on to the record that it has said.
     Take(NodeId),
-    /// A keeper shows that it has that record.
-    Show(NodeId),
 }
 
 /// What was seen before, what is seen now, the longest lease, the terms.
@@ -391,6 +405,7 @@ type Judged = (Option<Past>, Option<List<Line, 3>>, Span, Terms);
 thread_local! {
     /// Who is free has been judged before, most times.
     static JUDGED: RefCell<HashMap<Judged, bool>> = RefCell::default();
+    static ONE_STEP: RefCell<HashMap<(usize, u8, u8), bool>> = RefCell::default();
 }
 
 impl<const N: usize> Model<N> {
@@ -412,13 +427,36 @@ impl<const N: usize> Model<N> {
     fn lengths(&self, state: &State<N>, node: NodeId) -> lease::Lengths {
         let have = state.nodes[usize::from(node)].record;
         let length = |record: u8| Span::from(self.records[usize::from(record)].length);
-        let all_have = state.nodes.iter().all(|node| node.shown >= have);
+        let all_have = (0..N as NodeId).all(|node| self.peer(state, node).has_shown(&have));
         let last = (!all_have && have > 0).then(|| length(have - 1));
         let lengths = lease::Lengths::of(length(have), last);
         if self.is(Fault::LongerAtOnce) {
             return lease::Lengths { own: length(have), ..lengths };
         }
         lengths
+    }
+
+    /// A node as the others see it in the CIB.
+    fn peer(&self, state: &State<N>, node: NodeId) -> Peer<u8> {
+        let node = &state.nodes[usize::from(node)];
+        Peer { name: String::new(), says: node.says, off: false, recorded: true }
+    }
+
+    /// What the keeper of `node` is to do about the record in the CIB.
+    fn next(&self, state: &State<N>, node: NodeId) -> Next<u8> {
+        let me = &state.nodes[usize::from(node)];
+        let before = me.open.map(|_| me.asked_by).filter(|asked_by| *asked_by != me.record);
+        let own = Own {
+            on: Some(me.record),
+            also: before.filter(|_| !self.is(Fault::ShownTooSoon)),
+            says: me.says,
+            idle: false,
+            placed: true,
+        };
+        let others = (0..N as NodeId).filter(|&other| other != node && !self.is(Fault::SecondTooEarly));
+        let peers: Vec<Peer<u8>> = others.map(|other| self.peer(state, other)).collect();
+        let one_step = self.is(Fault::InOneStep) || one_step(self.records, me.record, state.record);
+        stand::next(&own, &state.record, one_step, &peers)
     }
 
     fn record(&self, node: &Node) -> Record {
@@ -558,9 +596,9 @@ impl<const N: usize> Model<N> {
         let others: Vec<NodeId> = (0..N as NodeId).filter(|&other| other != node).collect();
         let judge = |evidence: &[Evidence<NodeId>], sentinels| {
             (me.open.is_some() || self.is(Fault::RenewsTheDead)) && lease::renews(evidence, sentinels)
-                || lease::acquires(evidence, sentinels, &others, &[])
+                || lease::acquires(evidence, sentinels, &others)
                 || self.is(Fault::OneIsFree)
-                    && others.iter().any(|other| lease::acquires(evidence, sentinels, &[*other], &[]))
+                    && others.iter().any(|other| lease::acquires(evidence, sentinels, &[*other]))
         };
         if self.is(Fault::MajorityOfOne) {
             return evidence.into_iter().any(|evidence| judge(&[Evidence { sentinel: 0, ..evidence }], 1));
@@ -590,6 +628,23 @@ fn seen(node: NodeId, id: u8, mark: Sign) -> Seen<NodeId> {
         Sign::Held { length, nonce } => Mark::Held { length: length.into(), nonce: nonce.into() },
     };
     Seen { line: id.into(), node, mark: Some(mark) }
+}
+
+/// Whether the code takes a change from one of these records to another for one step.
+fn one_step(records: &'static [Record], from: u8, to: u8) -> bool {
+    let of = |record: u8| {
+        let Record { counts, others, length } = records[usize::from(record)];
+        let counted = [0, 1].into_iter().filter(|n| counts[*n]).chain(2..2 + others);
+        let sentinel =
+            |n: usize| SentinelEntry { id: format!("{n:040x}"), address: ([10, 0, 0, n as u8 + 1], 26379).into() };
+        let node = NodeEntry { name: "a".to_owned(), address: ([10, 0, 0, 1], 6379).into() };
+        let record = Entries::new(counted.map(sentinel).collect(), vec![node]).expect("a record");
+        Basis { record, lease: std::time::Duration::from_secs(length.into()) }
+    };
+    let known = (records.as_ptr() as usize, from, to);
+    ONE_STEP.with_borrow_mut(|all| {
+        *all.entry(known).or_insert_with(|| matches!(of(from).change_to(&of(to)), Change::One(_)))
+    })
 }
 
 impl Past {
@@ -804,7 +859,7 @@ impl<const N: usize> Model<N> {
         if !self.thrifty || !state.nodes.iter().any(|node| self.comes_to_nothing(node)) {
             quiet.extend(masks.into_iter().map(|without| What::Tick { without }));
         }
-        if usize::from(state.record) + 1 < self.records.len() && state.nodes.iter().all(|n| n.shown == state.record) {
+        if usize::from(state.record) + 1 < self.records.len() {
             quiet.push(What::Write);
         }
         for node in 0..N as NodeId {
@@ -834,11 +889,13 @@ impl<const N: usize> Model<N> {
             if something {
                 quiet.push(What::Close(node));
             }
-            if me.record < state.record {
-                quiet.push(What::Take(node));
-            }
-            if me.shown < me.record && (me.open.is_none() || me.asked_by == me.record) {
-                quiet.push(What::Show(node));
+            if self.records.len() > 1 {
+                // Who has said where it goes need not say that it stays: it could as well have said nothing.
+                if matches!(me.says, Shown::Moving(from, _) if from == me.record) {
+                    quiet.push(What::Take(node));
+                } else if matches!(self.next(state, node), Next::Say(_)) {
+                    quiet.push(What::Say(node));
+                }
             }
         }
         for at in 0..2 {
@@ -1121,22 +1178,27 @@ impl<const N: usize> Model<N> {
                 state.sentinels[at].accept(connection);
             }
             What::Write => state.record += 1,
+            What::Say(node) => {
+                if let Next::Say(shown) = self.next(state, node) {
+                    state.nodes[usize::from(node)].says = shown;
+                }
+            }
             What::Take(node) => {
-                let me = &mut state.nodes[usize::from(node)];
-                me.record = state.record;
-                (me.arm, me.question) = (None, None);
-                if self.is(Fault::ShownTooSoon) {
-                    me.shown = me.record;
-                }
-                let counts = self.record(me).counts;
-                for at in (0..2).filter(|&at| !counts[at]) {
-                    self.give_up(state, node, at);
+                if let Shown::Moving(_, to) = state.nodes[usize::from(node)].says {
+                    self.take(state, node, to);
                 }
             }
-            What::Show(node) => {
-                let me = &mut state.nodes[usize::from(node)];
-                me.shown = me.record;
-            }
+        }
+    }
+
+    /// What it asks and arms is lost with it, and so are its lines to Sentinels that count no more.
+    fn take(&self, state: &mut State<N>, node: NodeId, record: u8) {
+        let me = &mut state.nodes[usize::from(node)];
+        me.record = record;
+        (me.arm, me.question) = (None, None);
+        let counts = self.record(me).counts;
+        for at in (0..2).filter(|&at| !counts[at]) {
+            self.give_up(state, node, at);
         }
     }
 
@@ -1335,6 +1397,157 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
     if freed.get() < 100 { Err(format!("only {} looks found somebody free", freed.get()).into()) } else { Ok(()) }
 }
 
+/// Which records the nodes stand on, without leases and time: three nodes, whose power is cut as often as one likes, whom STONITH and a
+/// person confirm off (the person only who is), and any record written at any time.
+#[derive(Debug, Clone)]
+struct Standing {
+    /// Whether a rule is broken.
+    fault: Option<Broken>,
+}
+
+/// What is broken in [`Standing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    /// A second step is taken before all have shown the first.
+    SecondTooEarly,
+    /// Two steps are one.
+    InOneStep,
+    /// That a node was confirmed off counts though it has come back since.
+    ConfirmedBefore,
+    /// A machine that boots goes on with what is on its disk.
+    GoesOn,
+}
+
+/// Four records: 0 and 1, 1 and 2, 2 and 3 are neighbours, and so are 0 and 3.
+const RECORDS: u8 = 4;
+
+fn are_neighbours(a: u8, b: u8) -> bool {
+    a == b || a.abs_diff(b) == 1 || a.abs_diff(b) == RECORDS - 1
+}
+
+/// One node of [`Standing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Stands {
+    on: Option<u8>,
+    /// It may hold a lease by this one, too.
+    also: Option<u8>,
+    says: Shown<u8>,
+    off: bool,
+    confirmed: bool,
+}
+
+/// What happens to one of them, or to the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Event {
+    Writes(u8),
+    Goes(usize),
+    Settles(usize),
+    LosesPower(usize),
+    Stonith(usize),
+    Person(usize),
+    Boots(usize),
+}
+
+impl stateright::Model for Standing {
+    type State = ([Stands; 3], u8);
+    type Action = Event;
+
+    fn init_states(&self) -> Vec<Self::State> {
+        vec![([Stands::default(); 3], 0)]
+    }
+
+    fn actions(&self, (nodes, record): &Self::State, events: &mut Vec<Event>) {
+        events.extend((0..RECORDS).filter(|other| other != record).map(Event::Writes));
+        for (n, node) in nodes.iter().enumerate() {
+            if node.off {
+                events.push(Event::Boots(n));
+                if !node.confirmed {
+                    events.push(Event::Stonith(n));
+                }
+                if node.says != Shown::Off {
+                    events.push(Event::Person(n));
+                }
+            } else {
+                events.extend([Event::Goes(n), Event::LosesPower(n)]);
+                if node.also.is_some() {
+                    events.push(Event::Settles(n));
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, (nodes, record): &Self::State, event: Event) -> Option<Self::State> {
+        let (mut nodes, mut record) = (*nodes, *record);
+        let is = |fault| self.fault == Some(fault);
+        match event {
+            Event::Writes(other) => record = other,
+            Event::Settles(n) => nodes[n].also = None,
+            Event::LosesPower(n) => {
+                let kept = nodes[n].on.filter(|_| is(Broken::GoesOn));
+                nodes[n] = Stands { on: kept, says: nodes[n].says, off: true, ..nodes[n] };
+                nodes[n].also = None;
+            }
+            Event::Stonith(n) => nodes[n].confirmed = true,
+            Event::Person(n) => nodes[n].says = Shown::Off,
+            Event::Boots(n) => {
+                nodes[n].off = false;
+                nodes[n].confirmed &= is(Broken::ConfirmedBefore);
+            }
+            Event::Goes(n) => {
+                let peer =
+                    |node: &Stands| Peer { name: String::new(), says: node.says, off: node.confirmed, recorded: true };
+                let others = (0..3).filter(|other| *other != n && !is(Broken::SecondTooEarly));
+                let peers: Vec<Peer<u8>> = others.map(|other| peer(&nodes[other])).collect();
+                let me = &mut nodes[n];
+                let own = Own { on: me.on, also: me.also, says: me.says, idle: false, placed: true };
+                let one_step = me.on.is_some_and(|on| are_neighbours(on, record)) || is(Broken::InOneStep);
+                match stand::next(&own, &record, one_step, &peers) {
+                    Next::Say(shown) => {
+                        me.says = shown;
+                        match shown {
+                            Shown::On(on) => (me.on, me.also) = (Some(on), None),
+                            // It goes on at once; the lease by the one before lasts until it settles.
+                            Shown::Moving(from, to) => (me.on, me.also) = (Some(to), Some(from)),
+                            _ => (me.on, me.also) = (None, None),
+                        }
+                    }
+                    Next::Void | Next::LetGo => (me.on, me.also) = (None, None),
+                    Next::Keep | Next::Wait(_) | Next::TooFar => return None,
+                }
+            }
+        }
+        Some((nodes, record))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn all(nodes: &[Stands; 3]) -> Vec<u8> {
+            let on = nodes.iter().filter(|node| !node.off).flat_map(|node| node.on.into_iter().chain(node.also));
+            on.collect()
+        }
+        vec![
+            Property::always("neighbours", |_, (nodes, _): &Self::State| {
+                let all = all(nodes);
+                all.iter().all(|a| all.iter().all(|b| are_neighbours(*a, *b)))
+            }),
+            Property::sometimes("all have moved", |_, (nodes, _): &Self::State| {
+                nodes.iter().all(|node| node.on == Some(2))
+            }),
+        ]
+    }
+}
+
+fn explore_standing(fault: Option<Broken>) -> Result<(), libtest_mimic::Failed> {
+    let checker = Standing { fault }.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    println!("which records nodes stand on: {} states", checker.unique_state_count());
+    match (checker.discovery("neighbours"), fault) {
+        (Some(_), Some(_)) => Ok(()),
+        (None, Some(_)) => Err("the seeded fault was not found".into()),
+        (Some(path), None) => Err(format!("they stand on two that are none behind {:#?}", path.into_actions()).into()),
+        (None, None) if checker.discovery("all have moved").is_none() => Err("nobody ever moves".into()),
+        (None, None) => Ok(()),
+    }
+}
+
 impl<const N: usize> Model<N> {
     const WHOLE: Self = Model {
         fault: None,
@@ -1404,6 +1617,15 @@ fn main() {
     }
     trials.push(libtest_mimic::Trial::test("holds: three nodes", || explore("three nodes", THREE_NODES, false)));
     trials.push(libtest_mimic::Trial::test("what is remembered is enough", what_is_remembered_is_enough));
+    trials.push(libtest_mimic::Trial::test("holds: which records nodes stand on", || explore_standing(None)));
+    for (name, fault) in [
+        ("a second step before all have shown the first, without leases", Broken::SecondTooEarly),
+        ("two steps at once, without leases", Broken::InOneStep),
+        ("a confirmed-off of before the last membership", Broken::ConfirmedBefore),
+        ("a machine that boots goes on", Broken::GoesOn),
+    ] {
+        trials.push(libtest_mimic::Trial::test(format!("finds: {name}"), move || explore_standing(Some(fault))));
+    }
     let seeded = [
         ("no window", Fault::NoWindow, WHOLE),
         ("a window of L without A", Fault::WindowWithoutArm, WHOLE),
@@ -1440,6 +1662,7 @@ fn main() {
             Fault::InOneStep,
             Model { records: &[TAKEN_AWAY[0], TAKEN_AWAY[2]], ..WHOLE },
         ),
+        ("a second step before all have shown the first", Fault::SecondTooEarly, Model { records: &REPLACED, ..WHOLE }),
         ("a longer lease at once", Fault::LongerAtOnce, Model { records: LONGER, breaks: 1, remade: false, ..WHOLE }),
         (
             "lengths of the answer's moment",

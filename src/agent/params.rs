@@ -97,7 +97,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         unique: false,
         required: false,
         short: "how long the read-write port stays open without a new proof",
-        long: "The lease's length, in seconds (s) or milliseconds (ms): how long the read-write port stays open when the Sentinels' majority cannot be asked any more. The kernel closes it then. A longer one forgives longer pauses, and lets an isolated primary take writes for longer. On iptables it has whole seconds. Change it only with the gate disabled.",
+        long: "The lease's length, in seconds (s) or milliseconds (ms): how long the read-write port stays open when the Sentinels' majority cannot be asked any more. The kernel closes it then. A longer one forgives longer pauses, and lets an isolated primary take writes for longer. On iptables it has whole seconds. All nodes follow a change before the next one.",
     },
     Parameter {
         name: "ro_max_stale",

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Gate;
 use super::probe::{self, Port};
+use super::{Gate, change};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
@@ -18,6 +18,7 @@ use crate::instance::{self, Instance, OnlineReplica, ServerRole};
 use crate::keeper::history::{Cause, Failover};
 use crate::keeper::known_node_name;
 use crate::keeper::socket;
+use crate::keeper::stand::basis;
 use crate::lease::mark::Marks;
 use crate::lease::{self, Mark};
 use crate::local_fence::LocalFence;
@@ -29,6 +30,7 @@ use crate::role::Role;
 use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError};
 use crate::settings::Settings;
+use crate::stand::{Said, Shown, attribute as said_in};
 use crate::switchover::{self, Setting};
 use crate::together::together;
 
@@ -73,6 +75,8 @@ pub struct Group {
     pub lease_ms: u64,
     /// Why there is no record to stand on.
     pub record_error: Option<String>,
+    /// The nodes that have not shown that they have the record: its next change waits for them.
+    pub record_waits_for: Vec<String>,
     /// Which location rules the gate has.
     pub rules: Rules,
     /// The nodes of the cluster and of the record.
@@ -154,6 +158,11 @@ pub struct NodeFacts {
     pub fence: Option<String>,
     /// Who has forced its read-write port open, until when and why.
     pub forced: Option<String>,
+    /// What it stands on, by what its keeper has said in the cluster: this, other, moving, none, off or unclear; `None` if it never
+    /// said anything.
+    pub record: Option<&'static str>,
+    /// By whom and when it was confirmed off.
+    pub confirmed_off: Option<String>,
     /// The location constraints that keep its gate off it, or from being promoted there.
     pub bans: Vec<Ban>,
     /// The gate there.
@@ -631,6 +640,7 @@ pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -
         redis_port: params.ports.redis,
         lease_ms: millis(params.lease),
         record_error: params.record.as_ref().err().map(ToString::to_string),
+        record_waits_for: record_waits_for(gate, cib),
         rules: rules(gate, cib),
         nodes: nodes(gate, cib, mon),
         firewall: answers.firewall,
@@ -686,6 +696,13 @@ pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -
     }
     behind(&mut group);
     group
+}
+
+/// Whom the next change of the record waits for. Where nobody has ever said what it stands on, nobody is behind.
+fn record_waits_for(gate: &Gate, cib: &Cib) -> Vec<String> {
+    let attribute = said_in(&gate.params.master);
+    let silent = cib.nodes.iter().all(|node| node.permanent(&attribute).is_none());
+    if silent { Vec::new() } else { change::waits_for(gate, cib).into_iter().map(|peer| peer.name).collect() }
 }
 
 /// How long the majority has been one.
@@ -845,8 +862,11 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
     let record = gate.params.record.as_ref().ok();
     let now =
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().try_into().unwrap_or(i64::MAX));
+    let digest = basis(&gate.params).map(|basis| basis.digest());
+    let attribute = said_in(&gate.params.master);
     let mut nodes: Vec<NodeFacts> = Vec::new();
     for node in &cib.nodes {
+        let said = Said::read(node.permanent(&attribute));
         let attribute = &gate.params.attribute;
         let (lasting, passing) = (node.permanent(attribute), node.transient(attribute));
         nodes.push(NodeFacts {
@@ -855,6 +875,16 @@ fn nodes(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>) -> Vec<NodeFacts> {
             hidden_role: passing.filter(|value| Some(*value) != lasting).and(lasting).map(str::to_owned),
             fence: node.attribute(FENCE_ATTRIBUTE).map(str::to_owned),
             forced: node.transient(&forced::attribute(attribute)).map(str::to_owned),
+            record: match &said.shown {
+                Shown::Never => None,
+                Shown::Nothing => Some("none"),
+                Shown::On(on) if Some(on) == digest.as_ref() => Some("this"),
+                Shown::On(_) => Some("other"),
+                Shown::Moving(..) => Some("moving"),
+                Shown::Off => Some("off"),
+                Shown::Unclear => Some("unclear"),
+            },
+            confirmed_off: (said.shown == Shown::Off).then_some(said.by),
             bans: bans(gate, cib, node, now),
             fail_count: gate.resources().map(|resource| node.fail_count(&resource.id)).fold(0, u64::saturating_add),
             ..NodeFacts::default()

@@ -10,13 +10,14 @@ use super::found::{self, Found, Given};
 use super::judge::without_quorum;
 use super::probe;
 use super::status::columns;
-use super::{Cluster, Gate, Stop, assign, facts, gates, look, say};
+use super::{Cluster, Gate, Stop, assign, change, facts, gates, look, say};
 use crate::exit::CliCode;
 use crate::gate::Port;
 use crate::layout::master_of;
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
-use crate::record::{NodeEntry, Record, RecordError};
+use crate::record::{Basis, NodeEntry, Record, RecordError};
+use crate::roles;
 use crate::sentinel::Place;
 use crate::server::AskError;
 use crate::settings::{Settings, look_at_credentials};
@@ -40,9 +41,12 @@ pub struct Args {
     /// A node's data address, where it is not its address in the cluster (repeatable)
     #[arg(long = "node", value_name = "NAME=ADDRESS:PORT")]
     nodes: Vec<Node>,
-    /// Replace a record that says something else
+    /// Replace a record that says something else: step by step, or at once where the gate is disabled
     #[arg(long)]
     replace: bool,
+    /// How long all nodes may take to follow each step, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
     /// Show what would be written
     #[arg(long)]
     dry_run: bool,
@@ -103,10 +107,10 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let found = found::find(&asked, given)
         .map_err(|wrong| Stop::refused(format!("no record is written:\n  {}", wrong.join("\n  "))))?;
     say(show(&found, &gate));
-    let plan = plan(&found, &gate, &cluster.cib, args.replace)?;
-    let record = plan.record.as_ref().unwrap_or(match &gate.params.record {
-        Ok(record) => record,
-        Err(_) => &found.record,
+    let mut plan = plan(&found, &gate, &cluster.cib, args.replace)?;
+    let record = &plan.record.clone().unwrap_or(match &gate.params.record {
+        Ok(record) => record.clone(),
+        Err(_) => found.record.clone(),
     });
     let verdict = found.verdict(record);
     let mut code = if found.notes.is_empty() && plan.notes.is_empty() { CliCode::Ok } else { CliCode::Warning };
@@ -132,7 +136,14 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         ));
         code = CliCode::Warning;
     }
+    // A step that was taken before: here it is seen to its end.
+    let waits = !change::waits_for(&gate, &cluster.cib).is_empty();
+    let goal = Basis { record: record.clone(), lease: gate.params.lease };
     if plan.record.is_none() && plan.constraints.is_empty() && plan.meta.is_empty() && changes.is_empty() {
+        if !args.dry_run && waits {
+            return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait))
+                .map(|done| code.max(done));
+        }
         say("Nothing to do: record, location rules and roles are as they should be.");
         return Ok(code);
     }
@@ -156,9 +167,10 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         return Ok(code);
     }
     let replaces = plan.record.is_some() && gate.params.record.is_ok();
-    if replaces {
-        may_replace(&pacemaker::read_crm_mon()?, &gate)?;
-    }
+    let steps = match replaces && !all_closed(&pacemaker::read_crm_mon()?, &cluster.cib, &gate) {
+        true => plan.record.take(),
+        false => None,
+    };
     // Last: the tools override quorum, and a minority's edits can win the merge.
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
@@ -169,14 +181,19 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if let Some(record) = &plan.record {
         // Of two blocks one after the other: as long as only one has it, nothing opens.
         for resource in gate.resources() {
-            pacemaker::modify("resources", &record_xml(resource, record))?;
+            pacemaker::modify("resources", &record_xml(resource, record, None))?;
         }
     }
     if !plan.constraints.is_empty() {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
     }
     assign::write(&cluster.cib, &gate, &changes)?;
+    if steps.is_some() || waits && !replaces {
+        return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait))
+            .map(|done| code.max(done));
+    }
     if replaces {
+        change::taken(&gate.resource.id, Duration::from_secs(args.wait))?;
         say(match gate.is_blocks() {
             true => "\nWritten. Lift the fences again: rolegate unfence NODE".to_owned(),
             false => format!("\nWritten. Enable the gate again: pcs resource enable {}", gate.resource.outer_id),
@@ -186,28 +203,15 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     Ok(code.max(opened(&gate, record, &named, &settings)))
 }
 
-/// A record changes only with all gates closed: of two nodes that stand on two records, each could be named by a majority of its own.
-fn may_replace(mon: &CrmMon, gate: &Gate) -> Result<(), Stop> {
-    let lost =
-        mon.nodes.iter().filter(|node| !node.online || node.unclean).map(|node| format!("{} is not online", node.name));
-    let runs = mon.nodes.iter().filter(|node| facts::gate_on(mon, gate, &node.name).role != "Stopped");
-    let wrong: Vec<String> = runs.map(|node| format!("the gate runs on {}", node.name)).chain(lost).collect();
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    let id = &gate.resource.outer_id;
-    let how = if gate.is_blocks() {
-        "  rolegate fence NODE, for each node\n  rolegate init --replace\n  rolegate unfence NODE, for each node"
-            .to_owned()
-    } else {
-        format!(
-            "  pcs resource disable {id}    (and wait until crm_mon shows it stopped)\n  rolegate init --replace\n  pcs resource enable {id}"
-        )
-    };
-    Err(Stop::refused(format!(
-        "a record is replaced only where every gate is known to be closed: {}. With all nodes online:\n{how}",
-        wrong.join(", ")
-    )))
+/// Whether the record may change by any number of steps: with the gate disabled, or all nodes fenced, and all known to be closed, nobody
+/// stands on it any more.
+fn all_closed(mon: &CrmMon, cib: &pacemaker::Cib, gate: &Gate) -> bool {
+    let disabled = gate.resource.is_disabled() || cib.nodes.iter().all(roles::fenced);
+    disabled
+        && mon
+            .nodes
+            .iter()
+            .all(|node| node.online && !node.unclean && facts::gate_on(mon, gate, &node.name).role == "Stopped")
 }
 
 /// The gate that is meant.
@@ -400,17 +404,22 @@ fn meta_xml(resource: &Resource, name: &str, value: &str) -> String {
     format!("<primitive id=\"{id}\"><meta_attributes id=\"{set}\">{nvpair}</meta_attributes></primitive>")
 }
 
-/// Both parameters in one change: no node ever sees half a record.
-fn record_xml(resource: &Resource, record: &Record) -> String {
+/// Both parameters in one change: no node ever sees half a record. With whether Pacemaker manages it, where that is to be written.
+pub(super) fn record_xml(resource: &Resource, record: &Record, managed: Option<&str>) -> String {
     let id = &resource.id;
     let set = resource.parameters_id.clone().unwrap_or_else(|| format!("{id}-instance_attributes"));
+    let meta = managed.map_or(String::new(), |managed| {
+        let set = resource.meta_id.clone().unwrap_or_else(|| format!("{id}-meta_attributes"));
+        let nvpair = format!("<nvpair id=\"{set}-is-managed\" name=\"is-managed\" value=\"{managed}\"/>");
+        format!("<meta_attributes id=\"{set}\">{nvpair}</meta_attributes>")
+    });
     let nvpair = |name: &str, value: String| {
         let own = resource.parameter_ids.get(name).cloned().unwrap_or_else(|| format!("{set}-{name}"));
         // Run ids, addresses and node names: nothing in them ends an attribute's value.
         format!("<nvpair id=\"{own}\" name=\"{name}\" value=\"{value}\"/>")
     };
     format!(
-        "<primitive id=\"{id}\"><instance_attributes id=\"{set}\">{}{}</instance_attributes></primitive>",
+        "<primitive id=\"{id}\"><instance_attributes id=\"{set}\">{}{}</instance_attributes>{meta}</primitive>",
         nvpair("sentinels", record.sentinels_parameter()),
         nvpair("nodes", record.nodes_parameter())
     )
@@ -473,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_replaced_only_where_every_gate_is_closed() {
+    fn a_record_is_replaced_at_once_only_where_every_gate_is_disabled_and_closed() {
         let seen = |online: bool, role: &str| {
             let gate = if role == "Stopped" {
                 String::new()
@@ -490,15 +499,16 @@ mod tests {
             );
             pacemaker::crm_mon::parse(&text).unwrap()
         };
-        assert!(may_replace(&seen(true, "Stopped"), &gate(None)).is_ok());
-        for (online, role, part) in [
-            (true, "Unpromoted", "runs on node1"),
-            (true, "Promoted", "runs on node1"),
-            (false, "Stopped", "not online"),
-        ] {
-            let refused = may_replace(&seen(online, role), &gate(None)).unwrap_err().message;
-            assert!(refused.contains(part) && refused.contains("pcs resource disable RedisGate-clone"), "{refused}");
+        let one_node =
+            cib::parse("<cib><configuration><nodes><node id=\"1\" uname=\"node1\"/></nodes></configuration></cib>")
+                .unwrap();
+        let mut disabled = gate(None);
+        disabled.resource.meta.insert("target-role".into(), "Stopped".into());
+        assert!(all_closed(&seen(true, "Stopped"), &one_node, &disabled));
+        for (online, role) in [(true, "Unpromoted"), (true, "Promoted"), (false, "Stopped")] {
+            assert!(!all_closed(&seen(online, role), &one_node, &disabled), "{online} {role}");
         }
+        assert!(!all_closed(&seen(true, "Stopped"), &one_node, &gate(None)), "it may be about to start");
     }
 
     #[test]
@@ -642,12 +652,12 @@ mod tests {
     fn the_record_goes_where_the_parameters_are() {
         let mut gate = gate(None);
         assert!(
-            record_xml(&gate.resource, &found().record)
+            record_xml(&gate.resource, &found().record, None)
                 .contains("<instance_attributes id=\"RedisGate-instance_attributes\">")
         );
         gate.resource.parameters_id = Some("mine".into());
         gate.resource.parameter_ids.insert("nodes".into(), "my-nodes".into());
-        let xml = record_xml(&gate.resource, &found().record);
+        let xml = record_xml(&gate.resource, &found().record, None);
         assert!(
             xml.contains("<instance_attributes id=\"mine\">") && xml.contains("<nvpair id=\"my-nodes\" name=\"nodes\""),
             "{xml}"

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::by_hand;
+use super::change::what_to_do;
 use super::facts::{
     Ban, ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
 };
@@ -161,6 +162,7 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     record(group, &mut problems);
     let said = who_writes(group, &writers, cluster.seen_from.as_ref(), &mut problems);
     let said = |node: &NodeFacts, topic| said.as_ref().is_some_and(|said| *said == (node.name.clone(), topic));
+    change(group, &mut problems);
     rules(group, &mut problems);
     for sentinel in &group.sentinels {
         one_sentinel(group, sentinel, &mut problems);
@@ -211,6 +213,36 @@ fn record(group: &Group, problems: &mut Problems) {
     let Some(error) = &group.record_error else { return };
     let what = format!("gate {} opens nothing, so nobody takes writes: {error}", group.resource);
     problems.add_with(Severity::Critical, what, format!("rolegate init --master {}", group.master));
+}
+
+/// A change of the record that waits, and who was confirmed off.
+fn change(group: &Group, problems: &mut Problems) {
+    for (node, by) in group.nodes.iter().filter_map(|node| Some((node, node.confirmed_off.as_ref()?))) {
+        let name = &node.name;
+        let what = format!("{name} was confirmed off {by}: the record changes without it");
+        problems.add_with(Severity::Warning, what, format!("that ends by itself when {name} is back in the cluster"));
+    }
+    let waits = &group.record_waits_for;
+    if group.record_error.is_some() || waits.is_empty() {
+        return;
+    }
+    let of = |name: &&String| group.nodes.iter().find(|node| node.name == **name);
+    let words = waits.iter().map(|name| match of(&name).and_then(|node| node.record) {
+        None => format!("{name} (its keeper has never said anything)"),
+        Some("none") => format!("{name} (stands on none)"),
+        Some("moving") => format!("{name} (is going on)"),
+        Some("unclear") => format!("{name} (says what cannot be understood)"),
+        Some(_) => format!("{name} (stands on another)"),
+    });
+    let what = format!("a change of the record waits for {}", words.collect::<Vec<_>>().join(", "));
+    let is_away = |node: &&NodeFacts| node.member.is_some_and(|member| !member.online);
+    let away: Vec<&str> =
+        waits.iter().filter_map(|name| of(&name)).filter(is_away).map(|node| node.name.as_str()).collect();
+    let next = match away.as_slice() {
+        [] => format!("rolegate init --master {} shows the change and sees it to its end", group.master),
+        away => what_to_do(away),
+    };
+    problems.add_with(Severity::Warning, what, next);
 }
 
 /// Who takes writes and who should. Gives the node and the topic with which it explained that
@@ -865,6 +897,7 @@ pub(super) mod tests {
             redis_port: 6379,
             lease_ms: 2000,
             record_error: None,
+            record_waits_for: vec![],
             rules: Rules { by_role: true, by_fence: true },
             nodes: (1..=3).map(node).collect(),
             sentinels: (1..=3).map(sentinel).collect(),
@@ -1332,6 +1365,29 @@ pub(super) mod tests {
             }
             assert!(judgement.problems.is_sorted_by_key(|problem| problem.severity), "{name}:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_change_that_waits_names_whom_it_waits_for_and_what_ends_it() {
+        let said = |change: &dyn Fn(&mut Group)| {
+            let mut it = healthy();
+            it.record_waits_for = vec!["node2".into(), "node3".into()];
+            (it.nodes[1].record, it.nodes[2].record) = (Some("other"), Some("moving"));
+            change(&mut it);
+            let problems = group(&ClusterFacts::default(), &it).problems;
+            let waits = problems.into_iter().find(|problem| problem.what.contains("waits for"))?;
+            assert_eq!(waits.severity, Severity::Warning);
+            Some(format!("{} -> {}", waits.what, waits.next.unwrap()))
+        };
+        let text = said(&|_| {}).unwrap();
+        assert!(text.contains("node2 (stands on another), node3 (is going on) -> rolegate init"), "{text}");
+        let text = said(&|it| it.nodes[1].member = Some(Member::default())).unwrap();
+        assert!(text.contains("rolegate confirm-off node2") && !text.contains("confirm-off node3"), "{text}");
+        assert_eq!(said(&|it| it.record_waits_for.clear()), None);
+        let mut off = healthy();
+        off.nodes[2].confirmed_off = Some("by ann@node1".into());
+        let problems = group(&ClusterFacts::default(), &off).problems;
+        assert!(problems.iter().any(|problem| problem.what.starts_with("node3 was confirmed off by ann@node1")));
     }
 
     #[test]

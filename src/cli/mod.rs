@@ -5,6 +5,7 @@
 //! which it has not seen.
 
 mod assign;
+mod change;
 mod corosync;
 mod facts;
 mod fence;
@@ -13,6 +14,7 @@ mod init;
 mod judge;
 mod local;
 mod metrics;
+mod off;
 mod open;
 mod probe;
 mod status;
@@ -55,7 +57,7 @@ struct Cli {
 enum Command {
     /// Who takes writes, and what is wrong; answers within 2 s
     Status(status::Args),
-    /// The same as OpenMetrics text, for node exporter's textfile collector
+    /// The same as OpenMetrics text, for node exporter
     Metrics(metrics::Args),
     /// Move the primary to another node, with nothing lost
     Switchover(switchover::Args),
@@ -65,13 +67,15 @@ enum Command {
     Unfence(fence::UnfenceArgs),
     /// Break the glass: open a node without a majority of Sentinels
     Open(open::Args),
+    /// Say that a node is off: no change of the record waits for it
+    ConfirmOff(off::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
     Generate {
         /// / or the root of a package
         directory: std::path::PathBuf,
     },
-    /// Find the Sentinels and the nodes' data addresses, and write the record that every gate stands on
+    /// Find Sentinels and nodes, and write the record that gates stand on
     Init(init::Args),
 }
 
@@ -98,6 +102,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),
         Command::Open(args) => open::run(&args),
+        Command::ConfirmOff(args) => off::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {

@@ -5,7 +5,7 @@
 //! node is promoted. What suffices is decided in [`crate::lease`].
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::{Forced, Report};
+use super::stand::{Do, Outcome, Standing, View, basis, dead_boots};
 use super::{cut, hand, handover, mend, restart, roles, veto};
 use crate::agent::params::Params;
 use crate::causes::with_causes;
@@ -36,9 +37,10 @@ use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
 use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, Watch, mark};
 use crate::local_fence::LocalFence;
-use crate::pacemaker::Cib;
+use crate::pacemaker::cib::Resource;
+use crate::pacemaker::{self, Cib};
 use crate::permission::Granted;
-use crate::record::{NodeEntry, Record, canonical};
+use crate::record::{Basis, NodeEntry, Record, RecordError, SentinelEntry, canonical};
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
@@ -74,6 +76,9 @@ const PROMOTION_LASTS: Duration = Duration::from_secs(3);
 /// What may be done to the firewall between two events, without holding up the lease.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
+/// How often the cluster is asked who is off, while somebody is waited for.
+const ASK_WHO_IS_OFF: Duration = Duration::from_millis(500);
+
 /// Between two events that each begin a round of their own.
 const NOT_SOONER: Duration = Duration::from_millis(20);
 
@@ -88,9 +93,9 @@ pub enum Note {
     Cluster(Arc<Cib>),
     /// Somebody asks how things stand.
     Report(oneshot::Sender<Report>),
-    /// Other blocks, or parameters that no proof stands on.
+    /// Other blocks, or other parameters, a record among them that is to be gone on to.
     Guard(Box<Guard>),
-    /// The record has changed. This group ends as soon as it has no permission: what is open must not stand on two records.
+    /// The master name or the ports have changed. This group ends as soon as it has no permission.
     Outdated,
 }
 
@@ -109,6 +114,8 @@ pub struct Common {
     pub kept: handover::Lines,
     /// What failovers there were.
     pub history: History,
+    /// The looks at all Sentinels.
+    pub looks: looks::All,
 }
 
 /// See the module.
@@ -117,8 +124,14 @@ pub struct Group {
     /// The gate resource's id, or that of the block in its place.
     gate_id: String,
     params: Params,
+    /// What the CIB gives to stand on.
+    wanted: Option<Basis>,
+    /// What this node stands on.
+    standing: Standing,
+    /// The record that this group works by: the one that it stands on, or would stand on.
     record: Record,
     node: NodeEntry,
+    /// All other nodes of the record and, until all have shown that they have it, of the one before.
     others: Vec<String>,
     terms: Terms,
     /// The longest lease that another node may have.
@@ -172,6 +185,11 @@ pub struct Group {
     soon: Option<Pin<Box<Sleep>>>,
     ending: Option<Instant>,
     outdated: bool,
+    /// Boots of other nodes that are over for certain.
+    dead: BTreeMap<String, u32>,
+    /// The cluster is being asked for those.
+    asking: Option<JoinHandle<BTreeMap<String, u32>>>,
+    asked: Option<Instant>,
     /// Another round is wanted when this one is over.
     again: bool,
 }
@@ -196,16 +214,6 @@ struct Line {
     evidence: Option<Evidence<String>>,
     /// The round whose marked question that was an answer to.
     proves: Option<u64>,
-}
-
-impl Line {
-    /// Whether the way to this Sentinel has been free for a while.
-    fn is_prompt(&self, now: Instant) -> bool {
-        let since = |then: Instant| now.saturating_duration_since(then);
-        self.prompt.is_some_and(|then| since(then) >= cut::FOR_A_WHILE)
-            && self.connection.waiting_for(now).is_none_or(|waited| waited < cut::AT_ONCE)
-            && self.heard.as_ref().is_some_and(|(at, _)| since(*at) < FRESH)
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -248,69 +256,95 @@ enum Happened {
     Mended(Result<(), GateError>),
     Begun(Result<Leasing, GateError>),
     Restart(restart::Outcome),
+    Stood(Result<Outcome, String>),
+    Dead(BTreeMap<String, u32>),
+}
+
+impl Line {
+    /// A line to be made, or one that the keeper before this one had.
+    fn to(sentinel: &SentinelEntry, place: handover::Place<'_>, common: &Common) -> Self {
+        let credentials = common.settings.sentinel.clone();
+        let (connection, kept) = match common.kept.take(place, sentinel.address) {
+            Some((line, kept)) => (Connection::taken_over(sentinel.address, credentials, line), Some(kept)),
+            None => (Connection::new(sentinel.address, credentials), None),
+        };
+        Line {
+            connection,
+            kept,
+            own: OwnLine::new(),
+            marked: false,
+            looks: common.looks.at(sentinel.address, &common.settings.sentinel),
+            looked: Instant::now(),
+            watch: Watch::new(),
+            mark: None,
+            heard: None,
+            prompt: None,
+            evidence: None,
+            proves: None,
+        }
+    }
+
+    /// Whether the way to this Sentinel has been free for a while.
+    fn is_prompt(&self, now: Instant) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        self.prompt.is_some_and(|then| since(then) >= cut::FOR_A_WHILE)
+            && self.connection.waiting_for(now).is_none_or(|waited| waited < cut::AT_ONCE)
+            && self.heard.as_ref().is_some_and(|(at, _)| since(*at) < FRESH)
+    }
+}
+
+/// Where the veto is answered.
+fn site(common: &Common, gate: &str, params: &Params, record: &Record, node: &NodeEntry) -> veto::Site {
+    let readers = record.nodes().iter().filter(|other| *other != node);
+    veto::Site {
+        master: params.master.clone(),
+        gate: gate.to_owned(),
+        redis: node.address,
+        readers: readers.map(|other| SocketAddr::new(other.address.ip(), params.ports.ro)).collect(),
+        settings: common.settings.clone(),
+        history: common.history.clone(),
+    }
+}
+
+/// The other nodes' read-write ports.
+fn writers(params: &Params, record: &Record, node: &NodeEntry) -> Vec<(String, SocketAddr)> {
+    let others = record.nodes().iter().filter(|other| *other != node);
+    others.map(|other| (other.name.clone(), SocketAddr::new(other.address.ip(), params.ports.rw))).collect()
 }
 
 impl Group {
     /// The group of what `guard` guards. None without a record with this node in it.
-    ///
-    /// `last_length` is the lease of the record before, if there was one in this keeper's life: others may still go by it.
-    pub fn new(
-        common: Common,
-        cib: &Arc<Cib>,
-        guard: &Guard,
-        last_length: Option<Duration>,
-        looks_at: &mut dyn FnMut(SocketAddr) -> Looks,
-        inbox: mpsc::Receiver<Note>,
-    ) -> Option<Self> {
+    pub fn new(common: Common, cib: &Arc<Cib>, guard: &Guard, inbox: mpsc::Receiver<Note>) -> Option<Self> {
         let (gate_id, params) = (guard.resource.id.as_str(), guard.params.clone());
-        let record = params.record.clone().ok()?;
-        let node = record.node(&common.me)?.clone();
-        let others = record.nodes().iter().filter(|other| **other != node).map(|other| other.name.clone()).collect();
-        let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
-        let lines = record.sentinels().iter().map(|sentinel| {
-            let credentials = common.settings.sentinel.clone();
-            let place = handover::Place { gate: gate_id, master: &params.master, node: &node.name };
-            let (connection, kept) = match common.kept.take(place, sentinel.address) {
-                Some((line, kept)) => (Connection::taken_over(sentinel.address, credentials, line), Some(kept)),
-                None => (Connection::new(sentinel.address, credentials), None),
-            };
-            Line {
-                connection,
-                kept,
-                own: OwnLine::new(),
-                marked: false,
-                looks: looks_at(sentinel.address),
-                looked: Instant::now(),
-                watch: Watch::new(),
-                mark: None,
-                heard: None,
-                prompt: None,
-                evidence: None,
-                proves: None,
-            }
-        });
-        let lengths = Lengths::of(micros(params.lease), last_length.map(micros));
-        let mut tick = interval(EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let memory = Memory::new(gate_id, &common.files);
         let remembered = memory.read();
-        let readers = record.nodes().iter().filter(|other| **other != node);
-        let veto = veto::Keeper::new(veto::Site {
-            master: params.master.clone(),
-            gate: gate_id.to_owned(),
-            redis: node.address,
-            readers: readers.map(|other| SocketAddr::new(other.address.ip(), params.ports.ro)).collect(),
-            settings: common.settings.clone(),
-            history: common.history.clone(),
+        let wanted = basis(&params);
+        if params.record == Err(RecordError::Missing) && !remembered.held {
+            // Of a gate that was there before: this one was never told what to stand on.
+            super::stand::forget(gate_id);
+        }
+        let standing =
+            Standing::read(&common.me, cib, gate_id, &params.master, wanted.as_ref().filter(|_| remembered.held));
+        let works_by = [standing.on.as_ref(), wanted.as_ref()].into_iter().flatten().map(|basis| &basis.record);
+        let (record, node) =
+            works_by.filter_map(|record| Some((record.clone(), record.node(&common.me)?.clone()))).next()?;
+        let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
+        let lines = record.sentinels().iter().map(|sentinel| {
+            Line::to(sentinel, handover::Place { gate: gate_id, master: &params.master, node: &node.name }, &common)
         });
-        let writers = record.nodes().iter().filter(|other| **other != node);
-        let writers = writers.map(|other| (other.name.clone(), SocketAddr::new(other.address.ip(), params.ports.rw)));
-        let hand = hand::Keeper::new(&common.me, gate_id, &params.attribute, writers.collect());
+        let hand = hand::Keeper::new(&common.me, gate_id, &params.attribute, writers(&params, &record, &node));
+        let lines = lines.collect();
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let veto = veto::Keeper::new(site(&common, gate_id, &params, &record, &node));
         let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
-        Some(Group {
-            terms: Terms { length: lengths.own, arm: lengths.own / 5, settle: micros(SETTLE) },
-            longest: lengths.longest,
-            lines: lines.collect(),
+        let mut group = Group {
+            terms: Terms { length: 0, arm: 0, settle: micros(SETTLE) },
+            longest: 0,
+            others: Vec::new(),
+            lines,
+            wanted,
+            standing,
             redis: Connection::new(node.address, common.settings.redis.clone()),
             permits: guard.permits(),
             gate_id: gate_id.to_owned(),
@@ -324,7 +358,6 @@ impl Group {
             params,
             record,
             node,
-            others,
             memory,
             gate,
             inbox,
@@ -354,9 +387,14 @@ impl Group {
             remembered: None,
             ending: None,
             outdated: false,
+            dead: BTreeMap::new(),
+            asking: None,
+            asked: None,
             again: false,
             common,
-        })
+        };
+        group.take_measure();
+        Some(group)
     }
 
     /// Keeps the lease until the inbox is closed, and renews it once more then: whoever comes next has all its time to go on.
@@ -395,6 +433,12 @@ impl Group {
                 }
                 Happened::Begun(result) => self.begun(result),
                 Happened::Restart(outcome) => self.restart_answered(outcome),
+                Happened::Stood(result) => self.stood(result),
+                Happened::Dead(dead) => {
+                    if dead.iter().any(|(node, boot)| self.dead.insert(node.clone(), *boot) != Some(*boot)) {
+                        self.begin_round_now();
+                    }
+                }
             }
         }
     }
@@ -438,6 +482,12 @@ impl Group {
         if let Some(result) = done(&mut self.restarting, context) {
             return Poll::Ready(Happened::Restart(result));
         }
+        if let Some(result) = done(self.standing.job(), context) {
+            return Poll::Ready(Happened::Stood(result));
+        }
+        if let Some(dead) = done(&mut self.asking, context) {
+            return Poll::Ready(Happened::Dead(dead));
+        }
         self.roles.poll(context);
         self.veto.poll(context);
         self.mend.poll(context);
@@ -461,6 +511,11 @@ impl Group {
             Note::Guard(guard) => {
                 self.permits = guard.permits();
                 self.params = guard.params;
+                self.wanted = basis(&self.params);
+                if self.standing.on.is_none() {
+                    self.work_by();
+                }
+                self.begin_round_now();
             }
             Note::Outdated => {
                 self.outdated = true;
@@ -532,6 +587,7 @@ impl Group {
         }
         self.judge_firewall(held);
         self.judge_force(held);
+        self.keep_record(held);
         self.keep_ro(now);
         for line in &mut self.lines {
             if line.connection.waiting_for(now).is_some_and(|waited| waited > PATIENCE) {
@@ -619,6 +675,9 @@ impl Group {
             // Longer than a lease of ours can be: somebody opened it by hand when ours was over.
             self.lease = None;
         }
+        if self.standing.on.is_none() && self.lease.is_some() {
+            return self.close("this node stands on no record");
+        }
         match (&self.lease, held.open) {
             (Some(_), None) if held.withdrawn => self.close("it was closed from outside"),
             (Some(_), None) => {
@@ -683,6 +742,10 @@ impl Group {
         if self.granted != Some(Granted::Promoted) {
             return Err(self.not_granted.clone().into_owned());
         }
+        if self.standing.on.is_none() {
+            let why = self.standing.why.clone().unwrap_or_else(|| "the cluster is being asked".to_owned());
+            return Err(format!("this node has not begun to stand on the record: {why}"));
+        }
         if let Some((until, why)) = &self.vetoed {
             if now < *until {
                 return Err(why.clone());
@@ -715,10 +778,24 @@ impl Group {
         }
         // Others must not see a mark that changes as long as nothing can come of it.
         let evidence: Vec<_> = self.lines.iter().filter_map(|line| line.evidence.clone()).collect();
-        if lease::acquires(&evidence, self.lines.len(), &self.others, &[]) {
+        if lease::acquires(&evidence, self.lines.len(), &self.others) {
             return Ok(());
         }
+        self.ask_who_is_off(now);
         Err(self.who_is_waited_for(&evidence))
+    }
+
+    /// Asks the cluster whether those for whom an acquisition waits are off: what STONITH has done is not on this node's disk.
+    fn ask_who_is_off(&mut self, now: Instant) {
+        if self.asking.is_some() || self.asked.is_some_and(|at| now - at < ASK_WHO_IS_OFF) {
+            return;
+        }
+        self.asked = Some(now);
+        let master = self.params.master.clone();
+        self.asking = Some(spawn_blocking(move || {
+            // Whoever is not told waits as long as a lease can last.
+            pacemaker::read_cib().map_or_else(|_| BTreeMap::new(), |cib| dead_boots(&cib, &master))
+        }));
     }
 
     /// What speaks against a lease in what Redis on this node says. Silence does not.
@@ -817,10 +894,11 @@ impl Group {
 
     /// Sends this round's question to every line that owes no answer.
     fn ask(&mut self) {
-        let nonce = self.round.armed.is_some().then(fresh);
+        let lasts = self.lasts();
+        let held = self.round.armed.is_some().then(|| self.held(lasts));
         // Read again: a mark of `closed` speaks of this moment.
         // Without the right to arm a mark stays as it is: what was closed stays closed.
-        let now = if nonce.is_none() { self.mark_now() } else { None };
+        let now = if held.is_none() { self.mark_now() } else { None };
         // Who may open looks by itself, on the line; others see enough by the looks that all share.
         let looks = self.lease.is_none() && self.granted == Some(Granted::Promoted);
         let mut question = vec![
@@ -829,14 +907,13 @@ impl Group {
             vec!["SENTINEL", "MYID"],
         ];
         question.extend(looks.then(|| looks::QUESTION.to_vec()));
-        let lasts = self.lasts();
         for line in &mut self.lines {
             if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
                 line.evidence = None;
                 continue;
             }
-            let mark = match nonce {
-                Some(nonce) => Some(Mark::Held { length: lasts, nonce }),
+            let mark = match held {
+                Some(held) => Some(held),
                 None => now.filter(|now| says_else(line.mark, *now)),
             };
             let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
@@ -858,14 +935,127 @@ impl Group {
         }
     }
 
+    // --- The record.
+
+    /// Goes on to the record that the CIB has, when it may. `held` is what the firewall has.
+    fn keep_record(&mut self, held: Option<Held>) {
+        // What an operator has forced open, or is about to, is not closed.
+        let busy = self.closing.is_some() || self.round.armed.is_some() || self.hand.force().is_some();
+        let closed = self.lease.is_none() && !busy;
+        let seen_closed = closed && held.is_some_and(|held| held.open.is_none());
+        if seen_closed {
+            self.standing.unsettled = false;
+        }
+        let Some(cib) = self.cib.clone() else { return };
+        let me = self.common.me.clone();
+        let view = View {
+            me: &me,
+            cib: &cib,
+            wanted: self.wanted.as_ref(),
+            idle: seen_closed && !self.unreadable && !self.granted.is_some_and(may_read) && self.is_disabled(&cib),
+            urgent: self.granted == Some(Granted::Promoted),
+        };
+        let all = self.standing.last.is_some() && !self.standing.unsettled && self.standing.all_have_shown(&view);
+        if all {
+            self.standing.forget_last();
+        }
+        if self.wanted.is_none() && view.idle {
+            self.standing.let_go();
+        }
+        // Who stands on nothing says so when nothing is open.
+        if self.standing.on.is_some() || seen_closed {
+            self.standing.keep(&view);
+        }
+        let placed = self.wanted.as_ref().is_some_and(|wanted| wanted.record.node(&me).is_some());
+        // One that the record has not has nothing more to do here.
+        self.outdated |= self.standing.on.is_none() && !placed && closed && self.standing.job().is_none();
+        if all {
+            self.take_measure();
+        }
+    }
+
+    /// Whether the gate is to stay closed until an operator says otherwise. Without that it may be about to be restarted, and nobody
+    /// has said that anything else is right.
+    fn is_disabled(&self, cib: &Cib) -> bool {
+        let resource = cib.gates.iter().chain(&cib.blocks).find(|resource| resource.id == self.gate_id);
+        self.own().fenced || resource.is_some_and(Resource::is_disabled)
+    }
+
+    fn stood(&mut self, result: Result<Outcome, String>) {
+        match self.standing.done(result) {
+            Do::Nothing => {}
+            Do::Follow => {
+                self.work_by();
+                self.begin_round_now();
+            }
+            Do::Close(why) => {
+                self.close(&why);
+                self.standing.let_go();
+                self.work_by();
+            }
+        }
+    }
+
+    /// By what this node stands on from here on, or is to stand on. The lines to Sentinels that stay are kept, and what was asked on them is
+    /// not: evidence of one record is not judged under another.
+    fn work_by(&mut self) {
+        self.disarm();
+        self.round.armed = None;
+        let Some(Basis { record, .. }) = self.standing.on.clone().or_else(|| self.wanted.clone()) else { return };
+        let Some(node) = record.node(&self.common.me).cloned() else { return };
+        let mut old: Vec<(SentinelEntry, Line)> =
+            self.record.sentinels().iter().cloned().zip(std::mem::take(&mut self.lines)).collect();
+        let place = handover::Place { gate: &self.gate_id, master: &self.params.master, node: &node.name };
+        for sentinel in record.sentinels() {
+            let same = |(entry, _): &(SentinelEntry, Line)| {
+                entry.id == sentinel.id && canonical(entry.address) == canonical(sentinel.address)
+            };
+            self.lines.push(match old.iter().position(same) {
+                Some(at) => Line { evidence: None, proves: None, ..old.swap_remove(at).1 },
+                None => Line::to(sentinel, place, &self.common),
+            });
+        }
+        if canonical(node.address) != canonical(self.node.address) {
+            let credentials = self.common.settings.redis.clone();
+            (self.redis, self.local) =
+                (Connection::new(node.address, credentials.clone()), Local::Unknown(AskError::Silent));
+            self.mend = mend::Keeper::new(&self.params.master, node.address, credentials);
+        }
+        self.veto.is_about(site(&self.common, &self.gate_id, &self.params, &record, &node));
+        self.hand.is_about(writers(&self.params, &record, &node));
+        (self.record, self.node) = (record, node);
+        self.take_measure();
+    }
+
+    /// How long leases are, and who the others are, by what this node stands on.
+    fn take_measure(&mut self) {
+        let lease = self.standing.on.as_ref().or(self.wanted.as_ref()).map_or(self.params.lease, |basis| basis.lease);
+        let lengths = Lengths::of(micros(lease), self.standing.last.as_ref().map(|last| micros(last.lease)));
+        self.terms = Terms { length: lengths.own, arm: lengths.own / 5, ..self.terms };
+        self.longest = lengths.longest;
+        let before = self.standing.last.iter().flat_map(|last| last.record.nodes());
+        let others: BTreeSet<String> = self
+            .record
+            .nodes()
+            .iter()
+            .chain(before)
+            .filter(|other| !other.name.eq_ignore_ascii_case(&self.common.me))
+            .map(|other| other.name.clone())
+            .collect();
+        if others.iter().any(|other| !self.others.contains(other)) {
+            // Of a node that is new nobody has looked at its lines.
+            self.lines.iter_mut().for_each(|line| line.watch = Watch::new());
+        }
+        self.others = others.into_iter().collect();
+    }
+
     // --- What comes back.
 
     fn line(&mut self, index: usize, event: Event<Asked>) {
         match event {
             Event::Up | Event::TakenOver => {
                 let own = if matches!(event, Event::TakenOver) { OwnLine::taken_over() } else { OwnLine::new() };
-                let mark =
-                    self.mark_now().unwrap_or(Mark::Held { length: self.longest.max(self.lasts()), nonce: fresh() });
+                let mark = self.mark_now().unwrap_or_else(|| self.held(self.longest.max(self.lasts())));
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
                 (line.own, line.marked, line.watch) = (own, false, Watch::new());
@@ -898,7 +1088,12 @@ impl Group {
         }
         // What somebody opened by hand lasts as long as it lasts; and it is marked so before it is open.
         let open = held.open.map_or(0, micros);
-        Some(Mark::Held { length: self.lasts().max(open.min(micros(gate::LONGEST))), nonce: fresh() })
+        Some(self.held(self.lasts().max(open.min(micros(gate::LONGEST)))))
+    }
+
+    /// A mark of this boot that no other one was.
+    fn held(&self, length: Span) -> Mark {
+        Mark::held(length, self.standing.boot(), fresh())
     }
 
     fn marked(&mut self, index: usize, answer: &Answer<Asked>) {
@@ -959,7 +1154,15 @@ impl Group {
         // An acquisition wants the look that is the question's own, behind its mark: another connection's may be from before it.
         let free = match marked && !own {
             true => BTreeSet::new(),
-            false => self.others.iter().filter(|node| line.watch.free(node, longest, &terms)).cloned().collect(),
+            false => {
+                let gone = |node: &String| {
+                    self.dead
+                        .get(&node.to_ascii_lowercase())
+                        .is_some_and(|boot| line.watch.gone(node, *boot, longest, &terms))
+                };
+                let free = |node: &&String| line.watch.free(node, longest, &terms) || gone(node);
+                self.others.iter().filter(free).cloned().collect()
+            }
         };
         let counts = line.own.counts(sent, &terms);
         if let (true, None, Some(socket)) = (counts, &line.kept, line.connection.socket()) {
@@ -1093,7 +1296,7 @@ impl Group {
             Swap::Renew
         } else {
             let fresh = matches!(&self.local, Local::Says(at, _) if Some(*at) >= self.round.began);
-            if !fresh || !lease::acquires(&evidence, self.lines.len(), &self.others, &[]) {
+            if !fresh || !lease::acquires(&evidence, self.lines.len(), &self.others) {
                 return;
             }
             // What is forced open goes on by the lease.
@@ -1101,8 +1304,13 @@ impl Group {
         };
         let (Some(armed), Some(leasing)) = (self.round.armed.take(), &mut self.leasing) else { return };
         match leasing.swap(armed, kind) {
-            Ok(Swapped::Open) if self.lease.is_none() => self.acquired(),
+            Ok(Swapped::Open) if self.lease.is_none() => {
+                self.standing.unsettled = false;
+                self.acquired();
+            }
             Ok(Swapped::Open) => {
+                // What was asked for before was given up when the record changed.
+                self.standing.unsettled = false;
                 if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
                     self.remember();
                 }
@@ -1462,7 +1670,7 @@ fn micros(time: Duration) -> Span {
 }
 
 /// A number for a mark that no other mark had.
-fn fresh() -> u64 {
+fn fresh() -> u32 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(())
+    RandomState::new().hash_one(()) as u32
 }

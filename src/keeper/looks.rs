@@ -4,7 +4,7 @@
 //! that look each by itself would make Sentinels list their 200 lines 500 times a second. Looks wake nobody up: a group takes those
 //! that there are when it decides. What an acquisition needs besides, the question's own look, is asked on the line itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -50,16 +50,35 @@ struct Shared {
     looks: Mutex<VecDeque<Arc<Look>>>,
 }
 
+/// The looks at all Sentinels of the node's records. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct All(Arc<Mutex<BTreeMap<SocketAddr, Looks>>>);
+
+impl All {
+    /// Those at the Sentinel at `address`, which begin now if nobody has looked there.
+    pub fn at(&self, address: SocketAddr, credentials: &Credentials) -> Looks {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(address).or_insert_with(|| Looks::begin(address, credentials.clone())).clone()
+    }
+
+    /// The Sentinels at which somebody looks. Others are not looked at any more.
+    pub fn wanted(&self) -> BTreeSet<SocketAddr> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, looks| looks.is_shared());
+        all.keys().copied().collect()
+    }
+}
+
 impl Looks {
     /// Looks at the Sentinel at `address` from now on, for as long as somebody has this.
-    pub fn begin(address: SocketAddr, credentials: Credentials) -> Self {
+    fn begin(address: SocketAddr, credentials: Credentials) -> Self {
         let looks = Looks::default();
         tokio::spawn(keep_looking(address, credentials, Arc::downgrade(&looks.0)));
         looks
     }
 
     /// Whether somebody else has it, too.
-    pub fn is_shared(&self) -> bool {
+    fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 

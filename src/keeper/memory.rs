@@ -55,8 +55,7 @@ pub struct Memory {
 impl Memory {
     /// The file of the gate resource `instance`.
     pub fn new(instance: &str, files: &Behind) -> Self {
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        Memory::under(Path::new(DIRECTORY), instance, files, boot.trim())
+        Memory::under(Path::new(DIRECTORY), instance, files, &boot_id())
     }
 
     /// The same among the files in `directory`, in the boot `boot`.
@@ -92,6 +91,11 @@ impl Memory {
         let written = last.map(|run| Written { boot: self.boot.clone(), held, last: run.clone() });
         self.files.put(&self.path, written.and_then(|written| serde_json::to_string(&written).ok()));
     }
+}
+
+/// The kernel's id of this boot; nothing where it cannot be told.
+pub(super) fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 
 /// The part of a file's name, or of another one, that a resource's id or a master name gives: no two give the same.

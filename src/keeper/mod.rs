@@ -19,9 +19,10 @@ mod priority;
 mod restart;
 mod roles;
 pub mod socket;
+pub mod stand;
 mod veto;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::params::Params;
 use crate::causes::with_causes;
@@ -48,12 +49,12 @@ use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, Cib};
 use crate::permission;
 use crate::settings::Settings;
+use crate::stand::{Said, Shown};
 use behind::Behind;
 use events::SentinelEvent;
 use group::{Common, Group, Note};
 use handover::Lines;
 use history::History;
-use looks::Looks;
 use socket::{Asked, Request};
 
 /// Held by the one keeper of a node.
@@ -126,8 +127,6 @@ fn lock() -> Result<Flock<File>> {
 /// A group that runs.
 struct Running {
     guard: Guard,
-    /// The longest lease of records before, in this keeper's life.
-    last_length: Option<Duration>,
     notes: mpsc::Sender<Note>,
     task: JoinHandle<()>,
 }
@@ -148,7 +147,6 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
     let mut common: Option<Common> = None;
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
-    let mut looks: BTreeMap<SocketAddr, Looks> = BTreeMap::new();
     let mut last: Option<Arc<Cib>> = None;
     let epoch = Instant::now();
     info!("started");
@@ -174,6 +172,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
                     files: files.clone(),
                     kept: kept.clone(),
                     history: history.clone(),
+                    looks: looks::All::default(),
                 }
             });
         }
@@ -187,18 +186,10 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
                 bail!("what keeps gate {id} has a defect: see above");
             }
         }
-        let mut looks_at = |address: SocketAddr| {
-            looks.entry(address).or_insert_with(|| Looks::begin(address, settings.sentinel.clone())).clone()
-        };
-        let told = follow(common, &cib, &mut groups, &mut looks_at).await;
+        let told = follow(common, &cib, &mut groups).await;
         wires.lead_to(&groups);
         kept.forget_the_rest();
-        looks.retain(|_, looks| looks.is_shared());
-        let wanted: BTreeSet<SocketAddr> = groups
-            .values()
-            .filter_map(|running| running.guard.params.record.as_ref().ok())
-            .flat_map(|record| record.sentinels().iter().map(|sentinel| sentinel.address))
-            .collect();
+        let wanted = common.looks.wanted();
         listeners.retain(|address, task| {
             let keep = wanted.contains(address);
             if !keep {
@@ -259,12 +250,7 @@ async fn tell_systemd() {
 
 /// Begins, changes and ends the groups, so that there is one for each gate of the CIB, or the blocks in its place, with a record that
 /// has this node. Says whether all have been told what is new to them.
-async fn follow(
-    common: &Common,
-    cib: &Arc<Cib>,
-    groups: &mut BTreeMap<String, Running>,
-    looks_at: &mut (dyn FnMut(SocketAddr) -> Looks + Send),
-) -> bool {
+async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, Running>) -> bool {
     let mut told = true;
     let (guards, bad) = layout::guards(cib);
     for (resource, error) in &bad {
@@ -281,7 +267,14 @@ async fn follow(
             let left = running.guard.is_blocks().then_some(running.guard.params.ports);
             let redis =
                 running.guard.params.record.as_ref().ok().and_then(|record| Some(record.node(&common.me)?.address));
+            let (me, master) = (common.me.clone(), running.guard.params.master.clone());
             end(running).await;
+            stand::forget(&id);
+            tokio::spawn(async move {
+                if let Ok(Err(why)) = spawn_blocking(move || stand::say_nothing(&me, &master)).await {
+                    debug!("{why}");
+                }
+            });
             if let Some(redis) = redis {
                 let (gate, settings) = (id.clone(), common.settings.clone());
                 tokio::spawn(async move {
@@ -306,25 +299,23 @@ async fn follow(
         }
     }
     for (id, guard) in wanted {
-        let mut last_length = None;
         if let Some(running) = groups.get_mut(&id) {
             let ended = running.task.is_finished();
             if running.guard == guard && !ended {
                 continue;
             }
-            if same_proof(&running.guard.params, &guard.params) && !ended {
+            if same_place(&running.guard.params, &guard.params) && !ended {
                 match running.notes.try_send(Note::Guard(Box::new(guard.clone()))) {
                     Ok(()) => running.guard = guard,
                     Err(_) => told = false,
                 }
                 continue;
             }
-            // What is open must not stand on two records: the old one holds until this node has no permission.
+            // What is open stays so until this node has no permission.
             if !ended {
                 told &= running.notes.try_send(Note::Outdated).is_ok();
                 continue;
             }
-            last_length = Some(running.guard.params.lease.max(running.last_length.unwrap_or_default()));
         }
         let uses = |running: &Running| running.guard.params.ports.overlaps(guard.params.ports);
         let other =
@@ -335,20 +326,37 @@ async fn follow(
             continue;
         }
         let (notes, inbox) = mpsc::channel(64);
-        let Some(group) = Group::new(common.clone(), cib, &guard, last_length, looks_at, inbox) else {
+        let Some(group) = Group::new(common.clone(), cib, &guard, inbox) else {
             groups.remove(&id);
+            told &= without_a_place(common, cib, &guard).await;
             continue;
         };
         let master = &guard.params.master;
         info!(MASTER = %master, "{master}: kept for {id}");
-        groups.insert(id, Running { guard, last_length, notes, task: tokio::spawn(group.run()) });
+        groups.insert(id, Running { guard, notes, task: tokio::spawn(group.run()) });
     }
     told
 }
 
-/// Whether all that a proof stands on is the same.
-fn same_proof(a: &Params, b: &Params) -> bool {
-    (&a.master, a.ports, &a.record, a.lease) == (&b.master, b.ports, &b.record, b.lease)
+/// Whether it is the same master name on the same ports. All else a group can change.
+fn same_place(a: &Params, b: &Params) -> bool {
+    (&a.master, a.ports) == (&b.master, b.ports)
+}
+
+/// A node that the record has not, and that once stood on one, says that it does so no more: others wait for that. Says whether that is so.
+async fn without_a_place(common: &Common, cib: &Arc<Cib>, guard: &Guard) -> bool {
+    let (me, master) = (common.me.clone(), guard.params.master.clone());
+    let has_place = guard.params.record.as_ref().is_ok_and(|record| record.node(&me).is_some());
+    let said = Said::read(cib.node(&me).and_then(|node| node.permanent(&crate::stand::attribute(&master))));
+    if has_place || matches!(said.shown, Shown::Nothing | Shown::Never) {
+        return true;
+    }
+    let gate = guard.resource.id.clone();
+    if let Ok(Err(why)) = spawn_blocking(move || stand::say_nothing(&me, &master)).await {
+        debug!(gate = %gate, "{why}");
+    }
+    // Until the disk shows it.
+    false
 }
 
 async fn end(running: Running) {

@@ -418,6 +418,11 @@ fn has_lost(shown: &CrmMon, node: &str) -> bool {
 }
 
 impl Keeper {
+    /// From now on it is about this one: the record has changed.
+    pub fn is_about(&mut self, site: Site) {
+        self.site = site;
+    }
+
     /// For one master name.
     pub fn new(site: Site) -> Self {
         let priority = Priority::new(&site.gate);

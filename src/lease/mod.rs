@@ -94,6 +94,22 @@ pub enum Mark {
     },
 }
 
+impl Mark {
+    /// The mark of a new question. The upper half of a nonce says in which boot of its machine it was set ([`crate::stand::boot_tag`]), the lower
+    /// one is another for each question.
+    pub fn held(length: Span, boot: u32, fresh: u32) -> Self {
+        Mark::Held { length, nonce: u64::from(boot) << 32 | u64::from(fresh) }
+    }
+
+    /// In which boot it was set; none of a closed one, which may be of any.
+    pub fn boot(&self) -> Option<u32> {
+        match self {
+            Mark::Closed => None,
+            Mark::Held { nonce, .. } => Some((nonce >> 32) as u32),
+        }
+    }
+}
+
 /// A line that a look at one Sentinel has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen<N> {
@@ -147,7 +163,7 @@ pub struct Evidence<N> {
     pub counts: bool,
     /// It names this node, and its run id is the record's.
     pub names_me: bool,
-    /// The other nodes that are free there, by a watch whose last look is this question's own ([`Watch::free`]).
+    /// The other nodes that are free there, by a watch whose last look is this question's own ([`Watch::free`], or [`Watch::gone`]).
     pub free: BTreeSet<N>,
 }
 
@@ -161,11 +177,8 @@ pub fn renews<N: Ord>(evidence: &[Evidence<N>], sentinels: usize) -> bool {
 /// Whether a lease may be taken: on each Sentinel of a majority that names this node, each of the `others` is free.
 ///
 /// `others` are all other nodes of this record and, until every node has shown that it has this one, of the last.
-/// `confirmed_off` are those of them of which STONITH or a person has confirmed that they are off.
-pub fn acquires<N: Ord>(evidence: &[Evidence<N>], sentinels: usize, others: &[N], confirmed_off: &[N]) -> bool {
-    majority(evidence, sentinels, |answer| {
-        others.iter().all(|node| confirmed_off.contains(node) || answer.free.contains(node))
-    })
+pub fn acquires<N: Ord>(evidence: &[Evidence<N>], sentinels: usize, others: &[N]) -> bool {
+    majority(evidence, sentinels, |answer| others.iter().all(|node| answer.free.contains(node)))
 }
 
 /// Each Sentinel once, whatever it was asked through.
@@ -237,13 +250,11 @@ mod tests {
     #[test]
     fn all_others_are_free_at_each_sentinel_of_the_majority() {
         let others = ["b", "c"];
-        assert!(acquires(&[yes(0, &["b", "c"]), yes(1, &["b", "c"])], 3, &others, &[]));
-        assert!(!acquires(&[yes(0, &["b", "c"]), yes(1, &["b"]), yes(2, &["c"])], 3, &others, &[]));
-        assert!(acquires(&[yes(0, &["b", "c"]), yes(1, &["b"])], 3, &others, &["c"]));
-        assert!(!acquires(&[yes(0, &["b", "c"]), yes(1, &["b"])], 3, &others, &["b"]));
+        assert!(acquires(&[yes(0, &["b", "c"]), yes(1, &["b", "c"])], 3, &others));
+        assert!(!acquires(&[yes(0, &["b", "c"]), yes(1, &["b"]), yes(2, &["c"])], 3, &others));
         // The named ones and the free ones must be the same.
         let unnamed = Evidence { names_me: false, ..yes(1, &["b", "c"]) };
-        assert!(!acquires(&[yes(0, &["b", "c"]), unnamed, yes(2, &[])], 3, &others, &[]));
+        assert!(!acquires(&[yes(0, &["b", "c"]), unnamed, yes(2, &[])], 3, &others));
     }
 
     proptest! {
@@ -268,7 +279,7 @@ mod tests {
                     sentinel, counts, names_me, free: free.then_some(1).into_iter().collect(),
                 })
                 .collect();
-            prop_assert!(!acquires(&evidence, 3, &[1], &[]) || renews(&evidence, 3));
+            prop_assert!(!acquires(&evidence, 3, &[1]) || renews(&evidence, 3));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What looks at one Sentinel have shown of the other nodes' lines, and which nodes are free by that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Mark, Moment, Seen, Span, Terms};
 
@@ -31,6 +31,9 @@ struct Lines {
     now: BTreeMap<u64, Line>,
     /// The reply of the first look since which there have been these and no others.
     since: Moment,
+    /// The one boot in which every mark was set that any of its lines has borne, and the reply of the first look since which that is so. None
+    /// where the last look with lines showed another mark, `closed` for example.
+    boot: Option<(u32, Moment)>,
     /// Each length in a mark of a look before, and the reply of the look after that one: until then a lease of that
     /// length can have been asked for. (A mark in the last look only has not stood.)
     lengths: BTreeMap<Span, Moment>,
@@ -114,6 +117,21 @@ impl<N: Ord + Clone> Watch<N> {
     }
 }
 
+impl<N: Ord + Clone> Watch<N> {
+    /// Whether the node holds no lease, and can take none without our seeing it, if its boot `dead` is over for certain: STONITH or a person has
+    /// confirmed that it is off, or was.
+    ///
+    /// For the window W every line of it that was seen has borne marks of that boot, whichever lines there were and whatever they said. What
+    /// is alive of it asks on a line that was there for G, with another mark on it; a look would have shown that. Lines of a machine that
+    /// is off can stay listed, or go, at any time: here nobody waits for that.
+    pub fn gone(&self, node: &N, dead: u32, longest_in_record: Span, terms: &Terms) -> bool {
+        let (Some(looks), Some(lines)) = (self.looks, self.nodes.get(node)) else { return false };
+        let Some((boot, since)) = lines.boot else { return false };
+        let longest = lines.lengths.keys().copied().fold(longest_in_record, Span::max);
+        boot == dead && looks.last.checked_sub(since).is_some_and(|age| age >= terms.window(longest))
+    }
+}
+
 impl Lines {
     fn see(
         &mut self,
@@ -127,6 +145,15 @@ impl Lines {
         if too_late || !before.keys().eq(now.keys()) {
             self.since = received;
         }
+        let boots: BTreeSet<Option<u32>> = now.values().map(|mark| mark.as_ref().and_then(Mark::boot)).collect();
+        self.boot = match (boots.len(), boots.first().copied().flatten()) {
+            (0, _) => self.boot.map(|(boot, since)| (boot, if too_late { received } else { since })),
+            (1, Some(boot)) => match self.boot {
+                Some((before, since)) if before == boot && !too_late => Some((boot, since)),
+                _ => Some((boot, received)),
+            },
+            _ => None,
+        };
         self.now = now
             .iter()
             .map(|(&id, &mark)| match before.get(&id) {
@@ -297,6 +324,28 @@ mod tests {
         assert!(watch.free(&'b', 20, &TERMS));
     }
 
+    /// A mark of a boot.
+    fn of(boot: u32, n: u32) -> Option<Mark> {
+        Some(Mark::held(20, boot, n))
+    }
+
+    #[test]
+    fn of_a_boot_that_is_over_any_marks_and_lines_will_do() {
+        let gone = |looks: &[(Moment, &[Line])]| {
+            let mut watch = Watch::new();
+            looks.iter().for_each(|&(at, lines)| show(&mut watch, at, at, lines));
+            watch.gone(&'b', 7, 20, &TERMS)
+        };
+        let (one, two, other): ([Line; 1], [Line; 2], [Line; 1]) =
+            ([(1, of(7, 1))], [(1, of(7, 2)), (2, of(7, 3))], [(3, of(8, 1))]);
+        assert!(gone(&[(0, &one), (8, &two), (16, &one), (24, &two), (W, &[])]));
+        assert!(!gone(&[(0, &one), (8, &two), (16, &one), (24, &two), (W - 1, &[])]), "for the window");
+        assert!(!gone(&[(0, &one), (8, &other), (16, &one), (24, &two), (W, &[])]), "it has booted again");
+        assert!(!gone(&[(0, &one), (8, &[(1, CLOSED)]), (16, &one), (24, &two), (W, &[])]), "of which boot?");
+        assert!(!gone(&[(0, &one), (8, &one), (16, &one), (24, &one), (W, &other)]));
+        assert!(!gone(&[(0, &one), (8, &one), (17, &one), (24, &one), (W, &one)]), "looks too far apart");
+    }
+
     #[test]
     fn two_marks_of_one_line_are_none() {
         let lines: [Line; 2] = [(1, CLOSED), (1, HELD)];
@@ -328,6 +377,32 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn gone_is_who_showed_marks_of_one_boot_only(
+            looks in proptest::collection::vec(
+                (1..8u64, proptest::collection::btree_map(1..3u64, prop_oneof![8 => (1..4u32).prop_map(|n| of(7, n)), 1 => Just(of(8, 1)), 1 => Just(CLOSED)], 0..3)), 1..16),
+        ) {
+            let mut watch = Watch::new();
+            let (mut history, mut now): (Vec<(Moment, Vec<Line>)>, _) = (Vec::new(), 0);
+            for (pause, lines) in looks {
+                now += pause;
+                let lines: Vec<Line> = lines.into_iter().collect();
+                show(&mut watch, now, now, &lines);
+                history.push((now, lines));
+                let first = (1..history.len()).rev().find(|&i| history[i].0 - history[i - 1].0 >= TERMS.look_gap()).unwrap_or(0);
+                let only_it = |look: &(Moment, Vec<Line>)| look.1.iter().all(|line| line.1.and_then(|mark| mark.boot()) == Some(7));
+                let by_the_book = (first..history.len()).any(|from| {
+                    history[from].0 + W <= now && history[from..].iter().all(only_it)
+                });
+                // Where there was no line at all it says nothing: such a node is free.
+                let gone = watch.gone(&'b', 7, 20, &TERMS);
+                prop_assert!(!gone || by_the_book, "{:?}", history);
+                let listed = history[first..].iter().find(|look| look.0 + W <= now && !look.1.is_empty());
+                let since_then = |at: Moment| history.iter().filter(|look| look.0 >= at).all(only_it);
+                prop_assert!(gone || !listed.is_some_and(|look| since_then(look.0)), "{:?}", history);
+            }
+        }
+
         #[test]
         fn free_as_the_design_words_it(
             looks in proptest::collection::vec((1..8u64, prop_oneof![9 => 0..2u64, 1 => 0..9u64], lines()), 0..16),

@@ -16,6 +16,8 @@ pub struct Cib {
     pub have_quorum: Option<bool>,
     /// Cluster properties, such as stonith-enabled.
     pub properties: BTreeMap<String, String>,
+    /// `admin_epoch` and `epoch`: another one behind each change of the configuration. None of what was read from the disk.
+    pub version: Option<(String, String)>,
     /// The nodes, in the CIB's order.
     pub nodes: Vec<Node>,
     /// The resources of agent ocf:rolegate:gate.
@@ -41,6 +43,9 @@ pub struct Node {
     sets: BTreeMap<String, String>,
     /// Transient attributes, which hide permanent ones of the same name in rules.
     transient: BTreeMap<String, String>,
+    /// STONITH has confirmed it off, and nothing was heard of it since: what the controllers last noted of it is that
+    /// ([`is_confirmed_off`]). Never so in what was read from the disk.
+    pub confirmed_off: bool,
 }
 
 impl Node {
@@ -97,6 +102,13 @@ pub struct Resource {
     pub meta: BTreeMap<String, String>,
     /// The id of its own set of meta-attributes, where it has one.
     pub meta_id: Option<String>,
+}
+
+impl Resource {
+    /// Whether an operator has disabled it (`target-role`).
+    pub fn is_disabled(&self) -> bool {
+        self.meta.get("target-role").is_some_and(|role| role.eq_ignore_ascii_case("stopped"))
+    }
 }
 
 /// A location constraint: which resource, and what its rules look at.
@@ -183,6 +195,7 @@ pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
     let configuration = child(root, "configuration").ok_or_else(|| unreadable("no <configuration>".to_owned()))?;
     let mut cib = Cib {
         have_quorum: root.attribute("have-quorum").map(|value| value == "1" || value == "true"),
+        version: root.attribute("admin_epoch").zip(root.attribute("epoch")).map(|(a, b)| (a.to_owned(), b.to_owned())),
         ..Cib::default()
     };
     for set in children(configuration, "crm_config").flat_map(|config| children(config, "cluster_property_set")) {
@@ -229,8 +242,28 @@ fn read_node(root: Element, node: Element) -> Node {
             transient.entry(name).or_insert(value);
         }
     }
-    Node { id, name, permanent, sets, transient }
+    let states = children(root, "status").flat_map(|status| children(status, "node_state"));
+    let confirmed_off = states.filter(|state| state.attribute("id") == Some(&id)).any(is_confirmed_off);
+    Node { id, name, permanent, sets, transient, confirmed_off }
 }
+
+/// Whether the last that the controllers have noted of a node is that it was fenced.
+///
+/// Behind a fencing that has succeeded, or that somebody confirmed (`stonith_admin --confirm`), the controller writes join and expected as
+/// `down`, and who wrote it (send_stonith_update() of Pacemaker 2.0 and 2.1, update_node_state_after_fencing() of later ones, in
+/// controld_fencing.c). A node that leaves in order has `down` there too, but by another writer; and whatever comes later, a node that
+/// joins, leaves, or only a cluster that forms anew, writes over it. So could-not-tell is not off.
+fn is_confirmed_off(state: Element) -> bool {
+    let is = |name: &str, value: &str| state.attribute(name) == Some(value);
+    let by = state.attribute("crm-debug-origin").unwrap_or_default();
+    // A moment (not 0) where it is a member, since Pacemaker 2.1.7.
+    let gone = is("in_ccm", "false") || is("in_ccm", "0");
+    let offline = is("crmd", "offline") || is("crmd", "0");
+    gone && offline && is("join", "down") && is("expected", "down") && FENCED_BY.contains(&by)
+}
+
+/// See [`is_confirmed_off`].
+const FENCED_BY: [&str; 2] = ["send_stonith_update", "update_node_state_after_fencing"];
 
 fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: Element) {
     // A primitive may take its agent and parameters from a template.
@@ -358,6 +391,28 @@ mod tests {
         <nvpair id="s3" name="fail-count-RedisGate#promote_0" value="1"/>
         <nvpair id="s4" name="fail-count-RedisGate2#start_0" value="INFINITY"/></instance_attributes></transient_attributes></node_state></status>
     </cib>"#;
+
+    #[test]
+    fn off_is_what_was_fenced_and_not_heard_of_since() {
+        let state = |attributes: &str| {
+            let xml = format!(
+                "<cib admin_epoch=\"0\" epoch=\"7\"><configuration><nodes><node id=\"1\" uname=\"node1\"/></nodes></configuration>\
+                 <status><node_state id=\"1\" uname=\"node1\" {attributes}/></status></cib>"
+            );
+            parse(&xml).unwrap().node("node1").unwrap().confirmed_off
+        };
+        let fenced = |by: &str| {
+            format!("in_ccm=\"false\" crmd=\"offline\" join=\"down\" expected=\"down\" crm-debug-origin=\"{by}\"")
+        };
+        assert!(state(&fenced("send_stonith_update")));
+        assert!(state(&fenced("update_node_state_after_fencing").replace("false", "0").replace("offline", "0")));
+        // In order, or nobody knows; seen again; a cluster that formed anew.
+        assert!(!state(&fenced("peer_update_callback")) && !state(&fenced("post_cache_update")) && !state(""));
+        assert!(!state(&fenced("send_stonith_update").replace("false", "true")));
+        assert!(!state(&fenced("send_stonith_update").replace("offline", "online")));
+        assert!(!state(&fenced("send_stonith_update").replace("join=\"down\"", "join=\"member\"")));
+        assert!(!parse(CIB).unwrap().node("node1").unwrap().confirmed_off);
+    }
 
     #[test]
     fn maintenance_is_what_pacemaker_takes_for_it() {

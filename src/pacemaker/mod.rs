@@ -98,7 +98,8 @@ pub fn read_cib_on_disk() -> Result<Cib, PacemakerError> {
         what: "the CIB on this node's disk",
         reason: format!("{CIB_ON_DISK}: {error}"),
     })?;
-    cib::parse(&text)
+    // Whose other parts have changed is the same to those who compare.
+    cib::parse(&text).map(|cib| Cib { version: None, ..cib })
 }
 
 /// The cluster's state as this node sees it.
@@ -218,6 +219,25 @@ pub fn modify(section: &str, xml: &str) -> Result<(), PacemakerError> {
     run(&tool("cibadmin").args(["--modify", "--allow-create", "-o", section, "--xml-pipe"]).stdin(xml)).map(drop)
 }
 
+/// How long Pacemaker may take to look anew at what runs.
+const REFRESHED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Has Pacemaker forget what it knows of a resource, and look what runs. Returns when it has.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn refresh(resource: &str) -> Result<(), PacemakerError> {
+    run(&tool("crm_resource").args(["--refresh", "-r", resource]).deadline(REFRESHED_WITHIN)).map(drop)
+}
+
+/// Has Pacemaker manage a resource that has its own `is-managed`.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn manage(resource: &str) -> Result<(), PacemakerError> {
+    run(&tool("crm_resource").args(["-r", resource, "--meta", "-d", "is-managed"])).map(drop)
+}
+
 /// Turns the role attribute of `node` into `to` if it is `from` at that moment, in one step of
 /// the CIB: somebody who has just written another value is not overruled. Says whether it was.
 ///
@@ -257,6 +277,84 @@ pub fn move_primary(from: &cib::Node, to: &cib::Node, attribute: &str) -> Result
     }
     let nodes = format!("<nodes>{nodes}</nodes>");
     let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nodes]);
+    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
+    Ok(code == 0)
+}
+
+/// What must still be so when something is written by [`write_if_unchanged`].
+#[derive(Debug, Clone, Copy)]
+pub enum Still<'a> {
+    /// This node takes part in the cluster.
+    Member(&'a cib::Node),
+    /// This one does not.
+    Away(&'a cib::Node),
+    /// STONITH has confirmed this one off, and it has not come back.
+    Fenced(&'a cib::Node),
+}
+
+impl Still<'_> {
+    fn condition(self) -> String {
+        match self {
+            Still::Member(node) => format!("[status/node_state[@id='{}'][@join='member']]", node.id),
+            Still::Away(node) => {
+                format!("[not(status/node_state[@id='{}'][@join='member'][@crmd!='offline'][@crmd!='0'])]", node.id)
+            }
+            Still::Fenced(node) => format!("[status/node_state[@id='{}'][@join='down'][@expected='down']]", node.id),
+        }
+    }
+}
+
+/// Writes the permanent attribute `name` of `node` if the configuration is still what `cib` has, and `still` holds, in one step of the CIB. Says
+/// whether it was. The caller has made sure of quorum.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn write_if_unchanged(
+    cib: &Cib,
+    still: &[Still<'_>],
+    node: &cib::Node,
+    name: &str,
+    value: &str,
+) -> Result<bool, PacemakerError> {
+    let (of, (set, id)) = (&node.id, ids(node, name));
+    let xml = format!(
+        "<nodes><node id=\"{of}\"><instance_attributes id=\"{set}\"><nvpair id=\"{id}\" name=\"{name}\" value=\"{value}\"/></instance_attributes></node></nodes>"
+    );
+    modify_if_unchanged(cib, still, "/configuration/nodes", &xml)
+}
+
+/// The set and the nvpair of the permanent attribute `name` of `node`: those that it has, or as crm_attribute makes them.
+fn ids(node: &cib::Node, name: &str) -> (String, String) {
+    let set = node.attribute_set(name).map_or_else(|| format!("nodes-{}", node.id), str::to_owned);
+    let id = node.attribute_id(name).map_or_else(|| format!("{set}-{name}"), str::to_owned);
+    (set, id)
+}
+
+/// Whether the permanent attribute `name` of `node` has that value: asked of the whole cluster, by writing it again where it has.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn stands(node: &cib::Node, name: &str, value: &str) -> Result<bool, PacemakerError> {
+    let (of, (_, id)) = (&node.id, ids(node, name));
+    let xpath =
+        format!("/cib/configuration/nodes/node[@id='{of}']/instance_attributes/nvpair[@id='{id}'][@value='{value}']");
+    let nvpair = format!("<nvpair id=\"{id}\" name=\"{name}\" value=\"{value}\"/>");
+    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair]);
+    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
+    Ok(code == 0)
+}
+
+/// Changes what is at `path` (an XPath from the CIB's root) under the same conditions.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn modify_if_unchanged(cib: &Cib, still: &[Still<'_>], path: &str, xml: &str) -> Result<bool, PacemakerError> {
+    let Some((admin_epoch, epoch)) = &cib.version else {
+        return Err(PacemakerError::Unreadable { what: "the CIB", reason: "it has no epoch".to_owned() });
+    };
+    let still: String = still.iter().map(|still| still.condition()).collect();
+    let xpath = format!("/cib[@admin_epoch='{admin_epoch}'][@epoch='{epoch}']{still}{path}");
+    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", xml]);
     let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
     Ok(code == 0)
 }

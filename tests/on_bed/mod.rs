@@ -11,6 +11,7 @@ pub mod itself;
 pub mod keeper;
 pub mod load;
 pub mod moves;
+pub mod record;
 pub mod switchover;
 pub mod variants;
 pub mod watch;
@@ -110,6 +111,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("load", load::TRIALS),
         ("watch", watch::TRIALS),
         ("moves", moves::TRIALS),
+        ("record", record::TRIALS),
         ("configuration", configuration::TRIALS),
         ("cli", cli::TRIALS),
         ("keeper", keeper::TRIALS),

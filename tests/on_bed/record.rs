@@ -1,0 +1,147 @@
+//! The record changes one step at a time, under writers, and with a node that is away.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::cli::{healthy, rolegate, wait_status};
+use super::variants::undisturbed;
+use crate::OnBed;
+use crate::bed::load::{Bounds, Load, Writer};
+use crate::bed::variant::MYMASTER;
+use crate::bed::{Bed, CLIENTS, Host, NODES, gates, wait_for};
+
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("a_sentinel_with_a_new_run_id_is_replaced_in_two_steps_and_the_gate_stays_open", replaced),
+    ("more_than_one_step_by_hand_is_not_followed", by_hand),
+    ("a_node_that_is_down_holds_the_change_up_until_it_is_confirmed_off", down),
+];
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a node says that it stands on, without the boot.
+fn says(of: &Host<'_>, on: &Host<'_>) -> Result<String> {
+    let value = on.ask("crm_attribute", &["-N", of.name(), "-n", "redis_record-mymaster", "-G", "-q"])?;
+    Ok(value.split('@').next().unwrap_or_default().to_owned())
+}
+
+/// The record's Sentinels, as the gate has them.
+fn sentinels(on: &Host<'_>) -> Result<String> {
+    on.ask("crm_resource", &["-r", "RedisGate", "-g", "sentinels"])
+}
+
+fn replaced(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (node, changed) = (bed.host(primary)?, bed.host(other)?);
+    let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
+    changed.sh(&format!(
+        "systemctl stop {sentinel} && sed -i '/^sentinel myid /d' {config} && systemctl start {sentinel}"
+    ))?;
+    let id = wait_for("a new run id", LONG, || {
+        let id = changed.redis(26379, &["SENTINEL", "MYID"])?;
+        ensure!(id.len() == 40, "{id}");
+        Ok(id)
+    })?;
+    // The others still know the one that was there.
+    for node in bed.nodes() {
+        node.redis(26379, &["SENTINEL", "RESET", "mymaster"])?;
+    }
+    wait_for("the Sentinels to know each other", LONG, || bed.check())?;
+    wait_status(&node, 1, "is another one than that of the record")?;
+    let before = sentinels(&node)?;
+    ensure!(!before.contains(&id));
+
+    let target = SocketAddr::new(node.address().parse()?, MYMASTER.rw);
+    let writer = Writer::to("stays", CLIENTS[0], target);
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(120) })?;
+    let refused = rolegate(&node, &["init"])?;
+    ensure!(refused.code == 2 && refused.text.contains("--replace") && refused.text.contains(&id), "{refused:?}");
+    ensure!(sentinels(&node)? == before, "nothing is written without --replace");
+    let said = rolegate(&node, &["init", "--replace"])?;
+    let steps = ["step 1 of 2", "is removed", "step 2 of 2", "is added", "all nodes stand on it"];
+    ensure!(said.code == 0 && steps.iter().all(|step| said.text.contains(step)), "{said:?}");
+    ensure!(sentinels(&node)?.contains(&id));
+    let on = says(&node, &node)?;
+    for of in bed.nodes() {
+        ensure!(says(&of, &node)? == on, "{} stands on {}, not on {on}", of.name(), says(&of, &node)?);
+    }
+    // Longer than a lease, and than Pacemaker would take to restart the gate.
+    thread::sleep(Duration::from_secs(5));
+    let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
+    undisturbed(&report)?;
+    let managed = node.ask("cibadmin", &["-Q", "-o", "resources"])?;
+    ensure!(!managed.contains("is-managed"), "{managed}");
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn by_hand(bed: &Bed) -> Result<()> {
+    let (primary, _) = healthy(bed)?;
+    let node = bed.host(primary)?;
+    let (right, on) = (sentinels(&node)?, says(&node, &node)?);
+    let one = right.split(' ').next().context("a Sentinel")?;
+    // Pacemaker restarts the gate; it opens again by what the nodes stand on.
+    node.sh_within(LONG, &format!("pcs resource update RedisGate sentinels='{one}'"))?;
+    wait_status(&node, 1, "a change of the record waits for")?;
+    gates::opened(bed, &MYMASTER)?;
+    for of in bed.nodes() {
+        ensure!(says(&of, &node)? == on, "{} has followed", of.name());
+    }
+    // Nor does a keeper that is restarted.
+    node.ask("systemctl", &["restart", "rolegate-keeper"])?;
+    thread::sleep(Duration::from_secs(4));
+    ensure!(gates::open_gates(bed)? == [primary] && says(&node, &node)? == on, "the new keeper has followed");
+    node.sh_within(LONG, &format!("pcs resource update RedisGate sentinels='{right}'"))?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn down(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (node, lost) = (bed.host(primary)?, bed.host(other)?);
+    let refused = rolegate(&node, &["confirm-off", other, "--yes"])?;
+    ensure!(refused.code == 2 && refused.text.contains("is a member of the cluster"), "{refused:?}");
+    lost.power_off()?;
+    wait_status(&node, 1, &format!("{other} is offline"))?;
+    let lease = |seconds: &str| node.sh_within(LONG, &format!("pcs resource update RedisGate lease={seconds}"));
+    let all_on = |but: &str, other_than: &str| {
+        wait_for("the others to follow", LONG, || {
+            let on = says(&node, &node)?;
+            let others = NODES.iter().filter(|name| **name != but);
+            for name in others {
+                ensure!(says(&bed.host(name)?, &node)? == on && on != other_than, "{name} does not stand on {on}");
+            }
+            Ok(on)
+        })
+    };
+    let old = says(&node, &node)?;
+    lease("3s")?;
+    let first = all_on(other, &old)?;
+    ensure!(says(&lost, &node)? == old);
+    // The next one waits.
+    lease("4s")?;
+    let waits = "a change of the record waits for";
+    wait_status(&node, 1, waits)?;
+    wait_status(&node, 1, &format!("rolegate confirm-off {other}"))?;
+    let said = rolegate(&node, &["init", "--wait", "6"])?;
+    ensure!(said.code == 1 && said.text.contains("waiting for") && said.text.contains(other), "{said:?}");
+    ensure!(says(&node, &node)? == first, "the second step was taken before {other} had shown the first");
+    ensure!(gates::open_gates(bed)? == [primary], "open on {:?}", gates::open_gates(bed)?);
+    let no = rolegate(&node, &["confirm-off", other])?;
+    ensure!(no.code == 2 && no.text.contains("--yes"), "{no:?}");
+    let yes = rolegate(&node, &["confirm-off", other, "--yes"])?;
+    ensure!(yes.code == 0 && yes.text.contains("two nodes may take writes"), "{yes:?}");
+    let second = all_on(other, &first)?;
+    ensure!(second != first);
+    wait_status(&node, 1, &format!("{other} was confirmed off by"))?;
+    lost.boot()?;
+    wait_for("it to end when the node is back", Duration::from_secs(120), || {
+        let now = says(&lost, &node)?;
+        ensure!(now == second, "{other} says {now}");
+        Ok(())
+    })?;
+    node.sh_within(LONG, "pcs resource update RedisGate lease=")?;
+    all_on("nobody", &second)?;
+    bed.mend()?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
