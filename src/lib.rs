@@ -13,19 +13,21 @@
 //! - [`forced`]: a read-write port that an operator has forced open.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
-//! - [`cli`]: the operator's program: status, switchover, fence, unfence, init.
+//! - [`cli`]: the operator's program: status, switchover, fence, unfence, exec, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`layout`]: which resources guard a master name, and what they permit.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
 //! - [`keeper`]: the process that holds the leases.
 //! - [`switchover`]: the marks that a switchover leaves in servers' settings.
 //! - [`causes`]: an error with all its causes.
+//! - [`commands`]: what a server says of one of its commands: whether it writes, blocks or takes the connection over.
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
 //! - [`exit`]: the exit codes of each program.
 //! - [`settings`]: what is local to a node.
 //! - [`wire`]: commands and replies as bytes, from a stranger.
 //! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
+//! - [`times`]: times as an operator types them.
 //! - [`manual`]: manual pages and shell completions of all programs.
 //! - [`logging`]: one log line per decision, to the journal or to stderr.
 
@@ -33,6 +35,7 @@ pub mod agent;
 pub mod causes;
 pub mod cli;
 pub mod command;
+pub mod commands;
 pub mod exit;
 pub mod forced;
 pub mod gate;
@@ -54,5 +57,6 @@ pub mod server;
 pub mod settings;
 pub mod stand;
 pub mod switchover;
+pub mod times;
 pub mod together;
 pub mod wire;

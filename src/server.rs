@@ -54,19 +54,19 @@ pub enum AskError {
 }
 
 /// Sends `commands` to `address` in one write and gives a reply for each; an error reply is a
-/// [`Value::ServerError`] in its place. A command is its words.
+/// [`Value::ServerError`] in its place. A command is its words, which are any bytes.
 ///
 /// # Errors
 /// [`AskError`], in any case within `deadline`.
-pub fn ask(
+pub fn ask<W: AsRef<[u8]>>(
     address: SocketAddr,
     credentials: &Credentials,
     deadline: Duration,
-    commands: &[&[&str]],
+    commands: &[&[W]],
 ) -> Result<Vec<Value>, AskError> {
     let credentials = credentials.clone();
-    let commands: Vec<Vec<String>> =
-        commands.iter().map(|words| words.iter().map(|&word| word.to_owned()).collect()).collect();
+    let commands: Vec<Vec<Vec<u8>>> =
+        commands.iter().map(|words| words.iter().map(|word| word.as_ref().to_vec()).collect()).collect();
     // On a thread, because the system's calls may take longer than asked.
     together(deadline, [move || converse(address, &credentials, deadline, &commands)])
         .pop()
@@ -78,14 +78,14 @@ fn converse(
     address: SocketAddr,
     credentials: &Credentials,
     deadline: Duration,
-    commands: &[Vec<String>],
+    commands: &[Vec<Vec<u8>>],
 ) -> Result<Vec<Value>, AskError> {
     let until = Instant::now() + deadline;
     let mut stream = TcpStream::connect_timeout(&address, deadline).map_err(|error| because(&error))?;
     stream.set_nodelay(true).map_err(|error| because(&error))?;
     stream.set_write_timeout(Some(left(until)?)).map_err(|error| because(&error))?;
-    let login = credentials.login();
-    let words: Vec<&[String]> = login.iter().chain(commands).map(Vec::as_slice).collect();
+    let login = credentials.login().map(|words| words.into_iter().map(String::into_bytes).collect::<Vec<_>>());
+    let words: Vec<&[Vec<u8>]> = login.iter().chain(commands).map(Vec::as_slice).collect();
     stream.write_all(&wire::pack(&words)).map_err(|error| because(&error))?;
 
     let mut replies = Replies::default();

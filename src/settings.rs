@@ -193,16 +193,17 @@ impl Settings {
 }
 
 fn credentials(user: Option<String>, password_file: Option<&Path>) -> Result<Credentials, SettingsError> {
-    let password = match password_file {
-        None => None,
-        Some(path) => Some(
-            fs::read_to_string(path)
-                .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?
-                .trim_end_matches(['\r', '\n'])
-                .to_owned(),
-        ),
-    };
-    Ok(Credentials { user, password })
+    Ok(Credentials { user, password: password_file.map(password_in).transpose()? })
+}
+
+/// The password in the file `path`, without the line's end.
+///
+/// # Errors
+/// [`SettingsError::Unreadable`].
+pub fn password_in(path: &Path) -> Result<String, SettingsError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 #[cfg(test)]

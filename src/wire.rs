@@ -26,8 +26,8 @@ const DEEPEST: usize = 8;
 #[error("what came is no reply: {0}")]
 pub struct WireError(String);
 
-/// Packs `commands`, each its words, for one write.
-pub fn pack<W: AsRef<str>>(commands: &[&[W]]) -> Vec<u8> {
+/// Packs `commands`, each its words, for one write. A word is any bytes.
+pub fn pack<W: AsRef<[u8]>>(commands: &[&[W]]) -> Vec<u8> {
     let mut packed = Vec::new();
     for words in commands {
         let mut command = redis::Cmd::new();

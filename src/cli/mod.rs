@@ -7,6 +7,7 @@
 mod assign;
 mod change;
 mod corosync;
+mod exec;
 mod facts;
 mod fence;
 mod found;
@@ -69,6 +70,8 @@ enum Command {
     Open(open::Args),
     /// Say that a node is off: no change of the record waits for it
     ConfirmOff(off::Args),
+    /// A Redis command on all nodes or by role, side by side; what writes goes to the primary only
+    Exec(exec::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
     Generate {
@@ -103,6 +106,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unfence(args) => fence::unfence(&args),
         Command::Open(args) => open::run(&args),
         Command::ConfirmOff(args) => off::run(&args),
+        Command::Exec(args) => exec::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {

@@ -143,7 +143,7 @@ impl<Tag> Connection<Tag> {
 
     /// Sends `commands` now. On a connection that does not take them at once, or is not made, nothing is asked; the former
     /// is given up.
-    pub fn ask<W: AsRef<str>>(&mut self, tag: Tag, commands: &[&[W]]) {
+    pub fn ask<W: AsRef<[u8]>>(&mut self, tag: Tag, commands: &[&[W]]) {
         let State::Up(up) = &mut self.state else { return };
         let sent = Instant::now();
         let bytes = wire::pack(commands);

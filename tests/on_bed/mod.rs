@@ -12,6 +12,7 @@ pub mod keeper;
 pub mod load;
 pub mod moves;
 pub mod record;
+pub mod ops;
 pub mod switchover;
 pub mod variants;
 pub mod watch;
@@ -118,6 +119,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("hand", hand::TRIALS),
         ("firewalls", firewalls::TRIALS),
         ("switchover", switchover::TRIALS),
+        ("ops", ops::TRIALS),
     ];
     let named = |(file, trials): &(&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
