@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,29 @@ const OUTPUT_LIMIT: u64 = 64 << 20;
 pub struct Cmd {
     program: OsString,
     args: Vec<OsString>,
-    stdin: Option<Vec<u8>>,
+    stdin: Option<Input>,
     deadline: Duration,
     own_group: bool,
+}
+
+/// What a program reads.
+#[derive(Clone)]
+enum Input {
+    Bytes(Vec<u8>),
+    /// Writes it into the pipe, on a thread of its own.
+    Written(Arc<Feed>),
+}
+
+/// Writes what a program is to read.
+type Feed = dyn Fn(&mut dyn Write) + Send + Sync;
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Input::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Input::Written(_) => f.write_str("written"),
+        }
+    }
 }
 
 /// What a command wrote, once it ended with a code that the caller takes as an answer.
@@ -161,7 +181,15 @@ impl Cmd {
     /// Gives `text` on stdin; without this stdin is empty.
     #[must_use]
     pub fn stdin(mut self, text: impl Into<Vec<u8>>) -> Self {
-        self.stdin = Some(text.into());
+        self.stdin = Some(Input::Bytes(text.into()));
+        self
+    }
+
+    /// Gives it on stdin what `feed` writes, which is called on a thread of its own and may outlast the program: for what is too long
+    /// to be held in memory.
+    #[must_use]
+    pub fn fed_by(mut self, feed: impl Fn(&mut dyn Write) + Send + Sync + 'static) -> Self {
+        self.stdin = Some(Input::Written(Arc::new(feed)));
         self
     }
 
@@ -250,10 +278,13 @@ impl Cmd {
             .spawn()
             .map_err(io)?;
 
-        if let (Some(mut pipe), Some(text)) = (child.stdin.take(), self.stdin.clone()) {
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), self.stdin.clone()) {
             // On a thread: a program that writes before it has read all would block us for ever.
             // A program that does not read its input says why by its exit code.
-            thread::spawn(move || drop(pipe.write_all(&text)));
+            thread::spawn(move || match input {
+                Input::Bytes(text) => drop(pipe.write_all(&text)),
+                Input::Written(feed) => feed(&mut pipe),
+            });
         }
         let (done, ends) = mpsc::channel();
         let out = drain(child.stdout.take(), done.clone());

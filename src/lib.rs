@@ -13,7 +13,7 @@
 //! - [`forced`]: a read-write port that an operator has forced open.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
-//! - [`cli`]: the operator's program: status, switchover, fence, unfence, exec, init.
+//! - [`cli`]: the operator's program: status, switchover, fence, unfence, exec, backup, init.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`layout`]: which resources guard a master name, and what they permit.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.
@@ -26,6 +26,7 @@
 //! - [`exit`]: the exit codes of each program.
 //! - [`settings`]: what is local to a node.
 //! - [`wire`]: commands and replies as bytes, from a stranger.
+//! - [`transfer`]: the copy of its data that a server sends to who replicates from it.
 //! - [`server`], [`together`]: asking one server, and many at once, with a deadline.
 //! - [`times`]: times as an operator types them.
 //! - [`manual`]: manual pages and shell completions of all programs.
@@ -59,4 +60,5 @@ pub mod stand;
 pub mod switchover;
 pub mod times;
 pub mod together;
+pub mod transfer;
 pub mod wire;

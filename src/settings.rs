@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::gate::BackendChoice;
 use crate::server::Credentials;
+use crate::times;
 
 /// The file that [`Settings::load`] reads.
 pub const FILE: &str = "/etc/rolegate/rolegate.toml";
@@ -38,6 +39,45 @@ pub struct Settings {
     pub firewall_within: Duration,
     /// error, warn, info, debug or trace.
     pub log_level: String,
+    /// What `rolegate backup` does unless told otherwise.
+    pub backup: Backup,
+}
+
+/// What `rolegate backup` does unless told otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Where the files are.
+    pub directory: PathBuf,
+    /// How many of each master name are kept, 1 or more.
+    pub keep: usize,
+    /// And for how long.
+    pub keep_for: Option<Duration>,
+    /// How long fetching one may take.
+    pub within: Duration,
+    /// What is run with the path of a new one behind its arguments; empty for nothing.
+    pub hook: Vec<String>,
+    /// How long that may take.
+    pub hook_within: Duration,
+    /// Another user than that of `[redis]`, with the file of its password, which is not read before it is needed: the hook of
+    /// Sentinel, which may not read it, reads these settings too.
+    pub user: Option<String>,
+    /// See `user`.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Backup {
+            directory: PathBuf::from("/var/backups/rolegate"),
+            keep: 14,
+            keep_for: None,
+            within: Duration::from_secs(3600),
+            hook: Vec::new(),
+            hook_within: Duration::from_secs(600),
+            user: None,
+            password_file: None,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -50,6 +90,7 @@ impl Default for Settings {
             answer_within: Duration::from_secs(1),
             firewall_within: Duration::from_secs(5),
             log_level: "info".to_owned(),
+            backup: Backup::default(),
         }
     }
 }
@@ -85,6 +126,20 @@ struct File {
     sentinel: SentinelSection,
     firewall: FirewallSection,
     log: LogSection,
+    backup: BackupSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BackupSection {
+    directory: Option<PathBuf>,
+    keep: Option<usize>,
+    keep_for: Option<String>,
+    within: Option<String>,
+    hook: Vec<String>,
+    hook_within: Option<String>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -183,6 +238,7 @@ impl Settings {
                 Some(Level::Trace) => "trace",
             }
             .to_owned(),
+            backup: backup(file.backup).map_err(|why| invalid(None, &why))?,
         })
     }
 
@@ -190,6 +246,36 @@ impl Settings {
     pub fn level(&self) -> tracing_subscriber::filter::LevelFilter {
         self.log_level.parse().unwrap_or(tracing_subscriber::filter::LevelFilter::INFO)
     }
+}
+
+fn backup(section: BackupSection) -> Result<Backup, String> {
+    let default = Backup::default();
+    let time = |text: Option<String>, name: &str| -> Result<Option<Duration>, String> {
+        text.map(|text| times::parse(&text).map_err(|why| format!("backup.{name}: {text:?}: {why}"))).transpose()
+    };
+    let absolute = |path: &Path, name: &str| match path.is_absolute() {
+        true => Ok(()),
+        false => Err(format!("backup.{name}: {:?} is no absolute path", path.display().to_string())),
+    };
+    let directory = section.directory.unwrap_or(default.directory);
+    absolute(&directory, "directory")?;
+    if let Some(program) = section.hook.first() {
+        absolute(Path::new(program), "hook")?;
+    }
+    let keep = section.keep.unwrap_or(default.keep);
+    if keep == 0 {
+        return Err("backup.keep: 0: at least 1 is kept".to_owned());
+    }
+    Ok(Backup {
+        directory,
+        keep,
+        keep_for: time(section.keep_for, "keep_for")?,
+        within: time(section.within, "within")?.unwrap_or(default.within),
+        hook: section.hook,
+        hook_within: time(section.hook_within, "hook_within")?.unwrap_or(default.hook_within),
+        user: section.user,
+        password_file: section.password_file,
+    })
 }
 
 fn credentials(user: Option<String>, password_file: Option<&Path>) -> Result<Credentials, SettingsError> {
@@ -227,10 +313,14 @@ mod tests {
         let file = directory.path().join("redis.password");
         fs::write(&file, "s3cret\n").unwrap();
         let settings = parse(&format!(
-            "[redis]\nuser = 'gate'\npassword_file = '{}'\nanswer_within_ms = 250\n[sentinel]\naddress = '10.0.0.9:26379'\n[firewall]\nbackend = 'iptables-legacy'\nwithin_ms = 3000\n[log]\nlevel = 'debug'\n",
+            "[redis]\nuser = 'gate'\npassword_file = '{}'\nanswer_within_ms = 250\n[sentinel]\naddress = '10.0.0.9:26379'\n[firewall]\nbackend = 'iptables-legacy'\nwithin_ms = 3000\n[log]\nlevel = 'debug'\n\
+             [backup]\ndirectory = '/srv/backup'\nkeep = 3\nkeep_for = '30d'\nwithin = '2h'\nhook = ['/usr/local/bin/upload', '-v']\n\
+             hook_within = '5m'\nuser = 'backup'\npassword_file = '/nonexistent/not-read-here'\n",
             file.display()
         ))
         .unwrap();
+        assert_eq!((settings.backup.keep, settings.backup.hook.len()), (3, 2));
+        assert_eq!(settings.backup.keep_for, Some(Duration::from_secs(30 * 86_400)));
         assert_eq!(settings.redis.user.as_deref(), Some("gate"));
         assert_eq!(settings.redis.password.as_deref(), Some("s3cret"));
         assert_eq!(settings.answer_within, Duration::from_millis(250));
@@ -251,6 +341,12 @@ mod tests {
             ("[firewall]\nbackend = 'pf'\n", None, "pf"),
             ("[log]\nlevel = 'loud'\n", Some(2), "loud"),
             ("[redis]\nanswer_within_ms = 0\n", None, "answer_within_ms"),
+            ("[backup]\nkeep = 0\n", None, "backup.keep"),
+            ("[backup]\nkeep = -1\n", Some(2), ""),
+            ("[backup]\nkeep_for = '30'\n", None, "backup.keep_for: \"30\""),
+            ("[backup]\nhook = ['upload']\n", None, "backup.hook"),
+            ("[backup]\nhook = 'upload'\n", Some(2), ""),
+            ("[backup]\ndirectory = 'here'\n", None, "backup.directory"),
             ("[redis]\nanswer_within_ms = 100000\n", None, "answer_within_ms"),
         ] {
             let error = parse(text).unwrap_err();

@@ -15,6 +15,7 @@ use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use rolegate::agent::params::{Params, read_port};
+use rolegate::commands;
 use rolegate::hook;
 use rolegate::instance;
 use rolegate::keeper::behind::Behind;
@@ -30,6 +31,7 @@ use rolegate::record::Record;
 use rolegate::sentinel;
 use rolegate::server::Value;
 use rolegate::settings::Settings;
+use rolegate::transfer::Transfer;
 use rolegate::wire::{LONGEST_REPLY, Replies};
 
 /// How much of a processor any one of them may take.
@@ -96,10 +98,17 @@ const EVENTS: &str = "*4\r\n$8\r\npmessage\r\n$2\r\n+*\r\n$30\r\n+failover-state
     +master mymaster 10.0.0.1 6379\r\n*4\r\n+pmessage\r\n+*\r\n++switch-master\r\n+mymaster 10.0.0.1 6379 10.0.0.2 6379\r\n";
 const MEMORY_FILE: &str = r#"{"boot":"b","held":true,"last":{"run_id":"1a04","replication_id":"aa","held_at":7}}"#;
 const HISTORY: &str = r#"{"version":1,"master":"mymaster","last":{"at":7,"from":"10.0.0.1:6379","to":"[fd00::2]:6379","cause":{"keeper":"why"}}}"#;
+/// As 7.0.15 describes one with parts.
+const OF_A_COMMAND: &str = "*1\r\n*10\r\n$6\r\nxgroup\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@slow\r\n*0\r\n*0\r\n*1\r\n*10\r\n$13\r\n\
+    xgroup|create\r\n:-5\r\n*2\r\n+write\r\n+denyoom\r\n:2\r\n:2\r\n:1\r\n*3\r\n+@write\r\n+@stream\r\n+@slow\r\n*0\r\n*1\r\n*6\r\n$5\r\nflags\r\n\
+    *2\r\n+RW\r\n+insert\r\n$12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n$5\r\nindex\r\n:2\r\n$9\r\nfind_keys\r\n*0\r\n*0\r\n";
+const COPY: &str =
+    "\n\n$EOF:0123456789abcdef0123456789abcdef01234567\r\nREDIS0010\u{3}0123456789abcdef0123456789abcdef01234567*1\r\n";
+const COPY_WITH_LENGTH: &str = "\n$13\r\nREDIS0010\u{3}abc*1\r\n$4\r\nPING\r\n";
 const ARGUMENTS: &str = "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379";
 const PARAMETERS: &str = "master=mymaster\nrw_port=6381\nro_port=6380\nredis_port=6379\nlease=2s\nopen_for=20s\nro_max_stale=60s\nattribute=a\nport=rw";
 
-const ALL: [&str; 16] = [
+const ALL: [&str; 19] = [
     CIB,
     CRM_MON,
     SETTINGS,
@@ -116,6 +125,9 @@ const ALL: [&str; 16] = [
     EVENTS,
     MEMORY_FILE,
     HISTORY,
+    OF_A_COMMAND,
+    COPY,
+    COPY_WITH_LENGTH,
 ];
 
 /// One way of breaking a text; places are parts of 1000 of its length.
@@ -267,7 +279,31 @@ fn the_samples_are_understood() {
     assert!(settings(SETTINGS.as_bytes()));
     assert!(permission(PERMISSION.as_bytes()));
     assert_eq!(replies(EVENTS.as_bytes()).iter().filter_map(events::understood).count(), 3);
+    assert!(matches!(judged(OF_A_COMMAND.as_bytes()), Some(commands::Kind::MayWrite(_))));
+    assert_eq!((taken(COPY.as_bytes()), taken(COPY_WITH_LENGTH.as_bytes())), (Some((10, true)), Some((13, true))));
     assert!(remembers(MEMORY_FILE.as_bytes()) && knows_a_failover(HISTORY.as_bytes()));
+}
+
+fn judged(bytes: &[u8]) -> Option<commands::Kind> {
+    let words = [b"XGROUP".to_vec(), b"CREATE".to_vec()];
+    replies(bytes).first().map(|reply| commands::judge(&words, reply))
+}
+
+/// How much of it is data, and whether all is there.
+fn taken(bytes: &[u8]) -> Option<(usize, bool)> {
+    let (mut transfer, mut data, mut done) = (Transfer::default(), Vec::new(), false);
+    for piece in bytes.chunks(7) {
+        done = transfer.received(piece, &mut data).ok()?;
+    }
+    Some((data.len(), done))
+}
+
+#[test]
+fn what_a_server_says_of_a_command_and_sends_of_its_data() {
+    all_ways(OF_A_COMMAND, |bytes| drop(judged(bytes)));
+    for sample in [COPY, COPY_WITH_LENGTH] {
+        all_ways(sample, |bytes| assert!(taken(bytes).is_none_or(|(data, _)| data <= bytes.len())));
+    }
 }
 
 #[test]

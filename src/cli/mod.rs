@@ -6,6 +6,7 @@
 
 mod assign;
 mod change;
+mod backup;
 mod corosync;
 mod exec;
 mod facts;
@@ -72,6 +73,8 @@ enum Command {
     ConfirmOff(off::Args),
     /// A Redis command on all nodes or by role, side by side; what writes goes to the primary only
     Exec(exec::Args),
+    /// A copy of the data from a replica, checked and compressed, into a file of this node
+    Backup(backup::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
     Generate {
@@ -107,6 +110,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Open(args) => open::run(&args),
         Command::ConfirmOff(args) => off::run(&args),
         Command::Exec(args) => exec::run(&args),
+        Command::Backup(args) => backup::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {

@@ -291,7 +291,7 @@ fn behind(node: &NodeFacts) -> String {
 }
 
 /// Bytes in a unit that is easy to read.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let of = |unit: u64, name: &str| format!("{:.1} {name}", count as f64 / unit as f64);
     match count {
         0..1_000 => format!("{count} B"),

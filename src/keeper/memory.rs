@@ -10,7 +10,7 @@ use tracing::warn;
 use super::behind::Behind;
 
 /// Where the files are. They outlast a reboot: a Redis that came back with its machine has restarted, too.
-pub(super) const DIRECTORY: &str = "/var/lib/rolegate";
+pub(crate) const DIRECTORY: &str = "/var/lib/rolegate";
 
 /// The kernel's number for this boot: what was open before it is not any more.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -99,7 +99,7 @@ pub(super) fn boot_id() -> String {
 }
 
 /// The part of a file's name, or of another one, that a resource's id or a master name gives: no two give the same.
-pub(super) fn file_name(instance: &str) -> String {
+pub(crate) fn file_name(instance: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     instance.bytes().map(escaped).collect()

@@ -1,6 +1,7 @@
-//! Commands on all nodes.
+//! Commands on all nodes, and backups.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -10,9 +11,12 @@ use serde_json::{Value, json};
 
 use super::cli::{Said, healthy, rolegate, wait_status};
 use crate::OnBed;
-use crate::bed::{Bed, Host, wait_for};
+use crate::bed::{Bed, Host, gates, project, wait_for};
 
-pub const TRIALS: &[(&str, OnBed)] = &[("exec_runs_a_command_on_all_nodes_and_lets_writes_only_to_the_primary", exec)];
+pub const TRIALS: &[(&str, OnBed)] = &[
+    ("exec_runs_a_command_on_all_nodes_and_lets_writes_only_to_the_primary", exec),
+    ("a_backup_from_a_replica_is_restored_as_the_document_says", backup_and_restore),
+];
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -92,4 +96,128 @@ fn exec(bed: &Bed) -> Result<()> {
     stopped()?;
     exec_words(&node, &["--role", "primary", "--"], &[b"DEL", key])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// The commands of docs/backup.md for restoring, one block for each step.
+fn restoring() -> Result<Vec<String>> {
+    let text = fs::read_to_string(project().join("docs/backup.md"))?;
+    let (_, steps) = text.split_once("## Restoring one").context("docs/backup.md has no such heading")?;
+    let mut blocks: Vec<Vec<&str>> = vec![Vec::new()];
+    for line in steps.lines() {
+        match line.strip_prefix("        ") {
+            Some(command) => blocks.last_mut().context("one at least")?.push(command),
+            None => blocks.push(Vec::new()),
+        }
+    }
+    Ok(blocks.into_iter().filter(|block| !block.is_empty()).map(|block| block.join("\n")).collect())
+}
+
+fn backup_and_restore(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (writer, node) = (bed.host(primary)?, bed.host(other)?);
+    let directory = "/var/backups/rolegate";
+    let settings = format!(
+        "mkdir -p {directory} /etc/rolegate; cd /etc/rolegate; [ ! -e rolegate.toml ] || mv rolegate.toml kept; echo mine > {directory}/rolegate-mymaster-20200101T000000Z.rdb.gz
+         printf '[backup]\\nhook = [\"/bin/cp\", \"-t\", \"/root\"]\\n' > /etc/rolegate/rolegate.toml"
+    );
+    writer.sh(&settings)?;
+    let many = "for n = 1, 20000 do redis.call('SET', 'ops:' .. n, string.rep('x', 100)) end";
+    writer.redis(6379, &["EVAL", many, "0"])?;
+    writer.redis(6379, &["SET", "ops-before", "kept"])?;
+    wait_for("the replicas to have it", LONG, || {
+        for node in bed.nodes() {
+            ensure!(node.redis(6379, &["GET", "ops-before"])? == "kept", "{}", node.name());
+        }
+        Ok(())
+    })?;
+    let keys = writer.redis(6379, &["DBSIZE"])?;
+
+    let made = rolegate(&writer, &["backup"])?;
+    ensure!(made.code == 0 && made.text.contains("replica, ") && made.text.contains("checked by"), "{made:?}");
+    ensure!(made.text.contains("/bin/cp has taken it"), "{made:?}");
+    let file = made.text.lines().map(str::trim).find(|line| line.starts_with(directory)).context("no path")?.to_owned();
+    ensure!(writer.ask("stat", &["-c", "%a %U", &file])? == "600 root", "{file}");
+    let copy = file.replace(directory, "/root");
+    writer.ask("cmp", &[&file, &copy])?;
+
+    // Not from the primary unless asked; a hook that fails costs the hook only; the newest is kept, and what is another's.
+    let refused = rolegate(&node, &["backup", "--from", primary])?;
+    ensure!(refused.code == 2 && refused.text.contains("--from-primary"), "{refused:?}");
+    // Longer than from one INFO of a Sentinel to the next, in which it sees who replicates.
+    writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "550"])?;
+    let from_primary = rolegate(&node, &["backup", "--from-primary"]);
+    writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
+    let from_primary = from_primary?;
+    ensure!(from_primary.code == 0 && from_primary.text.contains("(primary)"), "{from_primary:?}");
+    writer.sh("sed -i 's,/bin/cp,/bin/false,' /etc/rolegate/rolegate.toml")?;
+    let failed = rolegate(&writer, &["backup", "--from", other, "--keep", "1"])?;
+    ensure!(failed.code == 1 && failed.text.contains("the backup is there, but the hook failed"), "{failed:?}");
+    ensure!(failed.text.contains(&format!("removed {file}")), "{failed:?}");
+    let left = writer.ask("ls", &["-A", directory])?;
+    ensure!(left.lines().count() == 3 && left.contains("20200101T000000Z"), "{left}");
+    for node in bed.nodes() {
+        let known = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+        ensure!(known.lines().filter(|line| *line == "name").count() == 2, "we are taken for a replica: {known}");
+    }
+
+    let restored = lose_and_restore(&writer, &node, &copy, &keys);
+    // Whatever came of it, other trials want a gate.
+    let undo = format!(
+        "pcs resource enable RedisGate-clone; rm -rf {directory} /root/rolegate-*; cd /etc/rolegate; rm -f rolegate.toml; \
+         [ ! -e kept ] || mv kept rolegate.toml"
+    );
+    writer.sh_within(LONG, &undo)?;
+    node.sh(&format!("rm -rf {directory}"))?;
+    restored
+}
+
+/// Destroys all data and restores `copy`, a backup on `writer` with so many keys.
+fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) -> Result<()> {
+    let bed = writer.bed();
+    // Flushed while it runs, and no file of it is left.
+    writer.redis(6379, &["FLUSHALL"])?;
+    writer.redis(6379, &["SET", "ops-after", "lost"])?;
+    let steps = restoring()?;
+    let [disable, stop, which, restore, look, others, sentinels, enable] = steps.as_slice() else {
+        anyhow::bail!("docs/backup.md has other steps than this trial: {steps:#?}")
+    };
+    let everywhere =
+        |step: &str| -> Result<()> { bed.nodes().try_for_each(|node| node.sh_within(LONG, step).map(drop)) };
+    node.sh_within(LONG * 2, disable)?;
+    everywhere(stop)?;
+    everywhere("rm -rf /var/lib/redis/*")?;
+    let address = node.sh(which)?.text().split_whitespace().nth(3).context("no address")?.to_owned();
+    let named = bed.nodes().find(|node| node.address() == address).context("a node")?;
+    if named.name() != writer.name() {
+        let bytes = writer.cmd("cat")?.arg(copy).run()?.stdout;
+        named.cmd("sh")?.args(["-c", &format!("cat > {copy}")]).stdin(bytes).run()?;
+    }
+    named.sh_within(LONG, &restore.replace("FILE", copy))?;
+    wait_for("Redis to have loaded it", LONG, || {
+        let said = named.sh(look)?.text();
+        ensure!(said.starts_with("master\n") && said.trim_end().ends_with(&format!("\n{keys}")), "{said}");
+        Ok(())
+    })?;
+    for node in bed.nodes().filter(|node| node.name() != named.name()) {
+        node.sh_within(LONG, others)?;
+    }
+    everywhere(sentinels)?;
+    // Its exit code is that of a cluster that is not open yet.
+    let _opening = node.sh_within(LONG, enable);
+    wait_status(node, 0, "\"code\": 0")?;
+    ensure!(gates::open_gates(bed)? == [named.name()], "open on {:?}", gates::open_gates(bed)?);
+    for node in bed.nodes() {
+        let role = gates::role(&node)?;
+        ensure!(role == if node.name() == named.name() { "primary" } else { "replica" }, "{} is {role}", node.name());
+        ensure!(node.redis(6379, &["DBSIZE"])? == keys, "{}", node.name());
+        ensure!(
+            node.redis(6379, &["GET", "ops-before"])? == "kept" && node.redis(6379, &["GET", "ops-after"])?.is_empty()
+        );
+        wait_for("replica-priority to be back", LONG, || {
+            let priority = node.redis(6379, &["CONFIG", "GET", "replica-priority"])?;
+            ensure!(priority.ends_with("\n100"), "{}: {priority}", node.name());
+            Ok(())
+        })?;
+    }
+    named.redis(6379, &["FLUSHALL"]).map(drop)
 }
