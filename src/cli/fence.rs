@@ -332,15 +332,15 @@ fn opened(name: &str, gate: &Gate, role: Role, settings: &Settings) -> CliCode {
 
 /// What was last seen where something has not come to be.
 #[derive(Debug, PartialEq, Eq)]
-struct NotYet {
-    why: String,
+pub(super) struct NotYet {
+    pub(super) why: String,
     /// A port was seen open.
     open: bool,
 }
 
 /// Looks again and again until it is so, twice in a row: between two actions of Pacemaker
 /// things can look as they should for a moment.
-fn wait(within: Duration, mut look: impl FnMut() -> Result<(), NotYet>) -> Result<(), NotYet> {
+pub(super) fn wait(within: Duration, mut look: impl FnMut() -> Result<(), NotYet>) -> Result<(), NotYet> {
     let until = Instant::now() + within;
     let mut before = false;
     loop {
@@ -355,13 +355,13 @@ fn wait(within: Duration, mut look: impl FnMut() -> Result<(), NotYet>) -> Resul
 }
 
 /// What is seen of a node that is to be closed.
-struct Sight {
+pub(super) struct Sight {
     mon: Result<CrmMon, String>,
     gates: Vec<Gate>,
     ports: Vec<(SocketAddr, Port)>,
 }
 
-fn look_at(name: &str, gates: &[Gate], settings: &Settings) -> Sight {
+pub(super) fn look_at(name: &str, gates: &[Gate], settings: &Settings) -> Sight {
     let within = settings.answer_within;
     let addresses: Vec<SocketAddr> = gates
         .iter()
@@ -396,7 +396,7 @@ fn member(mon: &CrmMon, name: &str) -> Option<Member> {
 }
 
 /// Whether the ports of `name` are closed for certain, by what was seen.
-fn closed(name: &str, sight: &Sight) -> Result<(), NotYet> {
+pub(super) fn closed(name: &str, sight: &Sight) -> Result<(), NotYet> {
     if let Some((address, _)) = sight.ports.iter().find(|(_, port)| port.is_open()) {
         return Err(NotYet { why: format!("{address} is open"), open: true });
     }

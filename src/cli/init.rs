@@ -81,7 +81,7 @@ struct Plan {
 
 /// Without these a promote that failed would be tried again when something else happens in the cluster, or after the
 /// recheck interval of 15 minutes. The shipped configuration's values, with its reasons.
-const META: [(&str, &str); 2] = [("failure-timeout", "15s"), ("migration-threshold", "5")];
+pub(super) const META: [(&str, &str); 2] = [("failure-timeout", "15s"), ("migration-threshold", "5")];
 
 /// Finds, shows, writes.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
@@ -338,7 +338,7 @@ fn differences(old: &Record, new: &Record) -> (Vec<String>, Vec<String>) {
 /// The location rules of the shipped configuration, under the same ids, that the gate does not
 /// have. Whoever places the gate by its role attribute already has his own; the ban by a fence
 /// nobody may lack.
-fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
+pub(super) fn constraints(gate: &Gate, cib: &pacemaker::Cib) -> Vec<String> {
     let role = &gate.params.attribute;
     let location = |resource: &Resource, name: &str, rule: &str, expressions: &[String]| {
         let (id, clone) = (format!("{}-{name}", resource.id), &resource.outer_id);

@@ -8,6 +8,7 @@ mod assign;
 mod change;
 mod backup;
 mod corosync;
+mod deinit;
 mod exec;
 mod facts;
 mod fence;
@@ -83,6 +84,8 @@ enum Command {
     },
     /// Find Sentinels and nodes, and write the record that gates stand on
     Init(init::Args),
+    /// Take out of the cluster again what init has put in; with --local, what a gate leaves on this node
+    Deinit(deinit::Args),
 }
 
 /// Its definition.
@@ -112,6 +115,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Deinit(args) => deinit::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {
                 files.iter().for_each(|file| say(file.to_string_lossy()));

@@ -814,6 +814,48 @@ fn targets(until: Instant) -> Result<BTreeMap<u16, u16>, GateError> {
     Ok(targets)
 }
 
+/// The gate ports that this node's firewalls hold, if anything of ours is there. Reads only.
+///
+/// # Errors
+/// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+pub fn held(deadline: Duration) -> Result<Option<Vec<u16>>, GateError> {
+    let until = Instant::now() + deadline;
+    let there = nft::read(until)?.is_some_and(|seen| seen.is_ours()) || iptables::present(until)?;
+    Ok(if there { Some(targets(until)?.into_keys().collect()) } else { None })
+}
+
+/// Closes every gate of this node and takes all that is ours out of its firewalls, whichever carries it. Gives the ports that were there.
+///
+/// # Errors
+/// As [`Gate::remove`].
+pub fn remove_all(deadline: Duration) -> Result<Vec<u16>, GateError> {
+    let until = Instant::now() + deadline;
+    let there = targets(until)?;
+    let gates = in_pairs(&there);
+    // A table without entries goes with any gate.
+    for ports in gates.into_iter().chain([Ports::default()]) {
+        Gate::new(ports, BackendChoice::Auto, deadline)?.remove()?;
+    }
+    Ok(there.into_keys().collect())
+}
+
+/// The gates of these ports and where they lead to. Which of two ports is which makes no difference to who removes them. Pure.
+fn in_pairs(targets: &BTreeMap<u16, u16>) -> Vec<Ports> {
+    let mut by_redis: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
+    for (port, redis) in targets {
+        by_redis.entry(*redis).or_default().push(*port);
+    }
+    let mut gates = Vec::new();
+    for (redis, ports) in by_redis {
+        for pair in ports.chunks(2) {
+            // One alone, with one that nobody has.
+            let nobodys = (1..u16::MAX).find(|port| *port != redis && !targets.contains_key(port)).unwrap_or(u16::MAX);
+            gates.push(Ports { ro: pair[0], rw: pair.get(1).copied().unwrap_or(nobodys), redis });
+        }
+    }
+    gates
+}
+
 /// A port of `ports` that is another gate's, with the Redis port to which it leads. Two ports that lead to one Redis are a gate;
 /// one alone that leads elsewhere was turned by somebody's hand. Pure.
 fn owned(targets: &BTreeMap<u16, u16>, ports: Ports) -> Option<(u16, u16)> {

@@ -289,6 +289,9 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
                     }
                 });
             }
+            let guard = running.guard.clone();
+            end(running).await;
+            put_priority_back(common, &id, &guard);
             if let Some(ports) = left {
                 let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
                 let close = move || Gate::new(ports, firewall, within)?.set(Desired::CLOSED).map(drop);
@@ -329,6 +332,12 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
         let Some(group) = Group::new(common.clone(), cib, &guard, inbox) else {
             groups.remove(&id);
             told &= without_a_place(common, cib, &guard).await;
+        let Some(group) = Group::new(common.clone(), cib, &guard, last_length, looks_at, inbox) else {
+            // Its record was taken away (rolegate deinit), or has this node no more.
+            if let Some(running) = groups.remove(&id) {
+                info!("gate {id} has no record with this node any more");
+                put_priority_back(common, &id, &running.guard);
+            }
             continue;
         };
         let master = &guard.params.master;
@@ -357,6 +366,25 @@ async fn without_a_place(common: &Common, cib: &Arc<Cib>, guard: &Guard) -> bool
     }
     // Until the disk shows it.
     false
+/// Where a gate is not kept any more, its Redis gets the replica-priority that it had.
+fn put_priority_back(common: &Common, id: &str, guard: &Guard) {
+    let node = guard.params.record.as_ref().ok().and_then(|record| record.node(&common.me));
+    let Some(redis) = node.map(|node| node.address) else { return };
+    let (gate, settings) = (id.to_owned(), common.settings.clone());
+    tokio::spawn(async move {
+        // Its Redis may be down just now.
+        for _ in 0..LEAVES {
+            let (id, settings) = (gate.clone(), settings.clone());
+            let Ok(Err(why)) = spawn_blocking(move || veto::leave(&id, redis, &settings)).await else { return };
+            warn!(gate = %gate, "replica-priority is not put back: {why}");
+            tokio::time::sleep(READ_AGAIN).await;
+        }
+    });
+}
+
+/// Whether all that a proof stands on is the same.
+fn same_proof(a: &Params, b: &Params) -> bool {
+    (&a.master, a.ports, &a.record, a.lease) == (&b.master, b.ports, &b.record, b.lease)
 }
 
 async fn end(running: Running) {

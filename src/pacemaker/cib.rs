@@ -102,6 +102,8 @@ pub struct Resource {
     pub meta: BTreeMap<String, String>,
     /// The id of its own set of meta-attributes, where it has one.
     pub meta_id: Option<String>,
+    /// The ids of the nvpairs in that set, by meta-attribute.
+    pub meta_ids: BTreeMap<String, String>,
 }
 
 impl Resource {
@@ -292,9 +294,11 @@ fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: El
             meta.entry(name).or_insert(value);
         }
     }
+    let own_meta = child(primitive, "meta_attributes");
     let resource = Resource {
         meta,
-        meta_id: child(primitive, "meta_attributes").map(|set| text(set, "id")),
+        meta_id: own_meta.map(|set| text(set, "id")),
+        meta_ids: own_meta.into_iter().flat_map(pairs).map(|(name, _, id)| (name, id)).collect(),
         id,
         outer_id: text(top, "id"),
         parameters,

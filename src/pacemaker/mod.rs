@@ -102,6 +102,11 @@ pub fn read_cib_on_disk() -> Result<Cib, PacemakerError> {
     cib::parse(&text).map(|cib| Cib { version: None, ..cib })
 }
 
+/// Whether there is such a copy, be it readable or not: where Pacemaker has never run there is none.
+pub fn has_cib_on_disk() -> bool {
+    std::fs::symlink_metadata(CIB_ON_DISK).is_ok()
+}
+
 /// The cluster's state as this node sees it.
 ///
 /// # Errors
@@ -236,6 +241,22 @@ pub fn refresh(resource: &str) -> Result<(), PacemakerError> {
 /// [`PacemakerError`].
 pub fn manage(resource: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_resource").args(["-r", resource, "--meta", "-d", "is-managed"])).map(drop)
+/// Removes all that `xpath` finds in the CIB's configuration; done if there is none. The caller has made sure of quorum: the tool overrides it.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn remove(xpath: &str) -> Result<(), PacemakerError> {
+    let delete = tool("cibadmin").args(["--delete-all", "--force", "--xpath", xpath]);
+    run_expecting(&delete, &[0, CRM_EX_NOSUCH]).map(drop)
+}
+
+/// Has the resource stopped everywhere, and kept so (`target-role`). The caller has made sure of quorum.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn disable(resource: &str) -> Result<(), PacemakerError> {
+    let set = ["--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"];
+    run(&tool("crm_resource").args(["--resource", resource]).args(set)).map(drop)
 }
 
 /// Turns the role attribute of `node` into `to` if it is `from` at that moment, in one step of

@@ -1,4 +1,4 @@
-//! Commands on all nodes, and backups.
+//! Commands on all nodes, backups, and taking everything out again.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -16,6 +16,7 @@ use crate::bed::{Bed, Host, gates, project, wait_for};
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("exec_runs_a_command_on_all_nodes_and_lets_writes_only_to_the_primary", exec),
     ("a_backup_from_a_replica_is_restored_as_the_document_says", backup_and_restore),
+    ("deinit_takes_out_what_init_has_put_in_and_nothing_else", deinit),
 ];
 
 const LONG: Duration = Duration::from_secs(60);
@@ -220,4 +221,66 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
         })?;
     }
     named.redis(6379, &["FLUSHALL"]).map(drop)
+}
+
+fn deinit(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let configuration = || node.ask("cibadmin", &["-Q", "-o", "configuration"]);
+    let before = configuration()?;
+    for (args, code, part) in [
+        (&["deinit"][..], 2, "RedisGate-clone is not disabled"),
+        (&["deinit", "--dry-run"], 0, "It would be refused"),
+        (&["deinit", "--local"], 2, "the cluster still has the gate RedisGate"),
+    ] {
+        let said = rolegate(&node, args)?;
+        ensure!(said.code == code && said.text.contains(part), "{args:?}: {said:?}");
+        ensure!(configuration()? == before, "{args:?} has changed something");
+    }
+    let dry = rolegate(&node, &["deinit", "--dry-run", "--disable"])?;
+    for part in
+        ["sentinels, nodes", "location rule RedisGate-closed", "redis_role of node1", "meta failure-timeout=15s"]
+    {
+        ensure!(dry.code == 0 && dry.text.contains(part), "no {part:?}: {dry:?}");
+    }
+    ensure!(configuration()? == before, "--dry-run has changed something");
+
+    let own = "<rsc_location id='ops-own' rsc='RedisGate-clone' node='node1' score='1'/>";
+    node.ask("cibadmin", &["-C", "-o", "constraints", "-X", own])?;
+    node.ask("crm_attribute", &["-N", "node1", "-n", "ops_own", "-v", "1"])?;
+    let done = rolegate(&node, &["deinit", "--disable"])?;
+    ensure!(done.code == 0 && done.text.contains("Done."), "{done:?}");
+    let left = configuration()?;
+    for gone in
+        ["redis_role", "redis_fence", "name=\"sentinels\"", "name=\"nodes\"", "failure-timeout", "RedisGate-closed"]
+    {
+        ensure!(!left.contains(gone), "{gone} is left: {left}");
+    }
+    ensure!(left.contains("ops-own") && left.contains("ops_own"), "{left}");
+    ensure!(gates::open_gates(bed)?.is_empty(), "open on {:?}", gates::open_gates(bed)?);
+    for node in bed.nodes() {
+        let priority = node.redis(6379, &["CONFIG", "GET", "replica-priority"])?;
+        ensure!(priority.ends_with("\n100"), "{}: {priority}", node.name());
+    }
+    let again = rolegate(&node, &["deinit"])?;
+    ensure!(again.code == 0 && again.text.contains("Nothing to do"), "{again:?}");
+
+    node.ask("crm_attribute", &["-N", "node1", "-n", "ops_own", "-D"])?;
+    node.sh_within(LONG, "pcs resource delete RedisGate")?;
+    let again = rolegate(&node, &["deinit"])?;
+    ensure!(again.code == 0 && again.text.contains("the cluster has no gate"), "{again:?}");
+    for node in bed.nodes() {
+        let dry = rolegate(&node, &["deinit", "--local", "--dry-run"])?;
+        ensure!(dry.code == 0 && dry.text.contains("entries for the ports 6380, 6381"), "{dry:?}");
+        let done = rolegate(&node, &["deinit", "--local"])?;
+        ensure!(done.code == 0 && done.text.contains("entries for the ports 6380, 6381"), "{done:?}");
+        let tables = node.ask("nft", &["list", "tables"])?;
+        ensure!(!tables.contains("rolegate"), "{}: {tables}", node.name());
+        let files = node.ask("ls", &["-A", "/var/lib/rolegate"])?;
+        ensure!(files.is_empty(), "{}: {files}", node.name());
+        let again = rolegate(&node, &["deinit", "--local"])?;
+        ensure!(again.code == 0 && again.text.contains("Nothing to do"), "{again:?}");
+    }
+    gates::configure(bed)?;
+    wait_status(&node, 0, "\"code\": 0").map(drop)
 }
