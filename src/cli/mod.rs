@@ -47,9 +47,8 @@ use crate::together::together;
 #[command(
     name = "rolegate",
     version,
-    after_help = "Without a command: status.\n\
-        Exit codes: 0 healthy or done; 1 redundancy lost, or done but look; 2 nobody or more than one node takes writes, \
-        or refused; 3 could not tell, or wrong usage."
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 well or done, 1 done but look, 2 outage or refused, 3 could not tell"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -58,7 +57,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Who takes writes, and what is wrong; answers within 2 s
+    /// Who takes writes, and what is wrong; also without a command
     Status(status::Args),
     /// The same as OpenMetrics text, for node exporter
     Metrics(metrics::Args),
@@ -73,8 +72,9 @@ enum Command {
     /// Say that a node is off: no change of the record waits for it
     ConfirmOff(off::Args),
     /// A Redis command on all nodes or by role, side by side; what writes goes to the primary only
+    /// A Redis command on all nodes; what writes, on the primary only
     Exec(exec::Args),
-    /// A copy of the data from a replica, checked and compressed, into a file of this node
+    /// A copy of the data from a replica, checked, into a file here
     Backup(backup::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
@@ -83,8 +83,9 @@ enum Command {
         directory: std::path::PathBuf,
     },
     /// Find Sentinels and nodes, and write the record that gates stand on
+    /// Find Sentinels and nodes, and write the record of them
     Init(init::Args),
-    /// Take out of the cluster again what init has put in; with --local, what a gate leaves on this node
+    /// Take out again what init has put in
     Deinit(deinit::Args),
 }
 

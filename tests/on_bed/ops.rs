@@ -99,8 +99,8 @@ fn exec(bed: &Bed) -> Result<()> {
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
-/// The commands of docs/backup.md for restoring, one block for each step.
-fn restoring() -> Result<Vec<String>> {
+/// The commands of docs/backup.md for restoring, one block for each step, with Valkey's names where the bed has that.
+fn restoring(bed: &Bed) -> Result<Vec<String>> {
     let text = fs::read_to_string(project().join("docs/backup.md"))?;
     let (_, steps) = text.split_once("## Restoring one").context("docs/backup.md has no such heading")?;
     let mut blocks: Vec<Vec<&str>> = vec![Vec::new()];
@@ -110,7 +110,8 @@ fn restoring() -> Result<Vec<String>> {
             None => blocks.push(Vec::new()),
         }
     }
-    Ok(blocks.into_iter().filter(|block| !block.is_empty()).map(|block| block.join("\n")).collect())
+    let named = |block: Vec<&str>| block.join("\n").replace("redis", bed.server().user());
+    Ok(blocks.into_iter().filter(|block| !block.is_empty()).map(named).collect())
 }
 
 fn backup_and_restore(bed: &Bed) -> Result<()> {
@@ -178,7 +179,7 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
     // Flushed while it runs, and no file of it is left.
     writer.redis(6379, &["FLUSHALL"])?;
     writer.redis(6379, &["SET", "ops-after", "lost"])?;
-    let steps = restoring()?;
+    let steps = restoring(bed)?;
     let [disable, stop, which, restore, look, others, sentinels, enable] = steps.as_slice() else {
         anyhow::bail!("docs/backup.md has other steps than this trial: {steps:#?}")
     };
@@ -186,7 +187,7 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
         |step: &str| -> Result<()> { bed.nodes().try_for_each(|node| node.sh_within(LONG, step).map(drop)) };
     node.sh_within(LONG * 2, disable)?;
     everywhere(stop)?;
-    everywhere("rm -rf /var/lib/redis/*")?;
+    everywhere(&format!("rm -rf /var/lib/{}/*", bed.server().user()))?;
     let address = node.sh(which)?.text().split_whitespace().nth(3).context("no address")?.to_owned();
     let named = bed.nodes().find(|node| node.address() == address).context("a node")?;
     if named.name() != writer.name() {
