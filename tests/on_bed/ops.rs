@@ -185,7 +185,13 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
     };
     let everywhere =
         |step: &str| -> Result<()> { bed.nodes().try_for_each(|node| node.sh_within(LONG, step).map(drop)) };
-    node.sh_within(LONG * 2, disable)?;
+    node.sh_within(LONG, disable)?;
+    wait_for("every gate to stop", LONG, || {
+        let open = gates::open_gates(bed)?;
+        let said = rolegate(node, &["status"])?.text;
+        ensure!(open.is_empty() && !said.contains("Promoted") && !said.contains("Unpromoted"), "{open:?}: {said}");
+        Ok(())
+    })?;
     everywhere(stop)?;
     everywhere(&format!("rm -rf /var/lib/{}/*", bed.server().user()))?;
     let address = node.sh(which)?.text().split_whitespace().nth(3).context("no address")?.to_owned();
