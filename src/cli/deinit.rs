@@ -34,6 +34,9 @@ const PUT_BACK_WITHIN: Duration = Duration::from_secs(20);
 /// The parameters that are the record.
 const RECORD: [&str; 2] = ["sentinels", "nodes"];
 
+/// An operator's own fence of this node ([`crate::local_fence`]), which no automation undoes.
+const FENCE: &str = "fence";
+
 /// How the names begin of files in which a keeper has kept replica-priority.
 const PRIORITY: &str = "priority-";
 
@@ -367,6 +370,9 @@ fn local(dry_run: bool) -> Result<CliCode, Stop> {
         )));
     }
     let (files, waiting) = files(Path::new(memory::DIRECTORY), Path::new(permission::DIRECTORY));
+    if Path::new(memory::DIRECTORY).join(FENCE).exists() {
+        say("note: this node is fenced by itself, and stays so: rolegate unfence --local");
+    }
     let held = gate::held(settings.firewall_within).map_err(|error| of_firewall(&error))?;
     if held.is_none() && files.is_empty() && waiting.is_empty() {
         say("Nothing to do: nothing of a gate is left on this node.");
@@ -436,7 +442,7 @@ fn files(state: &Path, run: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
         path.file_name().is_some_and(|name| name.to_string_lossy().trim_start_matches('.').starts_with(prefix))
     };
     let (waiting, mut files): (Vec<PathBuf>, Vec<PathBuf>) =
-        all(state).into_iter().partition(|path| begins(path, PRIORITY));
+        all(state).into_iter().filter(|path| !path.ends_with(FENCE)).partition(|path| begins(path, PRIORITY));
     // Beside them are the keeper's lock and socket, which it needs for as long as it runs.
     files.extend(all(run).into_iter().filter(|path| begins(path, "permission-")));
     (files, waiting)
@@ -557,9 +563,15 @@ mod tests {
         for path in [state.join("deep"), run.clone()] {
             fs::create_dir_all(path).unwrap();
         }
-        for path in
-            ["state/lease-G", "state/failover-m", "state/priority-G", "run/permission-G", "run/keeper.lock", "run/node"]
-        {
+        for path in [
+            "state/lease-G",
+            "state/failover-m",
+            "state/priority-G",
+            "state/fence",
+            "run/permission-G",
+            "run/keeper.lock",
+            "run/node",
+        ] {
             fs::write(directory.path().join(path), "1").unwrap();
         }
         let (files, waiting) = files(&state, &run);

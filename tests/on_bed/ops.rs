@@ -188,8 +188,8 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
     node.sh_within(LONG, disable)?;
     wait_for("every gate to stop", LONG, || {
         let open = gates::open_gates(bed)?;
-        let said = rolegate(node, &["status"])?.text;
-        ensure!(open.is_empty() && !said.contains("Promoted") && !said.contains("Unpromoted"), "{open:?}: {said}");
+        let said = node.ask("crm_mon", &["-1"])?;
+        ensure!(open.is_empty() && !said.contains("romoted: ["), "{open:?}: {said}");
         Ok(())
     })?;
     everywhere(stop)?;
