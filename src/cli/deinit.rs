@@ -22,6 +22,7 @@ use crate::permission;
 use crate::role::Role;
 use crate::server::{self, Value};
 use crate::settings::Settings;
+use crate::stand;
 use crate::switchover;
 use crate::together::together;
 
@@ -270,6 +271,11 @@ fn plan(chosen: &[Gate], cib: &Cib, with_fences: bool) -> (Vec<Removal>, Vec<Str
                     notes.push(format!("{attribute} of {} is {other:?}, which is no role, and stays", node.name))
                 }
                 None => {}
+            }
+            // Behind the record: as long as that is there, keepers say again what they stand on.
+            let stands = stand::attribute(&gate.params.master);
+            if let Some(value) = node.permanent(&stands) {
+                removals.push(Removal::Attribute(node.name.clone(), stands, value.to_owned()));
             }
         }
         for resource in gate.resources() {

@@ -5,8 +5,8 @@
 //! which it has not seen.
 
 mod assign;
-mod change;
 mod backup;
+mod change;
 mod corosync;
 mod deinit;
 mod exec;
@@ -71,7 +71,6 @@ enum Command {
     Open(open::Args),
     /// Say that a node is off: no change of the record waits for it
     ConfirmOff(off::Args),
-    /// A Redis command on all nodes or by role, side by side; what writes goes to the primary only
     /// A Redis command on all nodes; what writes, on the primary only
     Exec(exec::Args),
     /// A copy of the data from a replica, checked, into a file here
@@ -82,7 +81,6 @@ enum Command {
         /// / or the root of a package
         directory: std::path::PathBuf,
     },
-    /// Find Sentinels and nodes, and write the record that gates stand on
     /// Find Sentinels and nodes, and write the record of them
     Init(init::Args),
     /// Take out again what init has put in

@@ -397,6 +397,11 @@ impl Group {
         Some(group)
     }
 
+    /// Where this node's Redis is.
+    pub fn redis_at(&self) -> SocketAddr {
+        self.node.address
+    }
+
     /// Keeps the lease until the inbox is closed, and renews it once more then: whoever comes next has all its time to go on.
     pub async fn run(mut self) {
         loop {

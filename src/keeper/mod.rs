@@ -127,6 +127,8 @@ fn lock() -> Result<Flock<File>> {
 /// A group that runs.
 struct Running {
     guard: Guard,
+    /// Where its Redis is, by the last record that had it.
+    redis: SocketAddr,
     notes: mpsc::Sender<Note>,
     task: JoinHandle<()>,
 }
@@ -265,9 +267,8 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
             info!("gate {id} is gone from the cluster");
             // A gate's agent has closed when it stopped. A block's has not.
             let left = running.guard.is_blocks().then_some(running.guard.params.ports);
-            let redis =
-                running.guard.params.record.as_ref().ok().and_then(|record| Some(record.node(&common.me)?.address));
             let (me, master) = (common.me.clone(), running.guard.params.master.clone());
+            let redis = running.redis;
             end(running).await;
             stand::forget(&id);
             tokio::spawn(async move {
@@ -275,23 +276,7 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
                     debug!("{why}");
                 }
             });
-            if let Some(redis) = redis {
-                let (gate, settings) = (id.clone(), common.settings.clone());
-                tokio::spawn(async move {
-                    // Its Redis may be down just now.
-                    for _ in 0..LEAVES {
-                        let (id, settings) = (gate.clone(), settings.clone());
-                        let Ok(Err(why)) = spawn_blocking(move || veto::leave(&id, redis, &settings)).await else {
-                            return;
-                        };
-                        warn!(gate = %gate, "replica-priority is not put back: {why}");
-                        tokio::time::sleep(READ_AGAIN).await;
-                    }
-                });
-            }
-            let guard = running.guard.clone();
-            end(running).await;
-            put_priority_back(common, &id, &guard);
+            put_priority_back(common, &id, redis);
             if let Some(ports) = left {
                 let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
                 let close = move || Gate::new(ports, firewall, within)?.set(Desired::CLOSED).map(drop);
@@ -309,7 +294,10 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
             }
             if same_place(&running.guard.params, &guard.params) && !ended {
                 match running.notes.try_send(Note::Guard(Box::new(guard.clone()))) {
-                    Ok(()) => running.guard = guard,
+                    Ok(()) => {
+                        running.redis = redis_of(common, &guard).unwrap_or(running.redis);
+                        running.guard = guard;
+                    }
                     Err(_) => told = false,
                 }
                 continue;
@@ -330,19 +318,18 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
         }
         let (notes, inbox) = mpsc::channel(64);
         let Some(group) = Group::new(common.clone(), cib, &guard, inbox) else {
-            groups.remove(&id);
-            told &= without_a_place(common, cib, &guard).await;
-        let Some(group) = Group::new(common.clone(), cib, &guard, last_length, looks_at, inbox) else {
             // Its record was taken away (rolegate deinit), or has this node no more.
             if let Some(running) = groups.remove(&id) {
                 info!("gate {id} has no record with this node any more");
-                put_priority_back(common, &id, &running.guard);
+                put_priority_back(common, &id, running.redis);
             }
+            told &= without_a_place(common, cib, &guard).await;
             continue;
         };
+        let redis = group.redis_at();
         let master = &guard.params.master;
         info!(MASTER = %master, "{master}: kept for {id}");
-        groups.insert(id, Running { guard, notes, task: tokio::spawn(group.run()) });
+        groups.insert(id, Running { guard, redis, notes, task: tokio::spawn(group.run()) });
     }
     told
 }
@@ -366,10 +353,15 @@ async fn without_a_place(common: &Common, cib: &Arc<Cib>, guard: &Guard) -> bool
     }
     // Until the disk shows it.
     false
+}
+
+/// Where this node's Redis is by the record, if it is in there.
+fn redis_of(common: &Common, guard: &Guard) -> Option<SocketAddr> {
+    Some(guard.params.record.as_ref().ok()?.node(&common.me)?.address)
+}
+
 /// Where a gate is not kept any more, its Redis gets the replica-priority that it had.
-fn put_priority_back(common: &Common, id: &str, guard: &Guard) {
-    let node = guard.params.record.as_ref().ok().and_then(|record| record.node(&common.me));
-    let Some(redis) = node.map(|node| node.address) else { return };
+fn put_priority_back(common: &Common, id: &str, redis: SocketAddr) {
     let (gate, settings) = (id.to_owned(), common.settings.clone());
     tokio::spawn(async move {
         // Its Redis may be down just now.
@@ -380,11 +372,6 @@ fn put_priority_back(common: &Common, id: &str, guard: &Guard) {
             tokio::time::sleep(READ_AGAIN).await;
         }
     });
-}
-
-/// Whether all that a proof stands on is the same.
-fn same_proof(a: &Params, b: &Params) -> bool {
-    (&a.master, a.ports, &a.record, a.lease) == (&b.master, b.ports, &b.record, b.lease)
 }
 
 async fn end(running: Running) {

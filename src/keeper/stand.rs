@@ -492,14 +492,14 @@ impl Question {
     }
 }
 
-/// Has a node that the record has not say that it stands on nothing. Where it still stands on something, its group does that.
+/// Has a node that the record has not say that it stands on nothing, if it ever said anything. Where it still stands on something, its group does that.
 pub fn say_nothing(me: &str, master: &str) -> Result<(), String> {
     let cause = |error: pacemaker::PacemakerError| error.to_string();
     if !pacemaker::has_quorum().map_err(cause)? {
         return Err("this partition has no quorum".to_owned());
     }
     let cib = pacemaker::read_cib().map_err(cause)?;
-    let Some(node) = cib.node(me) else { return Ok(()) };
+    let Some(node) = cib.node(me).filter(|node| node.permanent(&attribute(master)).is_some()) else { return Ok(()) };
     let value = Said { shown: Shown::Nothing, ..Said::default() }.text();
     pacemaker::write_if_unchanged(&cib, &[Still::Member(node)], node, &attribute(master), &value).map_err(cause)?;
     Ok(())

@@ -241,6 +241,8 @@ pub fn refresh(resource: &str) -> Result<(), PacemakerError> {
 /// [`PacemakerError`].
 pub fn manage(resource: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_resource").args(["-r", resource, "--meta", "-d", "is-managed"])).map(drop)
+}
+
 /// Removes all that `xpath` finds in the CIB's configuration; done if there is none. The caller has made sure of quorum: the tool overrides it.
 ///
 /// # Errors
