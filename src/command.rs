@@ -28,6 +28,7 @@ pub struct Cmd {
     program: OsString,
     args: Vec<OsString>,
     stdin: Option<Input>,
+    env: Vec<(OsString, OsString)>,
     deadline: Duration,
     own_group: bool,
 }
@@ -159,6 +160,7 @@ impl Cmd {
             program: program.into(),
             args: Vec::new(),
             stdin: None,
+            env: Vec::new(),
             deadline: Duration::from_secs(10),
             own_group: true,
         }
@@ -190,6 +192,13 @@ impl Cmd {
     #[must_use]
     pub fn fed_by(mut self, feed: impl Fn(&mut dyn Write) + Send + Sync + 'static) -> Self {
         self.stdin = Some(Input::Written(Arc::new(feed)));
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -269,6 +278,7 @@ impl Cmd {
         }
         let mut child = command
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("LC_ALL", "C")
             .env("PATH", PATH)
             .current_dir("/")

@@ -6,6 +6,8 @@
 //! new primary's also clears `primary` elsewhere. It runs as Sentinel's user in group haclient.
 
 use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// A look at the cluster is acted on for so long.
 const FRESH: Duration = Duration::from_millis(500);
+
+/// How the lines of `rolegate-hook --check` begin that say what is wrong.
+pub const CHECK_FAILED: &str = "wrong: ";
+
+/// How long a server may take to answer a check, for which somebody waits.
+const CHECK_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How often it looks again while Sentinels do not yet agree (they tell each other within 2 s),
 /// and while Redis is not yet what Sentinel makes of it (about 10 s).
@@ -118,6 +126,67 @@ pub fn read_call(args: &[String]) -> Result<Call, String> {
             Err(format!("{} arguments instead of 7: this is run by Sentinel as its client-reconfig-script", args.len()))
         }
     }
+}
+
+/// Tries all that a run needs, and changes nothing: `rolegate-hook --check`, which `rolegate doctor` runs as Sentinel would. Gives what
+/// was tried, and for each what is wrong with it.
+pub fn check() -> Vec<(String, Result<(), String>)> {
+    let mut tried = Vec::new();
+    let mut try_out = |what: String, result: Result<(), String>| tried.push((what, result));
+    let settings = Settings::load();
+    try_out(
+        "its settings and password files".to_owned(),
+        settings.as_ref().map(drop).map_err(|error| with_causes(error)),
+    );
+    let cluster = look();
+    try_out(
+        "asking Pacemaker (crm_node, cibadmin)".to_owned(),
+        cluster.as_ref().map(drop).map_err(ToString::to_string),
+    );
+    let Ok(cluster) = cluster else { return tried };
+    let settings = settings.unwrap_or_default();
+    let (guards, _) = layout::guards(&cluster.cib);
+    let masters: Vec<String> = guards.into_iter().map(|guard| guard.params.master).collect();
+    if masters.is_empty() {
+        try_out("the gate in the cluster's configuration".to_owned(), Err("it sees none".to_owned()));
+    }
+    for master in &masters {
+        let found = gate_of(&cluster.cib, master)
+            .and_then(|(params, record)| Ok((entry(&record, &cluster.me)?.address, params, record)));
+        try_out(format!("the record of {master}"), found.as_ref().map(drop).map_err(ToString::to_string));
+        let Ok((address, params, record)) = found else { continue };
+        let within = settings.answer_within.min(CHECK_ANSWERS);
+        let redis = instance::ask(address, &settings.redis, within);
+        try_out(format!("asking Redis at {address}"), redis.map(drop).map_err(|error| error.to_string()));
+        let heard = sentinel::ask_all(&record, master, &settings.sentinel, within);
+        let answers = heard.iter().filter(|heard| heard.answer.is_ok()).count();
+        let wrong = heard
+            .iter()
+            .filter_map(|heard| Some(format!("{}: {}", heard.sentinel.address, heard.answer.as_ref().err()?)));
+        let enough = answers >= record.majority();
+        let wrong = wrong.collect::<Vec<_>>().join("; ");
+        try_out(format!("asking the Sentinels about {master}"), enough.then_some(()).ok_or(wrong));
+        let role = pacemaker::permanent_attribute(&cluster.me, &params.attribute);
+        try_out(
+            format!("reading {} (crm_attribute)", params.attribute),
+            role.map(drop).map_err(|error| error.to_string()),
+        );
+    }
+    tried
+}
+
+/// Prints a line for each thing that was tried. Succeeds where nothing is wrong.
+pub fn print_check() -> ExitCode {
+    let tried = check();
+    let mut out = std::io::stdout();
+    for (what, result) in &tried {
+        // That nobody reads it changes nothing.
+        let _closed = match result {
+            Ok(()) => writeln!(out, "well: {what}"),
+            Err(why) => writeln!(out, "{CHECK_FAILED}{what}: {}", why.replace('\n', " ")),
+        };
+    }
+    if tried.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Does one call.

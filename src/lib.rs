@@ -13,7 +13,7 @@
 //! - [`forced`]: a read-write port that an operator has forced open.
 //! - [`hook`]: what Sentinel calls; makes the role attributes follow a majority.
 //! - [`roles`]: what the role attributes should be.
-//! - [`cli`]: the operator's program: status, switchover, fence, unfence, exec, backup, init, deinit.
+//! - [`cli`]: the operator's program: status, doctor, switchover, fence, unfence, exec, backup, init, deinit.
 //! - [`gate`]: the firewall state of the read-only and the read-write port of this node.
 //! - [`layout`]: which resources guard a master name, and what they permit.
 //! - [`lease`]: whether this node may open 6381, and keep it open: the rules of the lease.

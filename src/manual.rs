@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
@@ -36,7 +36,13 @@ pub fn hook() -> Command {
             "Makes the node attribute redis_role follow what a majority of Sentinels says now. Run by Sentinel, as its \
              client-reconfig-script; which server it names in its arguments is a hint and nothing more",
         )
-        .args(names.map(|name| Arg::new(name).required(true)))
+        .args(names.map(|name| Arg::new(name).required_unless_present("check")))
+        .arg(
+            Arg::new("check")
+                .long("check")
+                .action(ArgAction::SetTrue)
+                .help("Try all that a run needs, change nothing, and say what is wrong; rolegate doctor runs this as Sentinel would"),
+        )
         .after_help(
             "Exit codes: 0 done, 1 to be tried again (Sentinel does so after 30 s, 60 s, ...), 2 never works so.",
         )

@@ -64,6 +64,20 @@ pub fn ask<W: AsRef<[u8]>>(
     deadline: Duration,
     commands: &[&[W]],
 ) -> Result<Vec<Value>, AskError> {
+    let replies = ask_each(address, credentials, deadline, commands)?;
+    replies.iter().find_map(denial).map_or(Ok(replies), Err)
+}
+
+/// The same for who wants to know which commands are denied: a denial of one is a reply as any other.
+///
+/// # Errors
+/// As [`ask`]; [`AskError::Denied`] only where the login is.
+pub fn ask_each<W: AsRef<[u8]>>(
+    address: SocketAddr,
+    credentials: &Credentials,
+    deadline: Duration,
+    commands: &[&[W]],
+) -> Result<Vec<Value>, AskError> {
     let credentials = credentials.clone();
     let commands: Vec<Vec<Vec<u8>>> =
         commands.iter().map(|words| words.iter().map(|word| word.as_ref().to_vec()).collect()).collect();
@@ -94,7 +108,8 @@ fn converse(
     while all.len() < words.len() {
         match replies.next_reply().map_err(|error| AskError::Broken(error.to_string()))? {
             Some(reply) => {
-                if let Some(denial) = denial(&reply) {
+                // Without a login nothing else is answered either.
+                if let Some(denial) = denial(&reply).filter(|_| login.is_some() && all.is_empty()) {
                     return Err(denial);
                 }
                 all.push(reply);
@@ -103,7 +118,11 @@ fn converse(
                 // Of what is left for it all: a byte now and then would renew a timeout of its own for ever.
                 stream.set_read_timeout(Some(left(until)?)).map_err(|error| because(&error))?;
                 match stream.read(&mut buffer) {
-                    Ok(0) => return Err(AskError::Broken("the connection was closed".to_owned())),
+                    // Protected mode, or too many clients: the reason comes before the end.
+                    Ok(0) => {
+                        let reason = all.last().filter(|reply| matches!(reply, Value::ServerError(_))).map(shown);
+                        return Err(AskError::Broken(reason.unwrap_or_else(|| "the connection was closed".to_owned())));
+                    }
                     Ok(read) => replies.received(&buffer[..read]),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(because(&error)),

@@ -13,7 +13,7 @@ use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::forced;
-use crate::gate::{self, Baseline, PortState};
+use crate::gate::{self, Baseline, PortState, Ports};
 use crate::instance::{self, Instance, OnlineReplica, ServerRole};
 use crate::keeper::history::{Cause, Failover};
 use crate::keeper::known_node_name;
@@ -1111,6 +1111,13 @@ impl NodeFacts {
     /// Whether it is a member that may run resources; `None` where Pacemaker does not tell.
     pub fn usable(&self) -> Option<bool> {
         self.member.map(|member| member.word() == "online")
+    }
+}
+
+impl Group {
+    /// The ports of its gate.
+    pub fn ports(&self) -> Ports {
+        Ports { ro: self.ro_port, rw: self.rw_port, redis: self.redis_port }
     }
 }
 

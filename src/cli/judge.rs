@@ -46,6 +46,9 @@ pub struct Problem {
     pub what: String,
     /// The command that ends it, where there is one.
     pub next: Option<String>,
+    /// The check of `rolegate doctor` that it belongs to.
+    #[serde(skip)]
+    pub check: &'static str,
 }
 
 /// What the facts about one master name come to.
@@ -76,20 +79,34 @@ pub fn code(problems: &[Problem]) -> CliCode {
 
 /// The list while it grows.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct Problems {
+    list: Vec<Problem>,
+    /// What is looked at just now.
+    check: &'static str,
+}
 
 impl Problems {
+    /// What follows belongs to this check of `rolegate doctor`.
+    fn of(&mut self, check: &'static str) -> &mut Self {
+        self.check = check;
+        self
+    }
+
     fn add(&mut self, severity: Severity, what: impl Into<String>) {
-        self.0.push(Problem { severity, what: what.into(), next: None });
+        self.push(severity, what.into(), None);
     }
 
     fn add_with(&mut self, severity: Severity, what: impl Into<String>, next: impl Into<String>) {
-        self.0.push(Problem { severity, what: what.into(), next: Some(next.into()) });
+        self.push(severity, what.into(), Some(next.into()));
+    }
+
+    fn push(&mut self, severity: Severity, what: String, next: Option<String>) {
+        self.list.push(Problem { severity, what, next, check: self.check });
     }
 
     fn sorted(mut self) -> Vec<Problem> {
-        self.0.sort_by_key(|problem| problem.severity);
-        self.0
+        self.list.sort_by_key(|problem| problem.severity);
+        self.list
     }
 }
 
@@ -114,10 +131,14 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
         } else {
             error.clone()
         };
-        problems.add_with(severity, what, "systemctl status pacemaker corosync, or ask on another node");
+        problems.of("pacemaker").add_with(
+            severity,
+            what,
+            "systemctl status pacemaker corosync, or ask on another node",
+        );
     }
     if has_cib && gates == 0 {
-        problems.add_with(
+        problems.of("gate").add_with(
             Severity::Critical,
             "the cluster has no gate (ocf:rolegate:gate): nothing opens, so nobody takes writes",
             super::CREATE,
@@ -125,17 +146,17 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
     }
     if cluster.quorum == Some(false) {
         let what = "this partition of the cluster has no quorum: it runs no gate and changes nothing";
-        problems.add_with(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
+        problems.of("quorum").add_with(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
     }
     if cluster.maintenance_mode {
-        problems.add_with(
+        problems.of("maintenance").add_with(
             Severity::Warning,
             "the cluster is in maintenance mode: Pacemaker moves nothing",
             "crm_attribute -n maintenance-mode -v false",
         );
     }
     if let Some(what) = cluster.no_quorum_policy.as_deref().and_then(without_quorum).filter(|_| gates > 0) {
-        problems.add_with(Severity::Warning, what, "crm_attribute -n no-quorum-policy -v stop");
+        problems.of("quorum-policy").add_with(Severity::Warning, what, "crm_attribute -n no-quorum-policy -v stop");
     }
     problems.sorted()
 }
@@ -159,32 +180,32 @@ pub fn group(cluster: &ClusterFacts, group: &Group) -> Judgement {
     let mut problems = Problems::default();
     let writers: Vec<&NodeFacts> =
         group.nodes.iter().filter(|node| node.rw.as_ref().is_some_and(Port::takes_writes)).collect();
-    record(group, &mut problems);
-    let said = who_writes(group, &writers, cluster.seen_from.as_ref(), &mut problems);
+    record(group, problems.of("gate"));
+    let said = who_writes(group, &writers, cluster.seen_from.as_ref(), problems.of("writers"));
     let said = |node: &NodeFacts, topic| said.as_ref().is_some_and(|said| *said == (node.name.clone(), topic));
-    change(group, &mut problems);
-    rules(group, &mut problems);
+    change(group, problems.of("gate"));
+    rules(group, problems.of("gate"));
     for sentinel in &group.sentinels {
-        one_sentinel(group, sentinel, &mut problems);
+        one_sentinel(group, sentinel, problems.of("sentinel-agreement"));
     }
     for node in &group.nodes {
-        membership(node, said(node, Topic::Member), &mut problems);
-        fence(node, said(node, Topic::Fence), &mut problems);
-        forced(node, &mut problems);
-        bans(node, &mut problems);
+        membership(node, said(node, Topic::Member), problems.of("members"));
+        fence(node, said(node, Topic::Fence), problems.of("fences"));
+        forced(node, problems.of("fences"));
+        bans(node, problems.of("bans"));
         if !said(node, Topic::Role) {
-            role(group, node, &mut problems);
+            role(group, node, problems.of("roles"));
         }
         if !said(node, Topic::Redis) {
-            redis(group, node, &mut problems);
+            redis(group, node, problems.of("redis"));
         }
-        marks(group, node, &mut problems);
-        ports(cluster, group, node, &mut problems);
-        keeper(node, &mut problems);
+        marks(group, node, problems.of("redis"));
+        ports(cluster, group, node, problems.of("ports"));
+        keeper(node, problems.of("keeper"));
     }
-    denied(group, &mut problems);
-    failures(group, &mut problems);
-    firewall(group, &mut problems);
+    denied(group, problems.of("access"));
+    failures(group, problems.of("failures"));
+    firewall(group, problems.of("firewall"));
     Judgement { writers: writers.into_iter().map(|node| node.name.clone()).collect(), problems: problems.sorted() }
 }
 
@@ -347,7 +368,7 @@ fn no_writer(
     let who = if writers.is_empty() { nobody(group) } else { "the primary takes no writes" };
     let (topic, why, next) = why_closed(group, target, here);
     let what = format!("{who}: {}, and {why}", sentinels_name(group, name));
-    problems.0.push(Problem { severity: Severity::Critical, what, next });
+    problems.push(Severity::Critical, what, next);
     Some((name.clone(), topic))
 }
 
@@ -420,7 +441,10 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
 
 /// How an operator makes another node primary.
 pub fn failover(group: &Group) -> String {
-    let sentinel = group.sentinels.iter().find(|sentinel| sentinel.error.is_none());
+    // One of the majority, if there is one: another would promote a replica of whom it names.
+    let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at.as_ref());
+    let well = || group.sentinels.iter().filter(|sentinel| sentinel.error.is_none());
+    let sentinel = well().find(|sentinel| sentinel.names.as_ref() == named).or_else(|| well().next());
     let at = sentinel.and_then(|sentinel| sentinel.address.rsplit_once(':')).map_or_else(
         || "-p 26379".to_owned(),
         |(host, port)| format!("-h {} -p {port}", host.trim_matches(['[', ']'])),
@@ -467,7 +491,11 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
             _ if group.verdict.as_ref().is_some_and(|verdict| verdict.majority_seen()) => {
                 let who = sentinel.names_node.as_ref().unwrap_or(place);
                 let time = sentinel.names_for_seconds.map(|time| format!(" since {}", span(time))).unwrap_or_default();
-                problems.add(Severity::Warning, format!("{at} names {who}{time}, others do not"));
+                problems.add_with(
+                    Severity::Warning,
+                    format!("{at} names {who}{time}, others do not"),
+                    format!("if it goes on so, a failover makes them agree: {}", failover(group)),
+                );
             }
             // Too few answered to say that it stands alone.
             _ => {}

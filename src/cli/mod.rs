@@ -9,6 +9,7 @@ mod backup;
 mod change;
 mod corosync;
 mod deinit;
+mod doctor;
 mod exec;
 mod facts;
 mod fence;
@@ -59,6 +60,8 @@ struct Cli {
 enum Command {
     /// Who takes writes, and what is wrong; also without a command
     Status(status::Args),
+    /// Look for what would go wrong, and say how to mend it
+    Doctor(doctor::Args),
     /// The same as OpenMetrics text, for node exporter
     Metrics(metrics::Args),
     /// Move the primary to another node, with nothing lost
@@ -75,6 +78,9 @@ enum Command {
     Exec(exec::Args),
     /// A copy of the data from a replica, checked, into a file here
     Backup(backup::Args),
+    /// Become a program as another process would run it
+    #[command(hide = true)]
+    Like(doctor::like::Args),
     /// Write the manual pages and shell completions of all programs below a directory, where Debian has them
     #[command(hide = true)]
     Generate {
@@ -115,6 +121,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Deinit(args) => deinit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Like(args) => doctor::like::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {
                 files.iter().for_each(|file| say(file.to_string_lossy()));

@@ -175,7 +175,7 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
     let mut problems = judge::cluster(&seen.facts, seen.cib.is_some(), all.len() + bad.len());
     for (resource, error) in &bad {
         let what = format!("gate {}: {error}: nothing is opened anew for it", resource.id);
-        problems.push(Problem { severity: Severity::Critical, what, next: None });
+        problems.push(Problem { severity: Severity::Critical, what, next: None, check: "gate" });
     }
     if let Some(master) = master {
         if seen.cib.is_some() && !all.iter().any(|gate| gate.params.master == master) {
@@ -214,7 +214,7 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
     }
     if late {
         let what = "there was no time to look at all master names; ask with --master".to_owned();
-        problems.push(Problem { severity: Severity::Unknown, what, next: None });
+        problems.push(Problem { severity: Severity::Unknown, what, next: None, check: "writers" });
     }
     let of_masters = report.masters.iter().flat_map(|judged| &judged.judgement.problems);
     let everything: Vec<Problem> = problems.iter().chain(of_masters).cloned().collect();
@@ -307,13 +307,13 @@ pub(super) mod tests {
         let mut other = Group { master: "cache".into(), ..healthy() };
         other.firewall = Some(Firewall::Unseen { why: "not root".into() });
         other.nodes[1].redis = Some(Server::None { why: "no answer".into() });
-        let problems = vec![Problem { severity: Severity::Warning, what: "wrong".into(), next: None }];
+        let problems = vec![Problem { severity: Severity::Warning, what: "wrong".into(), next: None, check: "" }];
         let masters = vec![judged(group), judged(other)];
         Report { code: 2, cluster: healthy_cluster(), problems, masters, ..Report::empty(0) }
     }
 
     /// Where each value of a document is: `masters[].nodes[].name`.
-    fn paths(value: &serde_json::Value, at: &str, found: &mut std::collections::BTreeSet<String>) {
+    pub(in super::super) fn paths(value: &serde_json::Value, at: &str, found: &mut std::collections::BTreeSet<String>) {
         match value {
             serde_json::Value::Object(fields) => {
                 for (name, value) in fields {

@@ -5,6 +5,7 @@ pub mod cib;
 pub mod crm_mon;
 mod rules;
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::command::{Cmd, CommandError};
@@ -84,8 +85,34 @@ pub fn read_cib() -> Result<Cib, PacemakerError> {
 /// # Errors
 /// [`PacemakerError`].
 pub fn read_cib_within(deadline: Duration) -> Result<Cib, PacemakerError> {
+    cib::parse(&cib_text_within(deadline)?)
+}
+
+/// The same as text. It can hold passwords of resources.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn cib_text_within(deadline: Duration) -> Result<String, PacemakerError> {
     // -l: the local copy. Without it a partition that has no DC would not answer.
-    cib::parse(&run(&tool("cibadmin").args(["-Q", "-l"]).deadline(deadline))?)
+    run(&tool("cibadmin").args(["-Q", "-l"]).deadline(deadline))
+}
+
+/// Whether Pacemaker's ACL lets `user` make this change of `section`: tried on the copy of the CIB in `file`, which nobody else
+/// uses, so nothing happens in the cluster. For root.
+///
+/// # Errors
+/// [`PacemakerError`]: it could not be tried.
+pub fn may_change(
+    file: &Path,
+    user: &str,
+    section: &str,
+    xml: &str,
+    deadline: Duration,
+) -> Result<bool, PacemakerError> {
+    let change = tool("cibadmin").env("CIB_file", file).args(["-U", user, "--modify", "--allow-create", "-o", section]);
+    let (code, _) =
+        run_expecting(&change.args(["--xml-text", xml]).deadline(deadline), &[0, CRM_EX_INSUFFICIENT_PRIV])?;
+    Ok(code == 0)
 }
 
 /// The copy of the CIB that this node keeps on its disk. For the time when Pacemaker does not
@@ -189,6 +216,15 @@ fn crmadmin(xml: &str, element: &str, attribute: &str) -> Result<String, Pacemak
 pub fn set_attribute(node: &str, name: &str, value: &str) -> Result<(), PacemakerError> {
     // -l forever: without -N or -l this would write a cluster property.
     run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-v", value])).map(drop)
+}
+
+/// The permanent node attribute `name`; empty if there is none.
+///
+/// # Errors
+/// [`PacemakerError`].
+pub fn permanent_attribute(node: &str, name: &str) -> Result<String, PacemakerError> {
+    let ask = tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-G", "-q", "-d", ""]);
+    run(&ask).map(|value| value.trim().to_owned())
 }
 
 /// Removes the permanent node attribute `name`; done if there is none.

@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod configuration;
+pub mod doctor;
 pub mod faults;
 pub mod firewalls;
 pub mod forged;
@@ -117,6 +118,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("cli", cli::TRIALS),
         ("keeper", keeper::TRIALS),
         ("hand", hand::TRIALS),
+        ("doctor", doctor::TRIALS),
         ("firewalls", firewalls::TRIALS),
         ("switchover", switchover::TRIALS),
         ("ops", ops::TRIALS),
