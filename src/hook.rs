@@ -92,9 +92,21 @@ impl From<SettingsError> for Problem {
 /// What the run saw and did, for its one log line.
 #[derive(Default)]
 struct Account {
+    me: Option<String>,
     named: Option<String>,
     role: Option<Role>,
     did: Vec<String>,
+}
+
+impl Account {
+    fn role(&self) -> Option<&'static str> {
+        self.role.map(Role::as_str)
+    }
+
+    /// Why roles are written as they are.
+    fn reason(&self) -> Option<String> {
+        self.named.as_ref().map(|node| format!("a majority of Sentinels names {node}"))
+    }
 }
 
 impl fmt::Display for Account {
@@ -210,15 +222,15 @@ pub fn run(args: &[String]) -> HookCode {
     let Call { master, by, hint } = &call;
     match result {
         Ok(()) => {
-            info!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}");
+            info!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = account.reason(), ms, "{master}: called as {by}, {hint}: {account}");
             HookCode::Done
         }
         Err(Problem::Later(why)) => {
-            error!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}; to be tried again: {why}");
+            error!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = %why, ms, "{master}: called as {by}, {hint}: {account}; to be tried again: {why}");
             HookCode::Retry
         }
         Err(Problem::Never(why)) => {
-            error!(MASTER = %master, ms, "{master}: called as {by}, {hint}: {account}; given up: {why}");
+            error!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = %why, ms, "{master}: called as {by}, {hint}: {account}; given up: {why}");
             HookCode::Never
         }
     }
@@ -251,7 +263,7 @@ pub fn keep(
     };
     let result = result.map_err(|problem| problem.to_string());
     if !account.did.is_empty() {
-        info!(MASTER = %master, ms = started.elapsed().as_millis() as u64, "{master}: {account}");
+        info!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = account.reason(), ms = started.elapsed().as_millis() as u64, "{master}: {account}");
     }
     result.map(|_| !account.did.is_empty())
 }
@@ -344,6 +356,7 @@ fn write(
     account: &mut Account,
 ) -> Result<Step, Problem> {
     let Cluster { me, cib, quorum } = cluster;
+    account.me = Some(me.clone());
     let node = cib.node(me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
     entry(record, me)?;
     let plan = roles::plan(node, named, local, cib, params);

@@ -18,6 +18,14 @@ use crate::gate::Ports;
 /// Where the files are.
 pub const DIRECTORY: &str = "/run/rolegate";
 
+/// The version of what stands in the files. Another one grants nothing: its meaning is not known.
+const VERSION: u32 = 1;
+
+/// That of files without one.
+fn first_version() -> u32 {
+    1
+}
+
 /// What Pacemaker has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,8 +54,9 @@ pub struct Store {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written {
+    #[serde(default = "first_version")]
+    version: u32,
     granted: Granted,
     ro_port: u16,
     rw_port: u16,
@@ -87,7 +96,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.error("read", source)),
         };
-        let written = toml::from_str::<Written>(&text).ok();
+        let written = toml::from_str::<Written>(&text).ok().filter(|written| written.version == VERSION);
         Ok(written.and_then(|written| {
             let ports = Ports::new(written.ro_port, written.rw_port, written.redis_port).ok()?;
             Some(Permission { granted: written.granted, ports })
@@ -100,7 +109,7 @@ impl Store {
     /// [`StoreError`]; then the old one stands.
     pub fn write(&self, permission: Permission) -> Result<(), StoreError> {
         let text = format!(
-            "granted = \"{}\"\nro_port = {}\nrw_port = {}\nredis_port = {}\n",
+            "version = {VERSION}\ngranted = \"{}\"\nro_port = {}\nrw_port = {}\nredis_port = {}\n",
             match permission.granted {
                 Granted::Stopping => "stopping",
                 Granted::Started => "started",
@@ -199,7 +208,8 @@ mod tests {
     fn what_cannot_be_understood_grants_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::under(directory.path(), "../../etc/RedisGate");
-        for text in ["", "granted = \"promoted\"", "granted = 1", "\u{0}"] {
+        let newer = "version = 2\ngranted = \"promoted\"\nro_port = 1\nrw_port = 2\nredis_port = 3\n";
+        for text in ["", newer, "granted = \"promoted\"", "granted = 1", "\u{0}"] {
             fs::write(&store.path, text).unwrap();
             assert_eq!(store.read().unwrap(), None, "{text:?}");
         }

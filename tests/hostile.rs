@@ -23,6 +23,7 @@ use rolegate::keeper::events;
 use rolegate::keeper::history::History;
 use rolegate::keeper::memory::Memory;
 use rolegate::keeper::socket::{self, Asked, Report, Request};
+use rolegate::keeper::timeline;
 use rolegate::layout;
 use rolegate::lease::mark::Marks;
 use rolegate::pacemaker::{cib, crm_mon};
@@ -92,11 +93,12 @@ const SENTINELS: &str =
 const NODES: &str = "node1=10.0.0.1:6379 node2=10.0.0.2:6379 node3=[fd00::3]:6379";
 const REQUEST: &str = r#"{"permission":"RedisGate"}"#;
 const REPORT: &str = r#"[{"gate":"RedisGate","master":"mymaster","open":true,"why":"","other":null}]"#;
-const PERMISSION: &str = "granted = \"promoted\"\nro_port = 6380\nrw_port = 6381\nredis_port = 6379\n";
+const PERMISSION: &str = "version = 1\ngranted = \"promoted\"\nro_port = 6380\nrw_port = 6381\nredis_port = 6379\n";
 const EVENTS: &str = "*4\r\n$8\r\npmessage\r\n$2\r\n+*\r\n$30\r\n+failover-state-wait-promotion\r\n\
     $58\r\nslave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379\r\n>4\r\n+pmessage\r\n+*\r\n+-failover-abort-no-good-slave\r\n\
     +master mymaster 10.0.0.1 6379\r\n*4\r\n+pmessage\r\n+*\r\n++switch-master\r\n+mymaster 10.0.0.1 6379 10.0.0.2 6379\r\n";
-const MEMORY_FILE: &str = r#"{"boot":"b","held":true,"last":{"run_id":"1a04","replication_id":"aa","held_at":7}}"#;
+const MEMORY_FILE: &str =
+    r#"{"version":1,"boot":"b","held":true,"last":{"run_id":"1a04","replication_id":"aa","held_at":7}}"#;
 const HISTORY: &str = r#"{"version":1,"master":"mymaster","last":{"at":7,"from":"10.0.0.1:6379","to":"[fd00::2]:6379","cause":{"keeper":"why"}}}"#;
 /// As 7.0.15 describes one with parts.
 const OF_A_COMMAND: &str = "*1\r\n*10\r\n$6\r\nxgroup\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@slow\r\n*0\r\n*0\r\n*1\r\n*10\r\n$13\r\n\
@@ -105,10 +107,16 @@ const OF_A_COMMAND: &str = "*1\r\n*10\r\n$6\r\nxgroup\r\n:-2\r\n*0\r\n:0\r\n:0\r
 const COPY: &str =
     "\n\n$EOF:0123456789abcdef0123456789abcdef01234567\r\nREDIS0010\u{3}0123456789abcdef0123456789abcdef01234567*1\r\n";
 const COPY_WITH_LENGTH: &str = "\n$13\r\nREDIS0010\u{3}abc*1\r\n$4\r\nPING\r\n";
+const NOTES: &str = r#"{"version":1,"master":"mymaster","node":"node1"}
+{"at":1000,"what":"begun","nodes":{"node1":"10.0.0.1:6379","node2":"[fd00::2]:6379"}}
+{"at":2000,"what":"sentinel","sentinel":"10.0.0.1:26379","says":"tried"}
+{"at":3000,"what":"sentinel","sentinel":"10.0.0.1:26379","says":{"switched":{"from":"10.0.0.1:6379","to":"[fd00::2]:6379"}}}
+{"at":3001,"what":"closed","node":"node1","why":"Sentinels name node2"}
+{"at":3400,"what":"seen-open","node":"node2"}"#;
 const ARGUMENTS: &str = "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379";
 const PARAMETERS: &str = "master=mymaster\nrw_port=6381\nro_port=6380\nredis_port=6379\nlease=2s\nopen_for=20s\nro_max_stale=60s\nattribute=a\nport=rw";
 
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
     CIB,
     CRM_MON,
     SETTINGS,
@@ -128,6 +136,7 @@ const ALL: [&str; 19] = [
     OF_A_COMMAND,
     COPY,
     COPY_WITH_LENGTH,
+    NOTES,
 ];
 
 /// One way of breaking a text; places are parts of 1000 of its length.
@@ -281,6 +290,8 @@ fn the_samples_are_understood() {
     assert_eq!(replies(EVENTS.as_bytes()).iter().filter_map(events::understood).count(), 3);
     assert!(matches!(judged(OF_A_COMMAND.as_bytes()), Some(commands::Kind::MayWrite(_))));
     assert_eq!((taken(COPY.as_bytes()), taken(COPY_WITH_LENGTH.as_bytes())), (Some((10, true)), Some((13, true))));
+    let notes = timeline::read(NOTES).unwrap();
+    assert_eq!((notes.events.len(), timeline::stories(&notes.events).len(), notes.not_understood), (5, 1, 0));
     assert!(remembers(MEMORY_FILE.as_bytes()) && knows_a_failover(HISTORY.as_bytes()));
 }
 
@@ -356,6 +367,15 @@ fn knows_a_failover(bytes: &[u8]) -> bool {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("failover-mymaster"), bytes).unwrap();
     History::under(directory.path(), &Behind::begin()).last("mymaster").is_some()
+}
+
+#[test]
+fn notes_of_failovers() {
+    all_texts(NOTES, |text| {
+        if let Ok(file) = timeline::read(text) {
+            _ = timeline::stories(&file.events);
+        }
+    });
 }
 
 #[test]

@@ -108,14 +108,14 @@ impl Action {
         let ro = match self.may_open(&params) {
             Ok(()) => Want::Open(params.open_for),
             Err(why) => {
-                warn!(gate = %self.environment.instance, "started, and stays closed: {why}");
+                warn!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %why, "started, and stays closed: {why}");
                 Want::Close
             }
         };
         // What an operator has forced open a start does not end.
         let rw = if self.forced().is_some() { Want::Keep } else { Want::Close };
         self.set(&gate, Desired { ro, rw })?;
-        info!(gate = %self.environment.instance, "started");
+        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "replica", "started");
         Ok(OcfCode::Success)
     }
 
@@ -132,7 +132,7 @@ impl Action {
         self.grant(Granted::Promoted, params.ports)?;
         // Promoted means may open. The monitor goes on saying why it does not.
         if let Err(why) = self.may_open(&params) {
-            warn!(gate = %self.environment.instance, "promoted, and stays closed: {why}");
+            warn!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %why, "promoted, and stays closed: {why}");
             gate.set(Desired::CLOSED)?;
             return Ok(OcfCode::Success);
         }
@@ -155,7 +155,7 @@ impl Action {
                 waiting = with_causes(error);
             }
             if open.unwrap_or(false) && renewed.is_some() {
-                info!(gate = %self.environment.instance, after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
+                info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "primary", after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }
             if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
@@ -164,7 +164,7 @@ impl Action {
                     // The next transition demotes here and promotes there; it must not wait for us. The keeper looks because it
                     // is asked: its first answer may be of before.
                     Ok(Report { other: Some(node), .. }) if !first => {
-                        info!(gate = %self.environment.instance, "promoted, and stays closed: Sentinels name {node}");
+                        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, "promoted, and stays closed: Sentinels name {node}");
                         return Ok(OcfCode::Success);
                     }
                     Ok(report) => waiting = report.why,
@@ -172,7 +172,7 @@ impl Action {
                 }
             }
             if waiting != said {
-                info!(gate = %self.environment.instance, "promote waits: {waiting}");
+                info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %waiting, "promote waits: {waiting}");
                 said.clone_from(&waiting);
             }
             if self.left() < Duration::from_secs(1) {
@@ -194,7 +194,7 @@ impl Action {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
         self.tell_keeper();
-        info!(gate = %self.environment.instance, "demoted, read-write port closed");
+        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "replica", "demoted, read-write port closed");
         Ok(OcfCode::Success)
     }
 
@@ -212,7 +212,7 @@ impl Action {
         // Only now: a stop that failed is tried again, and must then know the ports.
         self.store.remove().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
         self.tell_keeper();
-        info!(gate = %self.environment.instance, "stopped, both ports closed");
+        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, "stopped, both ports closed");
         Ok(OcfCode::Success)
     }
 
@@ -306,6 +306,10 @@ impl Action {
     /// Lets the keeper see that a permission has changed, as it would by itself a moment later.
     pub(super) fn tell_keeper(&self) {
         let _told = self.lease();
+    }
+
+    fn master(&self) -> Option<&str> {
+        self.params.as_ref().ok().map(|params| params.master.as_str())
     }
 
     pub(super) fn left(&self) -> Duration {

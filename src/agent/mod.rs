@@ -71,9 +71,12 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
         Ok(code) => code,
         Err(Failed { code, reason }) => {
             let action = action.unwrap_or_default();
+            let (gate, node) = (get("OCF_RESOURCE_INSTANCE"), get("OCF_RESKEY_CRM_meta_on_node"));
             match code {
-                OcfCode::Degraded | OcfCode::DegradedPromoted | OcfCode::NotRunning => warn!("{action}: {reason}"),
-                _ => error!("{action}: {reason}"),
+                OcfCode::Degraded | OcfCode::DegradedPromoted | OcfCode::NotRunning => {
+                    warn!(gate, NODE = node, REASON = %reason, "{action}: {reason}")
+                }
+                _ => error!(gate, NODE = node, REASON = %reason, "{action}: {reason}"),
             }
             eprintln!("{prefix}{}", shortened(&reason));
             code

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tracing::info;
+
+use super::fence::operator;
 use super::{Gate, Stop};
 use crate::agent::params::Params;
 use crate::instance::{self, Instance};
@@ -103,6 +106,7 @@ pub fn write(cib: &Cib, gate: &Gate, changes: &[Change]) -> Result<(), Stop> {
             }
             _ => pacemaker::set_attribute(&change.node, attribute, change.to.as_str())?,
         }
+        info!(MASTER = %gate.params.master, NODE = %change.node, ROLE = change.to.as_str(), OPERATOR = operator(), "{}: {change}", gate.params.master);
     }
     Ok(())
 }

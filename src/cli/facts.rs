@@ -749,6 +749,18 @@ pub fn add_hand(group: &mut Group, here: Option<&str>) {
     node.forced = forced.map(|force| force.text);
 }
 
+/// Why a failover was, in a word for programs and in words.
+pub(super) fn because(cause: &Cause) -> (&'static str, String) {
+    match cause {
+        Cause::PrimaryDown => ("primary_down", "Sentinels agreed that the primary was down".to_owned()),
+        Cause::Requested => {
+            ("requested", "a Sentinel was asked for it, by an operator or another node's keeper".to_owned())
+        }
+        Cause::Keeper(why) => ("keeper", format!("this node's keeper asked a Sentinel for it: {why}")),
+        Cause::Unknown => ("unknown", "this node's keeper saw no cause".to_owned()),
+    }
+}
+
 /// Adds what this node's keeper says, `now` being the time in seconds since 1970.
 pub fn add_keeper(group: &mut Group, record: Option<&Record>, told: Option<&socket::Report>, now: u64) {
     group.keeper = told.map(|report| KeeperFacts { open: report.open, why: report.why.clone() });
@@ -761,14 +773,7 @@ pub fn add_keeper(group: &mut Group, record: Option<&Record>, told: Option<&sock
     // One that was missed makes those before it history.
     let still = |last: &&Failover| points_at.as_ref().is_none_or(|place| *place == last.to.to_string());
     if let Some(last) = told.filter(still) {
-        let (cause, because) = match &last.cause {
-            Cause::PrimaryDown => ("primary_down", "Sentinels agreed that the primary was down".to_owned()),
-            Cause::Requested => {
-                ("requested", "a Sentinel was asked for it, by an operator or another node's keeper".to_owned())
-            }
-            Cause::Keeper(why) => ("keeper", format!("this node's keeper asked a Sentinel for it: {why}")),
-            Cause::Unknown => ("unknown", "this node's keeper saw no cause".to_owned()),
-        };
+        let (cause, because) = because(&last.cause);
         group.last_failover = Some(FailoverFacts {
             at: last.at,
             seconds_ago: now.saturating_sub(last.at),

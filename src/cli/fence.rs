@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tracing::info;
+
 use super::facts::{self, Member};
 use super::judge::{self, failover};
 use super::probe::{self, Port};
@@ -130,6 +132,13 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
         None => {
             let marker = marker(CLOSED_BY, &operator(), SystemTime::now(), args.reason.as_deref());
             pacemaker::set_attribute(name, FENCE_ATTRIBUTE, &marker)?;
+            info!(
+                NODE = name,
+                ROLE = "fail",
+                REASON = args.reason,
+                OPERATOR = operator(),
+                "{name} is fenced: {marker}"
+            );
         }
     }
     for gate in gates {
@@ -214,6 +223,7 @@ pub(super) fn unfence_in_cluster(name: &str, lifted: bool) -> Result<CliCode, St
     let was = marker.is_some() || lifted;
     if marker.is_some() {
         pacemaker::delete_attribute(name, FENCE_ATTRIBUTE)?;
+        info!(NODE = name, OPERATOR = operator(), "{name} is no longer fenced");
         say(format!("{name} is no longer fenced"));
     }
     if !here && marker.is_some_and(|marker| marker.contains(ITSELF)) {

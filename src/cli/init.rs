@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tracing::info;
+
+use super::fence::operator;
 use super::found::{self, Found, Given};
 use super::judge::without_quorum;
 use super::probe;
@@ -183,6 +186,8 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         for resource in gate.resources() {
             pacemaker::modify("resources", &record_xml(resource, record, None))?;
         }
+        let master = &gate.params.master;
+        info!(MASTER = %master, OPERATOR = operator(), REASON = "init", "{master}: the record of {} was written", gate.resource.id);
     }
     if !plan.constraints.is_empty() {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;

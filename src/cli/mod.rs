@@ -14,6 +14,7 @@ mod exec;
 mod facts;
 mod fence;
 mod found;
+mod history;
 mod init;
 mod judge;
 mod local;
@@ -64,6 +65,8 @@ enum Command {
     Doctor(doctor::Args),
     /// The same as OpenMetrics text, for node exporter
     Metrics(metrics::Args),
+    /// The last failovers as this node saw them, step by step
+    History(history::Args),
     /// Move the primary to another node, with nothing lost
     Switchover(switchover::Args),
     /// Close a node's ports until it is unfenced; the node keeps running
@@ -112,6 +115,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {
         Command::Status(args) => status::run(&args),
         Command::Metrics(args) => metrics::run(&args),
+        Command::History(args) => history::run(&args),
         Command::Switchover(args) => switchover::run(&args),
         Command::Fence(args) => fence::fence(&args),
         Command::Unfence(args) => fence::unfence(&args),

@@ -1,6 +1,7 @@
 //! Files that are written behind those who keep what stands in them: nothing that a lease needs waits for a disk.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use tracing::warn;
+
+/// A file that is appended to is that long, in bytes, and then begun anew; the one before is kept.
+pub const LONGEST: u64 = 256 << 10;
+
+/// What waits to be appended to a file, in bytes, at most. What is more is lost: the disk stands still.
+const MOST_LINES: usize = 64 << 10;
 
 /// See the module. Clones share the one thread that writes; it ends with the last of them, when all is written.
 #[derive(Debug, Clone)]
@@ -28,8 +35,24 @@ struct Shared {
 struct Awaited {
     /// What is not written yet, the one that is being written among them: the newest of each file, None to remove it.
     files: BTreeMap<PathBuf, Option<String>>,
+    /// What is to be appended.
+    lines: BTreeMap<PathBuf, Lines>,
+    /// What was taken from there is being written.
+    appending: bool,
     /// Nobody has anything written any more.
     over: bool,
+}
+
+#[derive(Debug)]
+struct Lines {
+    head: String,
+    text: String,
+}
+
+impl Awaited {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.lines.is_empty() && !self.appending
+    }
 }
 
 impl Behind {
@@ -45,6 +68,21 @@ impl Behind {
     /// what stood there is wrong.
     pub fn put(&self, path: &Path, text: Option<String>) {
         self.0.0.lock().files.insert(path.to_owned(), text);
+        self.0.0.changed.notify_all();
+    }
+
+    /// Has `line` appended to the file at `path`, which begins with the line `head` when it is new. One that has grown to [`LONGEST`] is
+    /// kept under its name with a tilde behind it, in place of the one before. What cannot be written is lost, and logged: it is for people.
+    pub fn append(&self, path: &Path, head: &str, line: &str) {
+        let mut awaited = self.0.0.lock();
+        let new = || Lines { head: head.to_owned(), text: String::new() };
+        let lines = awaited.lines.entry(path.to_owned()).or_insert_with(new);
+        if lines.text.len() + line.len() < MOST_LINES {
+            // In front: what a power cut has torn spoils no other line.
+            lines.text.push('\n');
+            lines.text.push_str(line);
+        }
+        drop(awaited);
         self.0.0.changed.notify_all();
     }
 
@@ -65,7 +103,7 @@ impl Behind {
     /// Waits until all is written, at most that long.
     pub fn flush(&self, at_most: Duration) {
         let awaited = self.0.0.lock();
-        let result = self.0.0.changed.wait_timeout_while(awaited, at_most, |awaited| !awaited.files.is_empty());
+        let result = self.0.0.changed.wait_timeout_while(awaited, at_most, |awaited| !awaited.is_empty());
         drop(result);
     }
 }
@@ -95,7 +133,19 @@ impl Shared {
                     awaited.files.remove(&path);
                 }
             }
-            if awaited.files.is_empty() {
+            let lines = std::mem::take(&mut awaited.lines);
+            if !lines.is_empty() {
+                awaited.appending = true;
+                drop(awaited);
+                for (path, lines) in lines {
+                    if let Err(error) = append(&path, &lines) {
+                        warn!("cannot write {}: {error}", path.display());
+                    }
+                }
+                awaited = self.lock();
+                awaited.appending = false;
+            }
+            if awaited.is_empty() {
                 self.changed.notify_all();
                 if awaited.over {
                     return;
@@ -118,6 +168,25 @@ fn write(path: &Path, text: Option<&str>) {
         }
         _ => {}
     }
+}
+
+/// The name of the file before the one at `path`.
+pub fn before(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    // No master name or resource's id gives a name with one.
+    name.push("~");
+    name.into()
+}
+
+fn append(path: &Path, lines: &Lines) -> io::Result<()> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    if fs::metadata(path).is_ok_and(|file| file.len() >= LONGEST) {
+        fs::rename(path, before(path))?;
+    }
+    let mut file = fs::File::options().append(true).create(true).open(path)?;
+    // One call: two lines of a disk that is full are not mixed.
+    let head = if file.metadata()?.len() == 0 { lines.head.as_str() } else { "" };
+    file.write_all(format!("{head}{}", lines.text).as_bytes())
 }
 
 /// Replaces a file's text in one step, as far as the disk.
@@ -173,5 +242,44 @@ mod tests {
         behind.put(&path, Some("new".to_owned()));
         behind.flush(LONG);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_appended_is_there_in_its_order_and_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep").join("notes");
+        let behind = Behind::begin();
+        let line = |n: usize| format!("{n} {}", "x".repeat(1000));
+        for n in 0..600 {
+            behind.append(&path, "head", &line(n));
+            if n % 20 == 0 {
+                behind.flush(LONG);
+            }
+        }
+        behind.flush(LONG);
+        let mut numbers = Vec::new();
+        for file in [before(&path), path] {
+            let text = fs::read_to_string(file).unwrap();
+            assert!(text.len() as u64 <= LONGEST + 64 * 1024, "{}", text.len());
+            let mut lines = text.lines();
+            assert_eq!(lines.next(), Some("head"));
+            numbers.extend(lines.map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap()));
+        }
+        // One file has been thrown away by now, and none between.
+        assert!(numbers[0] > 0 && numbers.is_sorted() && numbers.len() == 600 - numbers[0], "{numbers:?}");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_few_in_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notes");
+        fs::create_dir_all(path.join("in the way")).unwrap();
+        let behind = Behind::begin();
+        for _ in 0..1000 {
+            behind.append(&path, "head", &"x".repeat(1000));
+            let awaited = behind.0.0.lock();
+            assert!(awaited.lines.values().all(|lines| lines.text.len() <= MOST_LINES));
+        }
+        behind.flush(LONG);
     }
 }

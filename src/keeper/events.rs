@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -51,14 +52,23 @@ pub struct SentinelEvent {
 }
 
 /// A step of a failover, as any Sentinel tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// It has no answer from the primary.
+    Silent,
+    /// It has again.
+    Answers,
     /// They agree that the primary is down.
     Down,
     /// They do not any more.
     Up,
     /// A Sentinel begins a failover.
     Tried,
+    /// It promotes this server.
+    Promoting(SocketAddr),
+    /// It gives the failover up: why, in its own word.
+    Aborted(String),
     /// Another server is the primary.
     Switched {
         /// The one before.
@@ -186,9 +196,12 @@ pub fn understood(reply: &Value) -> Option<SentinelEvent> {
 fn step(channel: &str, words: &[&str]) -> Option<Step> {
     let address = |ip: &str, port: &str| Some(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
     match (channel, words) {
+        ("+sdown", ["master", ..]) => Some(Step::Silent),
+        ("-sdown", ["master", ..]) => Some(Step::Answers),
         ("+odown", ["master", ..]) => Some(Step::Down),
         ("-odown", ["master", ..]) => Some(Step::Up),
         ("+try-failover", ["master", ..]) => Some(Step::Tried),
+        ("+failover-state-send-slaveof-noone", ["slave", _, ip, port, ..]) => Some(Step::Promoting(address(ip, port)?)),
         ("+switch-master", [_, old_ip, old_port, ip, port]) => {
             Some(Step::Switched { from: address(old_ip, old_port)?, to: address(ip, port)? })
         }
@@ -196,7 +209,11 @@ fn step(channel: &str, words: &[&str]) -> Option<Step> {
         ("+promoted-slave", ["slave", _, ip, port, "@", _, old_ip, old_port]) => {
             Some(Step::Switched { from: address(old_ip, old_port)?, to: address(ip, port)? })
         }
-        _ => None,
+        (channel, _) => {
+            let why = channel.strip_prefix("-failover-abort-")?;
+            // A word of a stranger's.
+            Some(Step::Aborted(why.chars().take(40).collect()))
+        }
     }
 }
 
@@ -218,7 +235,8 @@ mod tests {
                 Some(SentinelEvent {
                     master: "mymaster".to_owned(),
                     says: Says::Promoting("10.0.0.2:6379".parse().unwrap()),
-                    step: None,
+                    step: (channel == "+failover-state-send-slaveof-noone")
+                        .then(|| Step::Promoting("10.0.0.2:6379".parse().unwrap())),
                 })
             );
         }
@@ -234,7 +252,13 @@ mod tests {
         assert_eq!(step("+odown", "master mymaster 10.0.0.1 6379 #quorum 2/2"), Some(Step::Down));
         assert_eq!(step("-odown", "master mymaster 10.0.0.1 6379"), Some(Step::Up));
         assert_eq!(step("+sdown", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"), None);
+        assert_eq!(step("+sdown", "master mymaster 10.0.0.1 6379"), Some(Step::Silent));
+        assert_eq!(step("-sdown", "master mymaster 10.0.0.1 6379"), Some(Step::Answers));
         assert_eq!(step("+try-failover", "master mymaster 10.0.0.1 6379"), Some(Step::Tried));
+        assert_eq!(
+            step("-failover-abort-not-elected", "master mymaster 10.0.0.1 6379"),
+            Some(Step::Aborted("not-elected".to_owned()))
+        );
         let switched =
             Some(Step::Switched { from: "10.0.0.1:6379".parse().unwrap(), to: "10.0.0.2:6379".parse().unwrap() });
         assert_eq!(step("+switch-master", "mymaster 10.0.0.1 6379 10.0.0.2 6379"), switched);

@@ -297,6 +297,7 @@ impl Line {
 fn site(common: &Common, gate: &str, params: &Params, record: &Record, node: &NodeEntry) -> veto::Site {
     let readers = record.nodes().iter().filter(|other| *other != node);
     veto::Site {
+        me: common.me.clone(),
         master: params.master.clone(),
         gate: gate.to_owned(),
         redis: node.address,
@@ -337,6 +338,8 @@ impl Group {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let veto = veto::Keeper::new(site(&common, gate_id, &params, &record, &node));
+        common.history.begin(&params.master, &common.me, &record);
+        common.history.roles(&params.master, &params.attribute, cib);
         let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
         let mut group = Group {
             terms: Terms { length: 0, arm: 0, settle: micros(SETTLE) },
@@ -506,6 +509,7 @@ impl Group {
             Note::Event(event) => self.event(event),
             Note::Cluster(cib) => {
                 let before = self.own();
+                self.common.history.roles(&self.params.master, &self.params.attribute, &cib);
                 self.cib = Some(cib);
                 self.keep_roles();
                 if self.permits.differs(before, self.own()) {
@@ -590,6 +594,7 @@ impl Group {
                 self.broken.firewall = Some(with_causes(&error));
             }
         }
+        self.common.history.permission(&self.params.master, self.granted);
         self.judge_firewall(held);
         self.judge_force(held);
         self.keep_record(held);
@@ -615,6 +620,9 @@ impl Group {
         };
         if let Err(why) = &may {
             self.why.clone_from(why);
+            if !in_vain && self.lease.is_none() && self.granted == Some(Granted::Promoted) {
+                self.common.history.waits(&self.params.master, why);
+            }
         }
         self.round.armed = match may {
             Ok(()) => self.arm(),
@@ -1028,6 +1036,9 @@ impl Group {
         }
         self.veto.is_about(site(&self.common, &self.gate_id, &self.params, &record, &node));
         self.hand.is_about(writers(&self.params, &record, &node));
+        if record.nodes() != self.record.nodes() {
+            self.common.history.begin(&self.params.master, &self.common.me, &record);
+        }
         (self.record, self.node) = (record, node);
         self.take_measure();
     }
@@ -1193,7 +1204,11 @@ impl Group {
         let (sent, received) = (self.moment(look.sent), self.moment(look.received));
         let watch = &mut self.lines[index].watch;
         match &look.shown {
-            Ok(marks) => watch.look(sent, received, &marks.of(&self.params.master, &self.others), &self.terms),
+            Ok(marks) => {
+                let seen = marks.of(&self.params.master, &self.others);
+                self.common.history.marks(&self.params.master, index, &seen);
+                watch.look(sent, received, &seen, &self.terms)
+            }
             Err(why) => {
                 *watch = Watch::new();
                 self.broken.sentinel = Some(why.clone());
@@ -1316,6 +1331,10 @@ impl Group {
             Ok(Swapped::Open) => {
                 // What was asked for before was given up when the record changed.
                 self.standing.unsettled = false;
+                if self.opened.is_none() {
+                    self.opened = Some(Instant::now());
+                    info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} stays open for writing: the lease of the keeper before this one goes on", self.params.master, self.params.ports.rw);
+                }
                 if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
                     self.remember();
                 }
@@ -1343,6 +1362,7 @@ impl Group {
         self.hand.end();
         self.why.clear();
         self.remember();
+        self.common.history.opened(&self.params.master, &self.common.me, self.epoch());
         info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} is open for writing", self.params.master, self.params.ports.rw);
     }
 
@@ -1397,8 +1417,9 @@ impl Group {
         self.round.armed = None;
         self.why = why.to_owned();
         if let Some(lease) = self.lease.take() {
+            self.common.history.closed(&self.params.master, &self.common.me, why);
             let for_ms = self.opened.take().map_or(0, |at| at.elapsed().as_millis() as u64);
-            info!(MASTER = %self.params.master, NODE = %self.common.me, REASON = why, run_id = %lease.run_id, for_ms, "{}: {} is closed for writing: {why}", self.params.master, self.params.ports.rw);
+            info!(MASTER = %self.params.master, NODE = %self.common.me, EPOCH = self.epoch(), REASON = why, run_id = %lease.run_id, for_ms, "{}: {} is closed for writing: {why}", self.params.master, self.params.ports.rw);
             self.remember();
         }
     }
@@ -1433,6 +1454,7 @@ impl Group {
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);
         let (permits, ports, own) = (self.permits.clone(), self.params.ports, self.own());
         let local = LocalFence::default();
+        let (master, me) = (self.params.master.clone(), self.common.me.clone());
         self.mending = Some(spawn_blocking(move || {
             let state = gate.state()?;
             let lasts = match state.ro {
@@ -1449,6 +1471,14 @@ impl Group {
             let permitted = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
             let allowed = || permitted() && local.at_once().is_none();
             gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed)?;
+            let was = match &state.baseline {
+                Baseline::Intact => None,
+                Baseline::Missing => Some("were gone".to_owned()),
+                Baseline::Edited(what) => Some(format!("had been changed ({what})")),
+            };
+            if let Some(was) = was {
+                warn!(MASTER = %master, NODE = %me, REASON = "firewall", "{master}: the gate's rules {was}; they are put back");
+            }
             // The agent waits for a slow firewall only so long, and may have closed in between.
             if !allowed() {
                 gate.set(Desired { ro: Want::Close, rw: Want::Keep })?;
@@ -1503,12 +1533,12 @@ impl Group {
     }
 
     fn restart_answered(&mut self, outcome: restart::Outcome) {
-        let master = &self.params.master;
+        let (master, epoch) = (&self.params.master, self.epoch());
         let Some((since, due)) = &mut self.restarted else { return };
         let late = since.elapsed() > restart::AT_MOST;
         let why = match outcome {
             restart::Outcome::Asked(sentinel) => {
-                warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
+                warn!(MASTER = %master, NODE = %self.common.me, EPOCH = epoch, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
                 self.common.history.asked(master, "its Redis had restarted or was down");
                 *due = Instant::now() + restart::FAILOVER_TAKES;
                 return;
@@ -1518,12 +1548,12 @@ impl Group {
             restart::Outcome::NotAsked(why) if late => format!("no Sentinel began a failover ({why})"),
             restart::Outcome::CouldNotTell => return,
             restart::Outcome::NotAsked(why) => {
-                info!(MASTER = %master, "{master}: Redis here has restarted or is down; no failover yet: {why}");
+                info!(MASTER = %master, NODE = %self.common.me, REASON = %why, "{master}: Redis here has restarted or is down; no failover yet: {why}");
                 return;
             }
         };
         if matches!(self.local, Local::Says(..)) {
-            warn!(MASTER = %master, REASON = "restarted", "{master}: Redis here has restarted, and is let through: {why}");
+            warn!(MASTER = %master, NODE = %self.common.me, REASON = "restarted", "{master}: Redis here has restarted, and is let through: {why}");
             self.last = None;
             self.restarted = None;
             self.remember();

@@ -1,18 +1,24 @@
-//! The last failover of each master name, and why it was: from Sentinels' events, and from what this node's keeper has asked for.
-//! For operators; nothing is decided by it.
+//! The last failover of each master name, and why it was: from Sentinels' events, and from what this node's keeper has asked for; and
+//! notes of all that belongs to failovers, for `rolegate history` ([`super::timeline`]). For operators; nothing is decided by it.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::behind::Behind;
+use super::behind::{self, Behind};
 use super::events::{SentinelEvent, Step};
 use super::memory;
+use super::timeline::{self, Event, Head, What};
+use crate::lease::{Mark, Seen};
+use crate::pacemaker::Cib;
+use crate::permission::Granted;
+use crate::record::Record;
 
 /// What led to a failover came within this time before it, in seconds: `failover-timeout` is 180 s by default.
 const BEFORE: u64 = 200;
@@ -51,6 +57,15 @@ pub enum Cause {
 /// How the files' names begin.
 const PREFIX: &str = "failover-";
 
+/// And those of the notes.
+const NOTES: &str = "history-";
+
+/// What a Sentinel showed of a node's mark longer ago says nothing now: its looks come every 0.4 s, and it may be away.
+const SHOWN_FOR: Duration = Duration::from_secs(2);
+
+/// Notes that come sooner after each other have the time between them by the clock that nobody sets.
+const ONE_CLOCK: Duration = Duration::from_secs(60);
+
 /// The version of what stands in the files.
 const VERSION: u32 = 1;
 
@@ -63,7 +78,7 @@ struct Written {
 
 /// What is known of one master name.
 #[derive(Debug, Default)]
-struct Book {
+pub(super) struct Book {
     /// Sentinels agreed that the primary is down.
     down: Option<u64>,
     /// A Sentinel began a failover, while they agreed so or not.
@@ -71,13 +86,72 @@ struct Book {
     /// This node's keeper asked for one.
     asked: Option<(u64, String)>,
     last: Option<Failover>,
+    noted: Noted,
+}
+
+/// What was noted last, so that nothing is noted twice.
+#[derive(Debug, Default)]
+struct Noted {
+    clock: Option<Clock>,
+    /// The files' beginning.
+    head: String,
+    roles: Option<BTreeMap<String, Option<String>>>,
+    permission: Option<&'static str>,
+    waits: String,
+    marks: BTreeMap<String, Shown>,
+}
+
+/// What Sentinels show of a node's marks.
+#[derive(Debug, Default)]
+struct Shown {
+    /// By each Sentinel: when, and whether it may be open.
+    by: BTreeMap<usize, (Instant, bool)>,
+    may_be_open: Option<bool>,
+}
+
+/// The clock of notes that come one soon after the other.
+#[derive(Debug)]
+struct Clock {
+    began: (Instant, u64),
+    last: Instant,
+}
+
+impl Clock {
+    /// What to write for `now`, when the clock on the wall shows `wall`, in milliseconds. A clock that is stepped changes no time between
+    /// two notes of one failover.
+    fn read(this: &mut Option<Clock>, now: Instant, wall: u64) -> u64 {
+        let clock = match this {
+            Some(clock) if now.saturating_duration_since(clock.last) < ONE_CLOCK => clock,
+            _ => this.insert(Clock { began: (now, wall), last: now }),
+        };
+        clock.last = now;
+        let since = now.saturating_duration_since(clock.began.0).as_millis();
+        clock.began.1.saturating_add(since.try_into().unwrap_or(u64::MAX))
+    }
+}
+
+impl Shown {
+    /// Takes what one Sentinel shows, and says whether that changes what all of them come to. Of the first that is
+    /// so where it may be open: that nobody is, is known without.
+    fn take(&mut self, sentinel: usize, may_be_open: bool, now: Instant) -> bool {
+        self.by.insert(sentinel, (now, may_be_open));
+        self.by.retain(|_, (at, _)| now.saturating_duration_since(*at) < SHOWN_FOR);
+        let all = self.by.values().any(|(_, may_be_open)| *may_be_open);
+        self.may_be_open.replace(all).map_or(all, |before| before != all)
+    }
 }
 
 impl Book {
+    /// The last failover.
+    pub(super) fn last(&self) -> Option<&Failover> {
+        self.last.as_ref()
+    }
+
     /// Says whether there was a failover that was not known.
-    fn heard(&mut self, step: &Step, now: u64) -> bool {
+    pub(super) fn heard(&mut self, step: &Step, now: u64) -> bool {
         let recent = |at: u64| now.saturating_sub(at) <= BEFORE;
         match step {
+            Step::Silent | Step::Answers | Step::Promoting(_) | Step::Aborted(_) => {}
             Step::Down => self.down = Some(now),
             Step::Up => self.down = None,
             Step::Tried => {
@@ -108,7 +182,7 @@ impl Book {
     }
 
     /// The same of what this node's keeper has asked for. A Sentinel may have begun before its answer was read.
-    fn asked(&mut self, why: &str, now: u64) -> bool {
+    pub(super) fn asked(&mut self, why: &str, now: u64) -> bool {
         match &mut self.last {
             Some(last) if now.saturating_sub(last.at) <= 2 && last.cause == Cause::Requested => {
                 last.cause = Cause::Keeper(why.to_owned());
@@ -162,6 +236,7 @@ impl History {
         let mut books = self.lock();
         let book = books.entry(master.to_owned()).or_default();
         let new = book.asked(why, now());
+        self.note(master, book, What::Asked { why: why.to_owned() });
         drop(books);
         if new {
             self.keep(master);
@@ -169,11 +244,133 @@ impl History {
     }
 
     /// Takes note of a Sentinel's event. Of master names that this node has a gate for: a stranger could name any number of them.
-    pub fn heard(&self, event: &SentinelEvent) {
+    pub fn heard(&self, sentinel: SocketAddr, event: &SentinelEvent) {
         let Some(step) = &event.step else { return };
-        let new = self.lock().entry(event.master.clone()).or_default().heard(step, now());
+        let mut books = self.lock();
+        let book = books.entry(event.master.clone()).or_default();
+        let new = book.heard(step, now());
+        self.note(&event.master, book, What::Sentinel { sentinel, says: step.clone() });
+        drop(books);
         if new {
             self.keep(&event.master);
+        }
+    }
+
+    // --- Notes.
+
+    /// The keeper of the node `me` keeps `master` from now on.
+    pub fn begin(&self, master: &str, me: &str, record: &Record) {
+        let nodes = record.nodes().iter().map(|node| (node.name.clone(), node.address)).collect();
+        let head = Head { version: timeline::VERSION, master: master.to_owned(), node: me.to_owned() };
+        self.with(master, |book| {
+            book.noted = Noted { clock: book.noted.clock.take(), ..Noted::default() };
+            let begun = What::Begun { nodes };
+            let event = Event { at: book.now(), what: begun.clone() };
+            // A file that is begun anew shall know the nodes.
+            let lines = [serde_json::to_string(&head), serde_json::to_string(&event)];
+            book.noted.head = lines.into_iter().flatten().collect::<Vec<_>>().join("\n");
+            Some(begun)
+        });
+    }
+
+    /// What Pacemaker permits on this node.
+    pub fn permission(&self, master: &str, granted: Option<Granted>) {
+        let granted = match granted {
+            None => "none",
+            Some(Granted::Stopping) => "stopping",
+            Some(Granted::Started) => "started",
+            Some(Granted::Promoted) => "promoted",
+        };
+        self.with(master, |book| {
+            let before = book.noted.permission.replace(granted);
+            let new = before.is_some_and(|before| before != granted);
+            new.then(|| What::Permission { granted: granted.to_owned() })
+        });
+    }
+
+    /// Why this node's port is not opened yet, where it may be.
+    pub fn waits(&self, master: &str, why: &str) {
+        self.with(master, |book| {
+            let new = book.noted.waits != why;
+            new.then(|| {
+                why.clone_into(&mut book.noted.waits);
+                What::Waits { why: why.to_owned() }
+            })
+        });
+    }
+
+    /// This node's port was closed.
+    pub fn closed(&self, master: &str, node: &str, why: &str) {
+        self.with(master, |_| Some(What::Closed { node: node.to_owned(), why: why.to_owned() }));
+    }
+
+    /// This node's port is open.
+    pub fn opened(&self, master: &str, node: &str, epoch: u64) {
+        self.with(master, |book| {
+            book.noted.waits.clear();
+            Some(What::Opened { node: node.to_owned(), epoch })
+        });
+    }
+
+    /// What the cluster's configuration says of the nodes' roles.
+    pub fn roles(&self, master: &str, attribute: &str, cib: &Cib) {
+        let role =
+            |node: &crate::pacemaker::cib::Node| (node.name.clone(), node.permanent(attribute).map(str::to_owned));
+        let roles: BTreeMap<_, _> = cib.nodes.iter().map(role).collect();
+        let mut books = self.lock();
+        let book = books.entry(master.to_owned()).or_default();
+        let Some(before) = book.noted.roles.replace(roles.clone()) else { return };
+        for (node, role) in roles.into_iter().filter(|(node, role)| before.get(node) != Some(role)) {
+            self.note(master, book, What::Role { node, role });
+        }
+    }
+
+    /// What the Sentinel with this number shows of the other nodes' marks.
+    pub fn marks(&self, master: &str, sentinel: usize, seen: &[Seen<String>]) {
+        let now = Instant::now();
+        let mut books = self.lock();
+        let Some(book) = books.get_mut(master) else { return };
+        // A node has several lines while one of them is remade.
+        let mut newest: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+        for one in seen {
+            let Some(mark) = one.mark else { continue };
+            let of = newest.entry(&one.node).or_default();
+            if one.line >= of.0 {
+                *of = (one.line, mark != Mark::Closed);
+            }
+        }
+        for (node, (_, may_be_open)) in newest {
+            if !book.noted.marks.contains_key(node) {
+                book.noted.marks.insert(node.to_owned(), Shown::default());
+            }
+            let Some(shown) = book.noted.marks.get_mut(node) else { continue };
+            if shown.take(sentinel, may_be_open, now) {
+                let (node, open) = (node.to_owned(), shown.may_be_open == Some(true));
+                let what = if open { What::SeenOpen { node } } else { What::SeenClosed { node } };
+                self.note(master, book, what);
+            }
+        }
+    }
+
+    fn with(&self, master: &str, what: impl FnOnce(&mut Book) -> Option<What>) {
+        let mut books = self.lock();
+        if !books.contains_key(master) {
+            books.insert(master.to_owned(), Book::default());
+        }
+        let Some(book) = books.get_mut(master) else { return };
+        if let Some(what) = what(book) {
+            self.note(master, book, what);
+        }
+    }
+
+    /// Nothing is noted of a master name that no group keeps.
+    fn note(&self, master: &str, book: &mut Book, what: What) {
+        if book.noted.head.is_empty() {
+            return;
+        }
+        let event = Event { at: book.now(), what };
+        if let Ok(line) = serde_json::to_string(&event) {
+            self.files.append(&notes(&self.directory, master), &book.noted.head, &line);
         }
     }
 
@@ -190,6 +387,61 @@ impl History {
             self.files.put(&path, Some(text));
         }
     }
+}
+
+impl Book {
+    /// In milliseconds since 1970.
+    fn now(&mut self) -> u64 {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
+        Clock::read(&mut self.noted.clock, Instant::now(), wall.try_into().unwrap_or(u64::MAX))
+    }
+}
+
+/// The file of notes of `master`.
+fn notes(directory: &Path, master: &str) -> PathBuf {
+    directory.join(format!("{NOTES}{}", memory::file_name(master)))
+}
+
+/// A file of notes.
+#[derive(Debug)]
+pub struct Notes {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What stands there, or why it cannot be read.
+    pub text: io::Result<String>,
+}
+
+/// The files of notes in `directory`, those of each master name together, the older one first. The names are in the texts.
+///
+/// # Errors
+/// The directory cannot be read: other than by a keeper that was never there.
+pub fn texts(directory: &Path) -> io::Result<Vec<Vec<Notes>>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(NOTES) && !name.ends_with('~')
+    };
+    paths.retain(is_one);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::File::open(&path).and_then(|file| {
+            let mut bytes = Vec::new();
+            // Bounded by who writes it; a file of somebody else's need not be.
+            file.take(2 * behind::LONGEST).read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        });
+        Notes { path, text }
+    };
+    let of_one = |path: PathBuf| {
+        let older = behind::before(&path);
+        let older = older.exists().then(|| read(older));
+        older.into_iter().chain([read(path)]).collect()
+    };
+    Ok(paths.into_iter().map(of_one).collect())
 }
 
 fn now() -> u64 {
@@ -266,5 +518,79 @@ mod tests {
         fs::write(path.join("failover-my%2Fmaster"), newer).unwrap();
         fs::write(path.join("failover-other"), "{").unwrap();
         assert_eq!(next().last("my/master"), None);
+    }
+
+    #[test]
+    fn nothing_is_noted_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Behind::begin();
+        let history = History::under(directory.path(), &files);
+        let record =
+            Record::parse(&format!("{}@10.0.0.1:26379", "a".repeat(40)), "node1=10.0.0.1:6379 node2=10.0.0.2:6379");
+        let seen = |marks: &[(u64, Mark)]| -> Vec<Seen<String>> {
+            let one = |(line, mark): &(u64, Mark)| Seen { line: *line, node: "node2".to_owned(), mark: Some(*mark) };
+            marks.iter().map(one).collect()
+        };
+        let held = |nonce| Mark::Held { length: 2_000_000, nonce };
+        let cib = |role: &str| {
+            crate::pacemaker::cib::parse(&format!(
+                "<cib><configuration><nodes><node id=\"1\" uname=\"node1\"><instance_attributes id=\"i\"><nvpair id=\"n\" \
+                 name=\"redis_role\" value=\"{role}\"/></instance_attributes></node></nodes></configuration></cib>"
+            ))
+            .unwrap()
+        };
+        // Of a master name that nobody keeps.
+        history.closed("m", "node1", "why");
+        history.begin("m", "node1", &record.unwrap());
+        for granted in [Some(Granted::Promoted), Some(Granted::Promoted), None, None] {
+            history.permission("m", granted);
+        }
+        for why in ["a", "a", "b"] {
+            history.waits("m", why);
+        }
+        for role in ["primary", "primary", "replica"] {
+            history.roles("m", "redis_role", &cib(role));
+        }
+        history.marks("m", 0, &seen(&[(1, held(1))]));
+        history.marks("m", 1, &seen(&[(1, held(1))]));
+        // The new line counts, not the one that it replaces.
+        history.marks("m", 0, &seen(&[(2, Mark::Closed), (1, held(1))]));
+        history.marks("m", 1, &seen(&[(2, Mark::Closed)]));
+        history.marks("m", 0, &seen(&[(2, held(2))]));
+        history.marks("m", 0, &seen(&[(2, held(3))]));
+        history.opened("m", "node1", 7);
+        history.waits("m", "b");
+        files.flush(Duration::from_secs(20));
+        let texts = texts(directory.path()).unwrap();
+        let [Notes { text: Ok(text), .. }] = texts[0].as_slice() else { panic!("{texts:?}") };
+        let file = timeline::read(text).unwrap();
+        assert_eq!((texts.len(), file.head.master.as_str(), file.not_understood), (1, "m", 0));
+        let node2 = || "node2".to_owned();
+        let rest: Vec<What> = file.events.into_iter().map(|event| event.what).collect();
+        let waits = |why: &str| What::Waits { why: why.to_owned() };
+        assert_eq!(
+            rest[2..],
+            [
+                What::Permission { granted: "none".into() },
+                waits("a"),
+                waits("b"),
+                What::Role { node: "node1".into(), role: Some("replica".into()) },
+                What::SeenOpen { node: node2() },
+                What::SeenClosed { node: node2() },
+                What::SeenOpen { node: node2() },
+                What::Opened { node: "node1".into(), epoch: 7 },
+                waits("b"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stepped_clock_changes_no_time_between_two_notes() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let mut clock = None;
+        let read = [(0, 5_000_000), (700, 1_000), (60_000, 9_000), (120_500, 77_000)]
+            .map(|(ms, wall)| Clock::read(&mut clock, at(ms), wall));
+        assert_eq!(read, [5_000_000, 5_000_700, 5_060_000, 77_000]);
     }
 }

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::behind::Behind;
 
 /// Where the files are. They outlast a reboot: a Redis that came back with its machine has restarted, too.
-pub(crate) const DIRECTORY: &str = "/var/lib/rolegate";
+pub const DIRECTORY: &str = "/var/lib/rolegate";
 
 /// The kernel's number for this boot: what was open before it is not any more.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -37,8 +37,18 @@ pub struct Remembered {
     pub this_boot: bool,
 }
 
+/// The version of what stands in the files. Of another one nothing is taken over: what is open is closed, and acquired anew.
+const VERSION: u32 = 1;
+
+/// That of files without one.
+fn first_version() -> u32 {
+    1
+}
+
 #[derive(Serialize, Deserialize)]
 struct Written {
+    #[serde(default = "first_version")]
+    version: u32,
     boot: String,
     held: bool,
     last: Run,
@@ -75,6 +85,10 @@ impl Memory {
             }
         };
         match serde_json::from_str::<Written>(&text) {
+            Ok(Written { version, .. }) if version != VERSION => {
+                warn!("cannot understand {}: its version is {version}, not {VERSION}", self.path.display());
+                Remembered::default()
+            }
             Ok(written) => {
                 let this_boot = written.boot == self.boot && !self.boot.is_empty();
                 Remembered { held: written.held && this_boot, last: Some(written.last), this_boot }
@@ -88,7 +102,7 @@ impl Memory {
 
     /// Has it replaced some time soon. The lease does not need what cannot be written.
     pub fn write(&self, last: Option<&Run>, held: bool) {
-        let written = last.map(|run| Written { boot: self.boot.clone(), held, last: run.clone() });
+        let written = last.map(|run| Written { version: VERSION, boot: self.boot.clone(), held, last: run.clone() });
         self.files.put(&self.path, written.and_then(|written| serde_json::to_string(&written).ok()));
     }
 }
@@ -145,7 +159,13 @@ mod tests {
         let lost = Remembered { held: false, last: Some(run("1")), this_boot: false };
         assert_eq!(then("other", &|memory| memory.write(Some(&run("1")), true)), lost);
         assert_eq!(then("", &|_| {}), lost);
-        fs::write(directory.path().join("lease-Redis%2FGate"), "held = ").unwrap();
+        let path = directory.path().join("lease-Redis%2FGate");
+        let text = fs::read_to_string(&path).unwrap();
+        for (version, known) in [("", true), ("\"version\":1,", true), ("\"version\":2,", false)] {
+            fs::write(&path, text.replace("\"version\":1,", version)).unwrap();
+            assert_eq!(then("this", &|_| {}).last.is_some(), known, "{version}");
+        }
+        fs::write(&path, "held = ").unwrap();
         assert_eq!(then("this", &|_| {}), Remembered::default());
     }
 }

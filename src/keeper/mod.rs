@@ -20,6 +20,7 @@ mod restart;
 mod roles;
 pub mod socket;
 pub mod stand;
+pub mod timeline;
 mod veto;
 
 use std::collections::BTreeMap;
@@ -202,7 +203,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         for address in wanted {
             listeners.entry(address).or_insert_with(|| {
                 let (wires, history) = (wires.clone(), history.clone());
-                let tell = move |event| wires.tell(event, &history);
+                let tell = move |event| wires.tell(address, event, &history);
                 tokio::spawn(events::listen(address, settings.sentinel.clone(), tell))
             });
         }
@@ -410,12 +411,12 @@ impl Wires {
         self.lock().iter().filter(|wire| concerned(wire)).filter_map(|wire| wire.notes.upgrade()).collect()
     }
 
-    fn tell(&self, event: SentinelEvent, history: &History) {
+    fn tell(&self, sentinel: SocketAddr, event: SentinelEvent, history: &History) {
         let concerned = self.to(|wire| wire.master == event.master);
         if concerned.is_empty() {
             return;
         }
-        history.heard(&event);
+        history.heard(sentinel, &event);
         for notes in concerned {
             // One that is that far behind looks by itself.
             let _full = notes.try_send(Note::Event(event.clone()));

@@ -96,7 +96,7 @@ impl Keeper {
                 self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE);
                 // Once, not every few seconds for hours.
                 if self.said != why {
-                    warn!("the role attribute is not written: {why}");
+                    warn!(REASON = %why, "the role attribute is not written: {why}");
                     self.said = why;
                 }
             }

@@ -146,6 +146,8 @@ pub struct Down {
 
 /// Who it is about.
 pub struct Site {
+    /// This node's name.
+    pub me: String,
     /// The master name.
     pub master: String,
     /// The gate resource.
@@ -534,20 +536,20 @@ impl Keeper {
             Done::HandOver(Ok(sentinel)) => {
                 self.has_asked(|this| &mut this.hands_over);
                 self.site.history.asked(&master, "Pacemaker refused the primary's node");
-                warn!(MASTER = %master, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
+                warn!(MASTER = %master, NODE = %self.site.me, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
                 return;
             }
             Done::Begun(Ok(sentinel)) => {
                 self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary was down, and no failover went on");
-                warn!(MASTER = %master, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
+                warn!(MASTER = %master, NODE = %self.site.me, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
             Done::Lost(None) => return,
             Done::Lost(Some(Ok(sentinel))) => {
                 self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary's node was lost");
-                warn!(MASTER = %master, REASON = "lost", "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover");
+                warn!(MASTER = %master, NODE = %self.site.me, REASON = "lost", "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover");
                 return;
             }
             Done::Lost(Some(Err(why))) => ("the primary's node is lost, and no Sentinel begins a failover", why),
@@ -562,7 +564,7 @@ impl Keeper {
         };
         // Once, not every few seconds for hours.
         if self.said.get(what) != Some(&why) {
-            info!(MASTER = %master, "{master}: {what}: {why}");
+            info!(MASTER = %master, NODE = %self.site.me, REASON = %why, "{master}: {what}: {why}");
             self.said.insert(what, why);
         }
     }

@@ -4,6 +4,7 @@
 pub mod cib;
 pub mod crm_mon;
 mod rules;
+pub(crate) use rules::moment;
 
 use std::path::Path;
 use std::time::Duration;

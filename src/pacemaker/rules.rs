@@ -93,7 +93,7 @@ impl Dates {
 
 /// Seconds since 1970 of a time as Pacemaker's tools write it: date, a space or T, time, zone (`Z` or an offset). Without a zone it is the
 /// local time of who reads it, which is not known here.
-fn moment(text: &str) -> Option<i64> {
+pub(crate) fn moment(text: &str) -> Option<i64> {
     let text = text.trim();
     let (date, rest) = text.split_at_checked(10)?;
     let rest = rest.strip_prefix([' ', 'T'])?.trim_start();

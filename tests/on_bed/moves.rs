@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use rolegate::command::Cmd;
+use serde_json::Value;
 
+use super::cli::rolegate;
 use crate::OnBed;
 use crate::bed::gates::{self, configure, open_gates, role};
 use crate::bed::load::{Bounds, Load, Report, Writer};
@@ -153,6 +155,42 @@ fn killed(bed: &Bed) -> Result<()> {
     ensure!(waiting.lost == 0, "{} writes that a replica had confirmed are lost", waiting.lost);
     for writer in report.writers.iter().filter(|writer| writer.name.starts_with("proxied")) {
         ensure!(writer.servers.len() >= 2, "{} did not go on: {:?}", writer.name, writer.last_error);
+    }
+    told(bed, old.name())
+}
+
+/// That each node tells the failover from the old primary's closing to the new one's opening, and the journal has both.
+fn told(bed: &Bed, old: &str) -> Result<()> {
+    let new = settled(bed)?;
+    for node in bed.nodes() {
+        let said = rolegate(&node, &["history", "--last", "1", "--json"])?;
+        let failover = &serde_json::from_str::<Value>(&said.text)?["masters"][0]["failovers"][0];
+        let texts: Vec<_> =
+            failover["steps"].as_array().into_iter().flatten().filter_map(|step| step["text"].as_str()).collect();
+        ensure!(
+            said.code == 0 && (failover["from"] == old && failover["to"] == new.name()),
+            "{}: {failover:#}",
+            node.name()
+        );
+        ensure!(
+            failover["closed"]["node"] == old && failover["opened"]["node"] == new.name(),
+            "{}: {failover:#}",
+            node.name()
+        );
+        // Up to two looks at marks lie between what two nodes see.
+        let closed = failover["closed_for_ms"].as_u64().context("how long it was closed")?;
+        ensure!((200..30_000).contains(&closed), "{}: closed for {closed} ms", node.name());
+        let place = |part: &str| texts.iter().position(|text| text.contains(part));
+        let opened = place(&format!("{}: open", new.name()));
+        // The closing is seen late.
+        for first in [&["+try-failover", "+switch-master"][..], &[&format!("{old}: closed")]] {
+            let order: Vec<_> = first.iter().map(|part| place(part)).chain([opened]).collect();
+            ensure!(order.iter().all(Option::is_some) && order.is_sorted(), "{}: {order:?} in {texts:#?}", node.name());
+        }
+    }
+    for (node, wanted) in [(bed.host(old)?, "closed"), (new, "open")] {
+        let all = node.ask("journalctl", &["-q", "-o", "cat", "MASTER=mymaster", &format!("NODE={}", node.name())])?;
+        ensure!(all.contains(&format!("6381 is {wanted} for writing")), "{}: {all}", node.name());
     }
     Ok(())
 }

@@ -13,10 +13,13 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use tracing::info;
+
 use self::course::{ASKS_WITHIN, Act, Course, End, Named, Position, Seen, Standing, To, Watched};
 pub(super) use self::interruption::Interruption;
 use self::preflight::{Judgement, Party, Plan, Scene, Told};
 use super::facts;
+use super::fence::operator;
 use super::{Gate, Stop, gates, probe, say};
 use crate::exit::CliCode;
 use crate::instance::{self, ServerRole};
@@ -760,6 +763,13 @@ impl Doing {
                 self.take_up(&self.plan.old.name.clone());
             }
         }
+        let (master, target) = (&self.master, &self.plan.target.name);
+        let (node, outcome) = match &end.to {
+            To::Forward(node) => (node, "takes writes".to_owned()),
+            To::Closed(node) => (node, "is primary, and was not seen to take writes".to_owned()),
+            To::Back(why) | To::Open(why) => (&self.plan.old.name, format!("stays primary: {why}")),
+        };
+        info!(MASTER = %master, NODE = %node, ROLE = "primary", REASON = "switchover", OPERATOR = operator(), "{master}: switchover to {target}: {node} {outcome}");
         for marked in self.marked.iter().filter(|_| end.left) {
             say(format!(
                 "{} of {} was not seen put back: the keeper there does it within 5 s",
