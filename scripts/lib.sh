@@ -45,6 +45,17 @@ need_cargo() {
 	fi
 }
 
+# What makes a Debian package of a Cargo project. A debug build: it does the same.
+need_cargo_deb() {
+	export PATH="$PATH:$project/target/tools/bin"
+	if ! command -v cargo-deb >/dev/null; then
+		need_packages gcc libc6-dev pkgconf liblzma-dev
+		echo "installing cargo-deb" >&2
+		cargo install --quiet --locked --debug --root "$project/target/tools" --target-dir "$project/target/tools/build" cargo-deb@3.8.0 >&2
+	fi
+	need_packages dpkg-dev binutils
+}
+
 # What the bed itself runs with on this machine.
 need_bed_packages() {
 	need_packages mmdebstrap systemd-container iproute2 nftables util-linux mount procps ca-certificates
@@ -84,6 +95,8 @@ run_bed() {
 	need_root
 	need_bed_packages
 	need_cargo
+	# Its hosts install the package.
+	need_cargo_deb
 	(cd "$project" && cargo build --locked --profile "$profile" --features bed --bins)
 	# A heap arena for each thread: one that watches a firewall each 5 ms must not wait for a lock whose holder has no
 	# processor just now.

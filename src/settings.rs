@@ -308,6 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_is_installed_shows_the_defaults() {
+        let text = include_str!("../contrib/rolegate.toml");
+        assert_eq!(parse(text).unwrap(), Settings::default());
+        let shown: Vec<_> = text
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|key| key.contains(" = ")).unwrap_or(line))
+            .collect();
+        assert_eq!(parse(&shown.join("\n")).unwrap(), Settings::default());
+        // Those that have none.
+        let keys: Vec<_> = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line))
+            .collect();
+        let error = parse(&keys.join("\n")).unwrap_err();
+        assert!(matches!(&error, SettingsError::Unreadable { .. }) && text.contains("\n#user = "), "{error}");
+    }
+
+    #[test]
     fn reads_each_key() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("redis.password");

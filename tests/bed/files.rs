@@ -8,14 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rolegate::command::Cmd;
 
 use super::{Bed, CLIENTS, NODES, Options, Server, address, address6, hosts, project};
 
-/// Where `scripts/install` puts the hook. Sentinel calls it if it is there.
+/// Where the package has the hook. Sentinel calls it if it is there.
 pub(super) const HOOK: &str = "usr/lib/rolegate/rolegate-hook";
 
-/// The unit that `scripts/install` installs; enabled there where systemd runs.
-const KEEPER: &str = "rolegate-keeper";
+/// By which the package has the keeper started at boot.
+const KEEPER: &str = "etc/systemd/system/multi-user.target.wants/rolegate-keeper.service";
+
+/// Where the package is on the hosts' disks.
+pub(crate) const PACKAGE: &str = "/opt/rolegate/rolegate.deb";
+
 /// Units of a client host.
 const CLIENT_UNITS: [&str; 1] = ["haproxy"];
 
@@ -82,16 +87,20 @@ impl Bed {
             Some(dir) => dir.clone(),
             None => beside_this_program()?,
         };
+        let built = package(&programs, None, &programs.join("package"))?;
+        let package = Path::new(PACKAGE.trim_start_matches('/'));
+        let on_disk = self.jail().path(destination).join(package);
+        fs::create_dir_all(on_disk.parent().unwrap_or(destination))?;
+        fs::copy(&built, &on_disk).with_context(|| on_disk.display().to_string())?;
         if self.options().by_hand {
-            return self.copy_project(destination, &programs);
+            return Ok(());
         }
         self.jail()
-            .cmd(&project().join("scripts/install").to_string_lossy())
-            .arg("--programs")
-            .arg(programs)
-            .arg("--destdir")
+            .cmd("chroot")
             .arg(destination)
-            .deadline(Duration::from_secs(30))
+            // Nobody reads this disk after a power cut before it is complete.
+            .args(["dpkg", "--force-unsafe-io", "--install", PACKAGE])
+            .deadline(Duration::from_secs(60))
             .run()
             .context("installing rolegate on the hosts")?;
         Ok(())
@@ -109,6 +118,10 @@ impl Bed {
                 _ => haproxy(),
             };
             append(root, "etc/haproxy/haproxy.cfg", &haproxy)?;
+            match fs::remove_file(root.join(KEEPER)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(KEEPER),
+                _ => {}
+            }
             return enable(root, &CLIENT_UNITS);
         }
         write(root, "etc/corosync/corosync.conf", &corosync(&self.options().name))?;
@@ -120,10 +133,6 @@ impl Bed {
         write(root, sentinel_config, &self.sentinel(&sentinel, hook)?)?;
         super::variant::configure(self.options(), host, root)?;
         enable(root, &self.node_units())?;
-        if hook {
-            let link = format!("etc/systemd/system/multi-user.target.wants/{KEEPER}.service");
-            symlink(format!("../{KEEPER}.service"), root.join(&link)).with_context(|| link)?;
-        }
         Ok(())
     }
 
@@ -163,9 +172,26 @@ impl Bed {
     }
 }
 
+/// Builds the Debian package in the directory `output`, with another version than its own where one is given.
+pub(crate) fn package(programs: &Path, version: Option<&str>, output: &Path) -> Result<PathBuf> {
+    let said = Cmd::new(project().join("scripts/deb"))
+        .arg("--fast")
+        .arg("--programs")
+        .arg(programs)
+        .arg("--output")
+        .arg(output)
+        .args(version.into_iter().flat_map(|version| ["--version", version]))
+        // It builds what builds it, where that is missing.
+        .deadline(Duration::from_secs(1500))
+        .run()
+        .context("building the package: scripts/deb")?
+        .text();
+    Ok(PathBuf::from(said.lines().last().unwrap_or_default()))
+}
+
 /// The programs of the profile with which this program was built: `target/PROFILE`, while it runs
 /// from there or from `deps/`.
-fn beside_this_program() -> Result<PathBuf> {
+pub(crate) fn beside_this_program() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let dir = program.parent().context("a program lies in a directory")?;
     Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned())

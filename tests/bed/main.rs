@@ -171,7 +171,7 @@ struct Up {
     /// A second master name, cache.
     #[arg(long)]
     second: bool,
-    /// rolegate is not installed, but can be: in each node, /opt/rolegate/scripts/install --programs /opt/rolegate/programs
+    /// rolegate is not installed, but can be: in each node, dpkg -i /opt/rolegate/rolegate.deb
     #[arg(long)]
     by_hand: bool,
     /// The Debian release of the hosts.

@@ -1,6 +1,6 @@
 //! A bed: three cluster nodes and two client hosts, booted on this machine for tests, demo and
 //! benchmarks. Each is a whole Debian with systemd as PID 1, real corosync, Pacemaker, Redis or Valkey,
-//! Sentinel and netfilter from Debian's own units, and rolegate as `scripts/install` installs it.
+//! Sentinel and netfilter from Debian's own units, and rolegate as its own package installs it.
 //!
 //! # Use
 //! ```ignore
@@ -32,7 +32,7 @@
 //! - [`net`]: the switch: cables, partitions, one-way cuts; running code in a host's network.
 //! - [`host`]: one machine: boot, power cut, freeze, commands, signals.
 //! - [`files`]: what is written onto the machines' disks before they boot.
-//! - [`variant`]: what a bed may have beyond the usual: passwords, a second master name, rolegate installed by hand.
+//! - [`variant`]: what a bed may have beyond the usual: passwords, a second master name, the package installed by hand.
 //! - [`cluster`]: waiting until cluster, replication and Sentinels are well; logs.
 //! - [`load`]: writers that count what was acknowledged, by whom, and what is still there.
 //! - [`watch`]: which gates are open and whom Sentinels name, seen from outside on one clock.
@@ -150,7 +150,7 @@ pub struct Options {
     pub secured: bool,
     /// A second master name, `cache`, beside the first: see [`variant::CACHE`].
     pub second: bool,
-    /// rolegate is not installed, but ready to be: see [`Host::install`].
+    /// rolegate is not installed; its package is there: see [`Host::install`].
     pub by_hand: bool,
     /// Sentinel's down-after-milliseconds.
     pub down_after: Duration,

@@ -7,10 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rolegate::command::Cmd;
 
 use super::files::{HOOK, append, write};
-use super::{Bed, Host, NODES, Options, address, project};
+use super::{Host, NODES, Options, address, project};
 
 /// A master name of a bed, with its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +63,6 @@ pub const PASSWORD: &str = "all-rights-0f3b";
 pub const REDIS_SECRET: &str = "gate-at-redis-77c1";
 /// See [`REDIS_SECRET`].
 pub const SENTINEL_SECRET: &str = "gate-at-sentinel-5ad9";
-
-/// Where the project's files are on a host onto which rolegate is put by hand.
-pub const ON_HOST: &str = "/opt/rolegate";
 
 impl Options {
     /// The bed's master names.
@@ -165,28 +161,11 @@ fn settings(root: &Path) -> Result<()> {
     Ok(())
 }
 
-impl Bed {
-    /// Puts what `scripts/install` needs onto the disk that all hosts share: what an operator copies there who builds
-    /// elsewhere.
-    pub(super) fn copy_project(&self, shared: &Path, programs: &Path) -> Result<()> {
-        let there = shared.join(ON_HOST.trim_start_matches('/'));
-        self.jail().make_dirs([there.join("scripts"), there.join("programs")])?;
-        let run = |cmd: Cmd| cmd.deadline(Duration::from_secs(60)).run().context("copying the project onto the hosts");
-        run(self.jail().cmd("cp").arg(project().join("scripts/install")).arg(there.join("scripts")))?;
-        run(self.jail().cmd("cp").arg("-r").arg(project().join("ocf")).arg(&there))?;
-        for name in ["rolegate", "rolegate-port", "rolegate-keeper", "rolegate-hook", "rolegate-agent"] {
-            // Without what a debugger wants: each host makes copies of its own.
-            let copy = there.join("programs").join(name);
-            run(self.jail().cmd("strip").arg("-o").arg(copy).arg(programs.join(name)))?;
-        }
-        Ok(())
-    }
-}
-
 impl Host<'_> {
-    /// README's first step, on the running host: `scripts/install`, the programs built elsewhere. What it said.
-    pub fn install(&self) -> Result<String> {
-        let script = format!("{ON_HOST}/scripts/install --programs {ON_HOST}/programs 2>&1");
+    /// README's first step, on the running host: the package at `path` there is installed, or upgraded to. What that said.
+    pub fn install(&self, path: &str) -> Result<String> {
+        // The settings that the bed has written stay.
+        let script = format!("DEBIAN_FRONTEND=noninteractive dpkg --force-confold --install {path} 2>&1");
         Ok(self.sh_within(Duration::from_secs(60), &script)?.text())
     }
 

@@ -304,7 +304,9 @@ fn hook(bed: &Bed) -> Result<()> {
             let (name, user) = (bed.server().sentinel(), bed.server().user());
             let unit =
                 node.ask("systemctl", &["show", name, "-p", "NoExecPaths", "-p", "DropInPaths", "-p", "User"])?;
-            let dropin = format!("DropInPaths=/etc/systemd/system/{name}.service.d/rolegate.conf");
+            let dropin = format!("DropInPaths=/usr/lib/systemd/system/{name}.service.d/rolegate.conf");
+            // /lib is /usr/lib.
+            let unit = unit.replace("=/lib/", "=/usr/lib/");
             for line in ["NoExecPaths=/", &format!("User={user}"), &dropin] {
                 ensure!(unit.lines().any(|found| found == line), "{}: no {line} in {unit}", node.name());
             }

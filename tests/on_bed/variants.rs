@@ -1,6 +1,8 @@
-//! What the usual bed does not have: rolegate installed on running hosts by `scripts/install`, Redis and Sentinels with
+//! What the usual bed does not have: rolegate's package installed on running hosts, Redis and Sentinels with
 //! passwords and ACL users, and a second master name.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,13 +12,15 @@ use anyhow::{Context, Result, ensure};
 use super::cli::rolegate;
 use super::moves::{hook, nothing_stale, with_writers};
 use crate::OnBed;
+use crate::bed::files::{PACKAGE, beside_this_program, package};
 use crate::bed::gates::{self, open_on, role};
 use crate::bed::load::{Bounds, Load, Report, Writer};
 use crate::bed::variant::{CACHE, MYMASTER, Master, PASSWORD};
 use crate::bed::{Bed, CLIENTS, Host, NODES, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
-    ("scripts_install_works_on_a_running_host_and_a_second_run_changes_nothing", install),
+    ("the_package_works_on_running_hosts_and_its_purge_leaves_nothing", install),
+    ("upgrading_the_package_under_a_writer_cuts_nothing", upgrade),
     ("with_the_least_rights_writers_go_on_and_another_master_name_is_left_alone", least_rights),
     ("the_hook_reads_the_passwords_as_sentinel_s_user", hook_reads),
     ("a_wrong_password_is_named_and_never_shown", wrong_password),
@@ -25,16 +29,11 @@ pub const TRIALS: &[(&str, OnBed)] = &[
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What `scripts/install` installs.
-const INSTALLED: &str = "/usr/sbin/rolegate* /usr/lib/rolegate /usr/lib/ocf/resource.d/rolegate \
-                         /etc/systemd/system/*/rolegate.conf /etc/systemd/system/rolegate-keeper.service \
-                         /etc/systemd/system/multi-user.target.wants/rolegate-keeper.service";
-
 /// A bed on which README's steps have been done up to a gate for each master name, all of them open on their primaries.
 fn prepared(bed: &Bed) -> Result<()> {
     for node in bed.nodes() {
         if node.sh("test -e /usr/sbin/rolegate").is_err() {
-            node.install()?;
+            node.install(PACKAGE)?;
         }
         if node.sh("grep -q client-reconfig-script.*cache /etc/redis/sentinel.conf").is_err() {
             node.let_sentinel_call_the_hook(bed.options().masters())?;
@@ -74,10 +73,40 @@ pub(super) fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
     on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-keeper", "--since", &since])
 }
 
+/// What a node has outside of logs, caches and what its services write all the time.
+fn files(on: &Host<'_>) -> Result<BTreeSet<String>> {
+    let script = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log -o -path /var/cache \
+                  -o -path /var/lib/dpkg -o -path /var/lib/pacemaker -o -path /var/lib/corosync -o -path /var/lib/redis \
+                  -o -path /var/lib/systemd -o -path /run/systemd -o -path /run/log \\) -prune -o -print; \
+                  find /run/rolegate /var/lib/systemd/deb-systemd-helper* 2>/dev/null || true; nft list tables";
+    Ok(on.sh_within(LONG, script)?.text().lines().map(str::to_owned).collect())
+}
+
 fn install(bed: &Bed) -> Result<()> {
+    let last = bed.host(NODES[2])?;
+    if last.sh("test -e /usr/sbin/rolegate").is_err() {
+        let (before, settings) = (files(&last)?, "/etc/rolegate/rolegate.toml");
+        last.sh(&format!("cp -p {settings} /tmp"))?;
+        last.install(PACKAGE)?;
+        last.sh(
+            "systemctl enable --now rolegate-metrics.timer; rolegate-port baseline; rolegate-port open ro --for 20s",
+        )?;
+        last.sh("ls /etc/rolegate/rolegate.toml /usr/share/man/man8/rolegate-history.8.gz")?;
+        wait_for("the keeper's files", LONG, || {
+            last.sh("test -e /run/rolegate/keeper.sock && test -d /var/lib/rolegate")
+        })?;
+        ensure!(files(&last)?.len() > before.len() + 40, "nothing was installed");
+        last.sh_within(LONG, "dpkg --purge rolegate")?;
+        let after = files(&last)?;
+        let (left, gone): (Vec<_>, Vec<_>) = (after.difference(&before).collect(), before.difference(&after).collect());
+        // The settings are the package's since it was installed; the passwords are not.
+        ensure!(left.is_empty() && gone == [settings], "purge has left {left:?} and taken {gone:?}");
+        last.sh(&format!("cp -p /tmp/rolegate.toml {settings}"))?;
+        ensure!(last.sh("pidof rolegate-keeper").is_err(), "the keeper runs on");
+    }
     for node in bed.nodes() {
         let fresh = node.sh("test -e /usr/sbin/rolegate").is_err();
-        let said = node.install()?;
+        let said = node.install(PACKAGE)?;
         // Sentinel runs with what its unit said before.
         ensure!(!fresh || said.contains("systemctl restart redis-sentinel"), "{}: {said:?}", node.name());
         for (property, wanted) in [("ActiveState", "active"), ("UnitFileState", "enabled"), ("NeedDaemonReload", "no")]
@@ -85,29 +114,52 @@ fn install(bed: &Bed) -> Result<()> {
             let value = node.ask("systemctl", &["show", "-P", property, "rolegate-keeper"])?;
             ensure!(value == wanted, "{}: {property} of rolegate-keeper is {value}", node.name());
         }
-        let dropin = node.ask("systemctl", &["show", "-P", "DropInPaths", "redis-sentinel"])?;
-        ensure!(dropin.contains("redis-sentinel.service.d/rolegate.conf"), "{}: {dropin:?}", node.name());
+        for unit in ["redis-sentinel", "pacemaker"] {
+            let dropin = node.ask("systemctl", &["show", "-P", "DropInPaths", unit])?;
+            ensure!(dropin.contains(&format!("{unit}.service.d/rolegate.conf")), "{}: {dropin:?}", node.name());
+        }
     }
+    prepared(bed)
+}
+
+fn upgrade(bed: &Bed) -> Result<()> {
     prepared(bed)?;
-    // Again, on the primary, under the eyes of a client that stays connected.
-    let node = bed.primary()?;
-    let target = SocketAddr::new(node.address().parse()?, MYMASTER.rw);
+    let (primary, bystander) = (bed.primary()?, bed.primary_of(&CACHE)?);
+    let target = SocketAddr::new(primary.address().parse()?, MYMASTER.rw);
     let writer = Writer::to("stays", CLIENTS[0], target);
-    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(60) })?;
-    let files = |node: &Host| {
-        Ok::<_, anyhow::Error>(
-            node.sh(&format!("ls -lR --time-style=+ {INSTALLED}; cat $(find {INSTALLED} -type f) | md5sum"))?.text(),
-        )
-    };
-    let (before, keeper) = (files(&node)?, node.ask("pidof", &["rolegate-keeper"])?);
-    let said = node.install()?;
-    ensure!(said.is_empty(), "nothing was new to anybody: {said:?}");
-    ensure!(files(&node)? == before, "a second run changed {before} to {}", files(&node)?);
-    let now = node.ask("pidof", &["rolegate-keeper"])?;
-    ensure!(now != keeper, "the keeper that was there goes on with the old program");
-    thread::sleep(Duration::from_secs(4));
-    let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
-    undisturbed(&report)
+    let newer =
+        package(&beside_this_program()?, Some("0.1.0-1+trial"), &std::env::temp_dir().join(&bed.options().name))?;
+    let since = SystemTime::now();
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(90) })?;
+    // The primary's node in between: one side of it is older, the other newer.
+    let mut order: Vec<Host> = bed.nodes().filter(|node| node.name() != primary.name()).collect();
+    order.insert(1, primary);
+    for node in &order {
+        let there = "opt/rolegate/newer.deb";
+        fs::copy(&newer, node.root().join(there))?;
+        let keeper = node.ask("pidof", &["rolegate-keeper"])?;
+        let said = node.install(&format!("/{there}"))?;
+        ensure!(!said.contains("systemctl restart"), "Sentinel runs as it should: {said:?}");
+        let version = node.ask("dpkg-query", &["-W", "-f", "${Version}", "rolegate"])?;
+        ensure!(version == "0.1.0-1+trial", "{}: {version}", node.name());
+        let now = node.ask("pidof", &["rolegate-keeper"])?;
+        ensure!(now != keeper, "{}: the keeper that was there goes on with the old program", node.name());
+        thread::sleep(Duration::from_secs(3));
+    }
+    fs::remove_dir_all(newer.parent().context("a directory of its own")?)?;
+    // As long as Pacemaker needs the agents they stay, and all goes on.
+    let refused = primary.sh("! dpkg --remove rolegate 2>&1")?.text();
+    ensure!(refused.contains("pcs cluster stop"), "{refused}");
+    thread::sleep(Duration::from_secs(3));
+    let redis = SocketAddr::new(target.ip(), MYMASTER.redis);
+    undisturbed(&load.stop()?.verify(bed, CLIENTS[0], redis)?)?;
+    for (node, master) in [(&primary, &MYMASTER), (&bystander, &CACHE)] {
+        let log = keeper_log(node, since)?;
+        let port = format!("{}: {}", master.name, master.rw);
+        ensure!(log.contains(&format!("{port} stays open for writing")), "no lease was taken over: {log}");
+        ensure!(!log.contains(&format!("{port} is closed")), "the lease was lost: {log}");
+    }
+    bed.options().masters().iter().try_for_each(|master| well(bed, master))
 }
 
 /// What `ACL LOG`, with these words behind it, answers on each node.
