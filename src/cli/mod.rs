@@ -50,7 +50,7 @@ use crate::together::together;
     name = "rolegate",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 well or done, 1 done but look, 2 outage or refused, 3 could not tell"
+    after_help = "Exit codes: 0 well or done, 1 done, but look, 2 outage or refused, 3 unknown"
 )]
 struct Cli {
     #[command(subcommand)]

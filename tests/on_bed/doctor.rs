@@ -360,7 +360,7 @@ fn private(toml: &str, line: &str) -> String {
 fn here(bed: &Bed) -> Result<()> {
     let [primary, node, _] = three(bed)?;
     let unit = bed.server().sentinel();
-    let dropin = format!("/etc/systemd/system/{unit}.service.d/rolegate.conf");
+    let dropin = format!("/usr/lib/systemd/system/{unit}.service.d/rolegate.conf");
     turn(
         &node,
         &[

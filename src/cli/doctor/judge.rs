@@ -782,7 +782,7 @@ fn sentinel_here(facts: &Facts, book: &mut Book) {
     }
     let properties = machine.units.as_ref().and_then(|units| units.as_ref().ok()).and_then(|units| units.get(unit));
     let dropin = format!(
-        "scripts/install puts {unit}.d/rolegate.conf there; then systemctl daemon-reload; systemctl restart {unit}"
+        "the package has it ({unit}.d/rolegate.conf below /usr/lib/systemd/system): dpkg -i it again; then systemctl daemon-reload; systemctl restart {unit}"
     );
     let restart =
         format!("systemctl daemon-reload; systemctl restart {unit}    (with the drop-in in place it starts rightly)");
@@ -883,7 +883,7 @@ fn keeper_unit(facts: &Facts, book: &mut Book) {
             id,
             Severity::Critical,
             "rolegate-keeper.service is not installed on this node",
-            "scripts/install",
+            "dpkg -i the package again",
         );
     };
     let restart = "systemctl restart rolegate-keeper    (costs nothing)";
@@ -1488,7 +1488,7 @@ pub(super) mod tests {
         facts.cluster = Err("crm_node is not installed".into());
         let outcomes = judge(&facts);
         assert_eq!(outcomes["pacemaker"].findings[0].found, "crm_node is not installed");
-        assert_eq!(outcomes["keeper-unit"].findings[0].mend.as_deref(), Some("scripts/install"));
+        assert_eq!(outcomes["keeper-unit"].findings[0].mend.as_deref(), Some("dpkg -i the package again"));
         for id in ["gate", "writers", "sentinel-count", "min-replicas", "versions"] {
             assert!(outcomes[id].findings.is_empty(), "{id}: {:#?}", outcomes[id]);
         }
