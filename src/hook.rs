@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 
-use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::HookCode;
 use crate::instance::{self, Instance};
 use crate::keeper::socket::{self, Request};
 use crate::layout;
 use crate::pacemaker::{self, Cib, PacemakerError};
+use crate::params::Params;
 use crate::record::{NodeEntry, Record};
 use crate::role::Role;
 use crate::roles;

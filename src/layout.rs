@@ -17,10 +17,10 @@
 
 use std::borrow::Cow;
 
-use crate::agent::params::{ParamError, Params, read_port};
 use crate::gate::{Port, Ports};
 use crate::pacemaker::Cib;
 use crate::pacemaker::cib::{Node, Resource};
+use crate::params::{ParamError, Params, read_port};
 use crate::permission::{Granted, Store, StoreError};
 use crate::record::RecordError;
 use crate::role::Role;
@@ -127,7 +127,7 @@ fn apart(guards: Vec<Guard>, bad: &mut Vec<(Resource, Unusable)>) -> Vec<Guard> 
 /// The master name of a resource, whatever its other parameters are.
 pub fn master_of(resource: &Resource) -> &str {
     let set = resource.parameters.get("master").map(String::as_str).filter(|master| !master.is_empty());
-    set.unwrap_or(crate::agent::params::default_of("master"))
+    set.unwrap_or(crate::params::default_of("master"))
 }
 
 /// What guards each master name of the cluster, and the resources that cannot.

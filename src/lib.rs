@@ -8,6 +8,7 @@
 //! - [`instance`]: what a Redis or Valkey server says of itself.
 //! - [`pacemaker`]: the cluster as seen and changed through Pacemaker's own tools.
 //! - [`agent`]: the OCF agents, run by Pacemaker.
+//! - [`params`]: the parameters of gates and blocks, from which metadata is made and by which the CIB is read.
 //! - [`permission`]: what Pacemaker has asked of the gate on this node.
 //! - [`local_fence`]: a fence that an operator has set on this node itself.
 //! - [`forced`]: a read-write port that an operator has forced open.
@@ -49,6 +50,7 @@ pub mod local_fence;
 pub mod logging;
 pub mod manual;
 pub mod pacemaker;
+pub mod params;
 pub mod permission;
 pub mod record;
 pub mod role;

@@ -1,9 +1,9 @@
 //! What the role attributes should be, given what a majority of Sentinels says. Pure.
 
-use crate::agent::params::Params;
 use crate::instance::{Instance, ServerRole};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{Cib, FENCE_ATTRIBUTE};
+use crate::params::Params;
 use crate::role::Role;
 use crate::server::AskError;
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::gate::{Action, Failed, Outcome, failed};
-use super::params::{ParamError, read_port};
 use crate::exit::OcfCode;
 use crate::gate::{Baseline, Desired, Port, Want};
 use crate::layout::{left_by, own_role};
 use crate::pacemaker;
+use crate::params::{ParamError, read_port};
 use crate::permission::{Granted, Permission};
 use crate::role::Role;
 

@@ -10,7 +10,6 @@ use tracing::{info, warn};
 
 use super::environment::Environment;
 use super::judge::{Seen, judge};
-use super::params::{BLOCK_PARAMETERS, ParamError, Params};
 use super::shared::Others;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
@@ -20,6 +19,7 @@ use crate::keeper::socket::{self, Report, Request};
 use crate::local_fence::LocalFence;
 use crate::pacemaker;
 use crate::pacemaker::cib::Resource;
+use crate::params::{BLOCK_PARAMETERS, ParamError, Params};
 use crate::permission::{Granted, Permission, Store};
 use crate::settings::Settings;
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::params::{BLOCK_PARAMETERS, GATE_PARAMETERS, Parameter};
+use crate::params::{self, BLOCK_PARAMETERS, GATE_PARAMETERS, Parameter};
 
 /// One action as the metadata advises it.
 struct Action {
@@ -64,7 +64,7 @@ fn methods(actions: &[Action]) -> String {
 /// The metadata of `ocf:rolegate:gate`.
 pub fn gate() -> String {
     render(
-        super::GATE,
+        params::GATE,
         "Opens and closes the read-only and the read-write port of Redis or Valkey by role",
         "Guards two ports of a node, both redirected to the local Redis or Valkey: one is read-only (open while this \
          runs), one read-write (open while this is Promoted, a majority of the recorded Sentinels names this node, and \
@@ -79,7 +79,7 @@ pub fn gate() -> String {
 /// The metadata of `ocf:rolegate:block`.
 pub fn block() -> String {
     render(
-        super::BLOCK,
+        params::BLOCK,
         "Blocks the read-only or the read-write port of Redis or Valkey where it runs",
         "The classic layout, in which what runs blocks: two anonymous clones, one with port=ro and one with port=rw, \
          placed by each node's role. While one runs on a node, that port is closed there and its established \

@@ -6,7 +6,6 @@ mod environment;
 mod gate;
 mod judge;
 mod metadata;
-pub mod params;
 mod shared;
 
 use std::ffi::OsStr;
@@ -16,15 +15,9 @@ use std::path::Path;
 use tracing::{error, warn};
 
 use crate::exit::OcfCode;
+use crate::params::{BLOCK, GATE};
 use block::Block;
 use gate::{Action, Failed, Outcome};
-
-/// The provider under which Pacemaker knows our agents.
-pub const PROVIDER: &str = "rolegate";
-/// The promotable gate.
-pub const GATE: &str = "gate";
-/// The classic layout's blocker.
-pub const BLOCK: &str = "block";
 
 /// Pacemaker keeps this much of a reason, in bytes.
 const REASON_LIMIT: usize = 128;

@@ -8,9 +8,9 @@ use tracing::info;
 
 use super::fence::operator;
 use super::{Gate, Stop};
-use crate::agent::params::Params;
 use crate::instance::{self, Instance};
 use crate::pacemaker::{self, Cib};
+use crate::params::Params;
 use crate::record::Record;
 use crate::role::Role;
 use crate::roles;

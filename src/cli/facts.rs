@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::probe::{self, Port};
 use super::{Gate, change};
-use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::exit::OcfCode;
 use crate::forced;
@@ -25,6 +24,7 @@ use crate::local_fence::LocalFence;
 use crate::pacemaker::cib::{Location, Node, Resource, Rule};
 use crate::pacemaker::crm_mon::{NodeState, ResourceRole};
 use crate::pacemaker::{self, Cib, CrmMon, FENCE_ATTRIBUTE, PacemakerError, is_minus_infinity};
+use crate::params::Params;
 use crate::record::{Record, unusable};
 use crate::role::Role;
 use crate::sentinel::{self, Heard, LocalServer, Place, Verdict};
@@ -1129,8 +1129,8 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::params::Params;
     use crate::pacemaker::cib;
+    use crate::params::Params;
 
     /// What keeps the gate off node1 and off node2, where this is among the constraints of a usual cluster.
     fn banned(constraint: &str) -> [Vec<Ban>; 2] {

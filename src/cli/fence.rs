@@ -544,9 +544,9 @@ pub(super) fn utc(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::params::Params;
     use crate::pacemaker::cib::Resource;
     use crate::pacemaker::crm_mon::{NodeState, ResourceRole, ResourceState};
+    use crate::params::Params;
     use proptest::prelude::*;
 
     fn sight(online: bool, role: ResourceRole, ports: [Port; 2]) -> Sight {

@@ -457,8 +457,8 @@ fn opened(gate: &Gate, record: &Record, named: &str, settings: &Settings) -> Cli
 mod tests {
     use super::super::found::tests as answers;
     use super::*;
-    use crate::agent::params::Params;
     use crate::pacemaker::cib;
+    use crate::params::Params;
 
     fn found() -> Found {
         let nodes: Vec<NodeEntry> = crate::record::tests::three().nodes().to_vec();

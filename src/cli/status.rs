@@ -11,11 +11,11 @@ use super::judge::{self, Judgement, Problem, Severity};
 pub(super) use super::table::columns;
 use super::text::{self, View};
 use super::{Gate, Stop, gates, say, watch};
-use crate::agent::params::Params;
 use crate::exit::CliCode;
 use crate::keeper::socket::{self, Request};
 use crate::layout::master_of;
 use crate::pacemaker;
+use crate::params::Params;
 use crate::settings::Settings;
 
 /// How long all of it may take, so that it ends within 2 s.

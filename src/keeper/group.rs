@@ -27,7 +27,6 @@ use super::memory::{Memory, Run};
 use super::socket::{Forced, Report};
 use super::stand::{Do, Outcome, Standing, View, basis, dead_boots};
 use super::{cut, hand, handover, mend, restart, roles, veto};
-use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::forced::Around;
 use crate::gate::{
@@ -39,6 +38,7 @@ use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, 
 use crate::local_fence::LocalFence;
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib};
+use crate::params::Params;
 use crate::permission::Granted;
 use crate::record::{Basis, NodeEntry, Record, RecordError, SentinelEntry, canonical};
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};

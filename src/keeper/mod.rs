@@ -42,12 +42,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, info, warn};
 
-use crate::agent::params::Params;
 use crate::causes::with_causes;
 use crate::gate::{Desired, Gate};
 use crate::layout::{self, Guard};
 use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, Cib};
+use crate::params::Params;
 use crate::permission;
 use crate::settings::Settings;
 use crate::stand::{Said, Shown};

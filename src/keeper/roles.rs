@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::agent::params::Params;
 use crate::hook;
 use crate::instance::Instance;
 use crate::pacemaker::Cib;
+use crate::params::Params;
 use crate::role::Role;
 use crate::roles;
 use crate::server::AskError;

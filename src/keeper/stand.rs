@@ -16,9 +16,9 @@ use tracing::{info, warn};
 
 use super::behind;
 use super::memory::{boot_id, file_name};
-use crate::agent::params::Params;
 use crate::layout;
 use crate::pacemaker::{self, Cib, Still};
+use crate::params::Params;
 use crate::permission;
 use crate::record::{Basis, Change, Record};
 use crate::stand::{self, Next, Own, Peer, Said, Shown, attribute, boot_tag};

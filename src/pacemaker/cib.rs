@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use roxmltree::{Document, Node as Element};
 
 use super::PacemakerError;
-use crate::agent::{BLOCK, GATE, PROVIDER};
+use crate::params::{BLOCK, GATE, PROVIDER};
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,6 +6,13 @@ use std::time::Duration;
 use crate::gate::{Port, Ports};
 use crate::record::{Record, RecordError};
 
+/// The provider under which Pacemaker knows our agents.
+pub const PROVIDER: &str = "rolegate";
+/// The promotable gate.
+pub const GATE: &str = "gate";
+/// The classic layout's blocker.
+pub const BLOCK: &str = "block";
+
 /// One parameter as the metadata describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {
