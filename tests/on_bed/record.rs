@@ -107,6 +107,7 @@ fn down(bed: &Bed) -> Result<()> {
     let all_on = |but: &str, other_than: &str| {
         wait_for("the others to follow", LONG, || {
             let on = says(&node, &node)?;
+            ensure!(!on.contains('>'), "on the way: {on}");
             let others = NODES.iter().filter(|name| **name != but);
             for name in others {
                 ensure!(says(&bed.host(name)?, &node)? == on && on != other_than, "{name} does not stand on {on}");
