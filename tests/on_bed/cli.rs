@@ -439,13 +439,14 @@ fn names_nobody(bed: &Bed) -> Result<()> {
         ("node1", by_name, "node1:6379, a host name"),
         ("10.77.0.200", "", "10.77.0.200:6379, an address that moves with the cluster resource Address"),
     ] {
-        for node in bed.nodes() {
-            node.sh(&format!(
-                "systemctl stop {sentinel} && cp -p {config} {config}.kept &&
-                 sed -i -e '/^sentinel [a-z]*-hostnames/Id' -e 's/^sentinel monitor mymaster .*/{with}sentinel monitor mymaster {monitored} 6379 2/' \
-                     -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
-            ))?;
-        }
+        // All at once: who watches 127.0.0.1 says that it is there itself, and one that watches the cluster would believe it.
+        let all = |line: &str| bed.nodes().try_for_each(|node| node.sh(line).map(drop));
+        all(&format!("systemctl stop {sentinel}"))?;
+        all(&format!(
+            "cp -p {config} {config}.kept &&
+             sed -i -e '/^sentinel [a-z]*-hostnames/Id' -e 's/^sentinel monitor mymaster .*/{with}sentinel monitor mymaster {monitored} 6379 2/' \
+                 -e '/^sentinel known-/d' {config} && systemctl start {sentinel}"
+        ))?;
         wait_status(&node, 2, &format!("nobody can take writes: Sentinels name {says}"))?;
         wait_for("every gate to close", LONG, || {
             let open = gates::open_gates(bed)?;
@@ -455,9 +456,8 @@ fn names_nobody(bed: &Bed) -> Result<()> {
         let refused = rolegate(&node, &["init", "--replace"])?;
         let why = says.split_once(", ").map_or(says, |(_, why)| why);
         ensure!(refused.code == 2 && refused.text.contains(why), "{refused:?}");
-        for node in bed.nodes() {
-            node.sh(&format!("systemctl stop {sentinel} && mv {config}.kept {config} && systemctl start {sentinel}"))?;
-        }
+        all(&format!("systemctl stop {sentinel}"))?;
+        all(&format!("mv {config}.kept {config} && systemctl start {sentinel}"))?;
         wait_status(&node, 0, "\"code\": 0")?;
     }
     node.sh_within(LONG, "pcs resource delete Address").map(drop)

@@ -315,7 +315,10 @@ fn hook(bed: &Bed) -> Result<()> {
         // No role was ever written: the hooks make the attributes.
         bed.replicas_known()?;
         let old = bed.primary()?;
-        old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        // Of priorities that were put back just before, Sentinel hears with its next INFO.
+        wait_for("Sentinel to know that there is a replica to choose", Duration::from_secs(30), || {
+            old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])
+        })?;
         wait_for("another primary", Duration::from_secs(30), || {
             ensure!(bed.primary()?.name() != old.name());
             Ok(())
