@@ -1075,7 +1075,7 @@ fn marks(record: &Record, master: &str, settings: &Settings, within: Duration) -
     let answers = together(within, jobs).into_iter().flatten();
     let lists: Vec<String> = answers.filter_map(|answer| server::text(answer.ok()?.first()?)).collect();
     (lists.len() >= record.majority())
-        .then(|| lists.iter().flat_map(|list| Marks::read(list).of(master, &nodes)).collect())
+        .then(|| lists.iter().flat_map(|list| Marks::read(&lively(list)).of(master, &nodes)).collect())
 }
 
 fn firewall(ports: gate::Ports, settings: &Settings, within: Duration) -> Firewall {
@@ -1124,6 +1124,18 @@ impl Group {
     pub fn ports(&self) -> Ports {
         Ports { ro: self.ro_port, rw: self.rw_port, redis: self.redis_port }
     }
+}
+
+/// A keeper asks each Sentinel several times a second: a line that was silent for longer, in seconds, is one that a host without power has left.
+const QUIET: u64 = 5;
+
+/// A `CLIENT LIST` without the lines of whoever is gone without a word: Sentinel lists these for minutes.
+pub fn lively(list: &str) -> String {
+    let quiet = |client: &&str| {
+        let idle = client.split_ascii_whitespace().find_map(|field| field.strip_prefix("idle="));
+        idle.and_then(|idle| idle.parse::<u64>().ok()).is_some_and(|idle| idle > QUIET)
+    };
+    list.lines().filter(|client| !quiet(client)).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

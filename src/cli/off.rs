@@ -6,6 +6,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use super::facts::lively;
 use super::fence::{marker, operator};
 use super::probe::{self, Port};
 use super::{Gate, Stop, gates, look, say};
@@ -16,9 +17,6 @@ use crate::server;
 use crate::settings::Settings;
 use crate::stand::{Said, Shown, attribute};
 use crate::together::together;
-
-/// A keeper asks on its lines each 0.4 s. Those of a machine that has lost its power stay listed, and nothing comes through them.
-const QUIET: u64 = 5;
 
 /// Others write, too.
 const TRIES: u32 = 5;
@@ -170,12 +168,7 @@ fn signs(gate: &Gate, name: &str, settings: &Settings) -> Vec<Sign> {
 
 /// Whether a line of the node's keeper in this `CLIENT LIST` has been used just now.
 fn talks(list: &str, master: &str, node: &str) -> bool {
-    let quiet = |client: &&str| {
-        let idle = client.split_ascii_whitespace().find_map(|field| field.strip_prefix("idle="));
-        idle.and_then(|idle| idle.parse::<u64>().ok()).is_some_and(|idle| idle > QUIET)
-    };
-    let lively: Vec<&str> = list.lines().filter(|client| !quiet(client)).collect();
-    !Marks::read(&lively.join("\n")).of(master, &[node.to_owned()]).is_empty()
+    !Marks::read(&lively(list)).of(master, &[node.to_owned()]).is_empty()
 }
 
 #[cfg(test)]
