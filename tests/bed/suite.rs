@@ -92,6 +92,11 @@ impl System {
 
     /// Whether it is as well as before any fault.
     fn is_fresh(self, bed: &Bed) -> Result<()> {
+        // The machine may have stood still between two runs: for 30 s behind that no Sentinel fails over.
+        for node in bed.nodes() {
+            let info = node.redis(26379, &["INFO", "sentinel"])?;
+            ensure!(info.contains("sentinel_tilt:0"), "{}'s Sentinel is in TILT", node.name());
+        }
         match self.is_rolegate() {
             true => gates::check(bed, 0).and_then(|()| is_idle(bed)),
             false => bed.check(),
