@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::permission::{DIRECTORY, replace};
+use crate::permission::{DIRECTORY, file_of, replace};
 
 /// How long the command that forces a port may take from asking for it to opening it.
 pub const PREPARES: Duration = Duration::from_secs(20);
@@ -64,8 +64,7 @@ impl Store {
 
     /// The same in another directory.
     pub fn under(directory: &Path, instance: &str) -> Self {
-        let name: String = instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
-        Store { path: directory.join(format!("forced-{name}")) }
+        Store { path: file_of(directory, "forced", instance) }
     }
 
     /// What stands there, unless its time is over. A file that cannot be understood forces nothing.

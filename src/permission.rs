@@ -81,9 +81,7 @@ impl Store {
 
     /// The same in another directory.
     pub fn under(directory: &Path, instance: &str) -> Self {
-        // Resource ids are XML ids, which hold no slash; anything else must not leave the directory.
-        let name: String = instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
-        Store { path: directory.join(format!("permission-{name}")) }
+        Store { path: file_of(directory, "permission", instance) }
     }
 
     /// The permission, if there is one. A file that cannot be understood grants nothing.
@@ -162,6 +160,13 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
             // On a full disk each try would leave one.
             let _none = fs::remove_file(&new);
         })
+}
+
+/// The file in which something of a gate is kept below a directory.
+pub fn file_of(directory: &Path, what: &str, instance: &str) -> PathBuf {
+    // Resource ids are XML ids, which hold no slash; anything else must not leave the directory.
+    let name: String = instance.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
+    directory.join(format!("{what}-{name}"))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::forced::{self, Around, Force, Store};
 use crate::gate::LONGEST;
 use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, FENCE_ATTRIBUTE, PacemakerError, cib::Node};
-use crate::permission::{DIRECTORY, replace};
+use crate::permission::{DIRECTORY, file_of, replace};
 
 /// From one attempt to tell the cluster to the next.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -61,8 +61,7 @@ enum Told {
 impl Keeper {
     /// Of the gate resource `gate`, on the node `me`, whose role the attribute `role` carries; `others` are the other nodes' read-write ports.
     pub fn new(me: &str, gate: &str, role: &str, others: Vec<(String, SocketAddr)>) -> Self {
-        let name: String = gate.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
-        let shown_file = Path::new(DIRECTORY).join(format!("shown-{name}"));
+        let shown_file = file_of(Path::new(DIRECTORY), "shown", gate);
         let mut keeper = Keeper {
             me: me.to_owned(),
             attribute: forced::attribute(role),
