@@ -218,13 +218,16 @@ fn judge_it(seen: &Sight, peers_are_dead: bool) -> Vec<Objection> {
     if let Some(gate) = node.gate.as_ref().filter(|gate| gate.by_blocks && gate.role != "Promoted") {
         object(format!("Pacemaker runs a block here ({}), which would close it again", gate.word()), None);
     }
-    match keeper {
-        Ok(report) if report.open => object(format!("{rw} is open here already, by a lease"), None),
-        Ok(_) => {}
-        Err(why) => object(format!("nobody would see that it is open: {why}"), None),
+    if let Err(why) = keeper {
+        object(format!("nobody would see that it is open: {why}"), None);
     }
     for other in group.nodes.iter().filter(|other| other.address.is_some() && other.name != node.name) {
         another(cluster, group, other, peers_are_dead, &mut object);
+    }
+    if keeper.as_ref().is_ok_and(|report| report.open) {
+        // Without a majority it runs out, and the keeper sees that at its next look.
+        let what = format!("{rw} is open here already, by a lease");
+        found.push(Objection { what, next: None, passes: true });
     }
     let not_free = keeper.as_ref().map(|report| report.not_free.as_slice()).unwrap_or_default();
     if !not_free.is_empty() {
@@ -599,6 +602,8 @@ mod tests {
     #[test]
     fn only_a_lease_passes_by_itself() {
         let mut seen = sight();
+        seen.keeper.as_mut().unwrap().open = true;
+        assert!(judge_it(&seen, true).iter().all(|one| one.passes));
         seen.keeper.as_mut().unwrap().not_free = vec!["node3".into()];
         assert!(judge_it(&seen, true).iter().all(|one| one.passes));
         seen.fence = Some("by ann".into());
