@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::gate::BackendChoice;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub first_sentinel: SocketAddr,
     /// The firewall backend.
     pub firewall: BackendChoice,
+    /// Who may reach Redis' own port past the gate beside this host, nodes and Sentinels; None: everybody (see [`crate::gate::direct`]).
+    pub direct: Option<Vec<IpNet>>,
     /// How long a Redis or a Sentinel may take to answer.
     pub answer_within: Duration,
     /// How long opening a port or reading the firewall may take. Closing takes what an action has.
@@ -87,6 +90,7 @@ impl Default for Settings {
             sentinel: Credentials::default(),
             first_sentinel: SocketAddr::from(([127, 0, 0, 1], 26379)),
             firewall: BackendChoice::Auto,
+            direct: None,
             answer_within: Duration::from_secs(1),
             firewall_within: Duration::from_secs(5),
             log_level: "info".to_owned(),
@@ -162,6 +166,7 @@ struct SentinelSection {
 #[serde(deny_unknown_fields, default)]
 struct FirewallSection {
     backend: Option<String>,
+    direct: Option<Vec<String>>,
     within_ms: Option<u64>,
 }
 
@@ -228,6 +233,12 @@ impl Settings {
                 None => default.firewall,
                 Some(text) => text.parse().map_err(|why: String| invalid(None, &format!("firewall.backend: {why}")))?,
             },
+            direct: match file.firewall.direct {
+                None => None,
+                Some(list) => Some(
+                    list.iter().map(|text| net(text)).collect::<Result<_, _>>().map_err(|why| invalid(None, &why))?,
+                ),
+            },
             answer_within: milliseconds(file.redis.answer_within_ms, default.answer_within, "redis.answer_within_ms")?,
             firewall_within: milliseconds(file.firewall.within_ms, default.firewall_within, "firewall.within_ms")?,
             log_level: match file.log.level {
@@ -246,6 +257,15 @@ impl Settings {
     pub fn level(&self) -> tracing_subscriber::filter::LevelFilter {
         self.log_level.parse().unwrap_or(tracing_subscriber::filter::LevelFilter::INFO)
     }
+}
+
+fn net(text: &str) -> Result<IpNet, String> {
+    let net = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.to_canonical().into()));
+    net.map_err(|_| {
+        format!(
+            "firewall.direct: {text:?} is neither an address (192.0.2.7) nor a network (192.0.2.0/24, 2001:db8::/64)"
+        )
+    })
 }
 
 fn backup(section: BackupSection) -> Result<Backup, String> {
@@ -331,7 +351,7 @@ mod tests {
         let file = directory.path().join("redis.password");
         fs::write(&file, "s3cret\n").unwrap();
         let settings = parse(&format!(
-            "[redis]\nuser = 'gate'\npassword_file = '{}'\nanswer_within_ms = 250\n[sentinel]\naddress = '10.0.0.9:26379'\n[firewall]\nbackend = 'iptables-legacy'\nwithin_ms = 3000\n[log]\nlevel = 'debug'\n\
+            "[redis]\nuser = 'gate'\npassword_file = '{}'\nanswer_within_ms = 250\n[sentinel]\naddress = '10.0.0.9:26379'\n[firewall]\nbackend = 'iptables-legacy'\nwithin_ms = 3000\ndirect = ['10.0.0.9', '192.0.2.0/24', '::/0']\n[log]\nlevel = 'debug'\n\
              [backup]\ndirectory = '/srv/backup'\nkeep = 3\nkeep_for = '30d'\nwithin = '2h'\nhook = ['/usr/local/bin/upload', '-v']\n\
              hook_within = '5m'\nuser = 'backup'\npassword_file = '/nonexistent/not-read-here'\n",
             file.display()
@@ -342,6 +362,9 @@ mod tests {
         assert_eq!(settings.redis.user.as_deref(), Some("gate"));
         assert_eq!(settings.redis.password.as_deref(), Some("s3cret"));
         assert_eq!(settings.answer_within, Duration::from_millis(250));
+        let direct: Vec<String> = settings.direct.iter().flatten().map(ToString::to_string).collect();
+        assert_eq!(direct, ["10.0.0.9/32", "192.0.2.0/24", "::/0"]);
+        assert_eq!(parse("[firewall]\ndirect = []").unwrap().direct, Some(Vec::new()));
         assert_eq!(settings.first_sentinel, "10.0.0.9:26379".parse().unwrap());
         assert_eq!(
             (settings.firewall, settings.log_level.as_str()),
@@ -357,6 +380,9 @@ mod tests {
             ("[redis]\npassword = 'hunter2'\n", Some(2), "password"),
             ("[redis]\nuser = 'hunter2\n", Some(2), ""),
             ("[firewall]\nbackend = 'pf'\n", None, "pf"),
+            ("[firewall]\ndirect = ['10.0.0']\n", None, "firewall.direct: \"10.0.0\" is neither"),
+            ("[firewall]\ndirect = ['10.0.0.0/33']\n", None, "firewall.direct: \"10.0.0.0/33\""),
+            ("[firewall]\ndirect = 'all'\n", Some(2), ""),
             ("[log]\nlevel = 'loud'\n", Some(2), "loud"),
             ("[redis]\nanswer_within_ms = 0\n", None, "answer_within_ms"),
             ("[backup]\nkeep = 0\n", None, "backup.keep"),

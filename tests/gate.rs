@@ -17,6 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rolegate::exit::PortCode;
+use rolegate::gate::direct::{self, Direct, Done};
 use rolegate::gate::{BackendChoice, Baseline, Desired, Gate, GateError, Port, PortState, Ports, State, Variant, Want};
 use support::{Net, Ns, Redis, SOON, Writer, eventually, local, sh};
 
@@ -67,6 +68,7 @@ fn main() {
         ("closing_closes_wherever_something_is_open", closing_closes_everywhere),
         ("ten_thousand_connections", ten_thousand_connections),
         ("looking_and_renewing_is_cheap", looking_and_renewing_is_cheap),
+        ("direct_access_is_shut_to_strangers_alone", direct_access),
     ];
     let mut trials = Vec::new();
     for (name, case) in everywhere.iter().chain(leases::EVERYWHERE) {
@@ -602,6 +604,73 @@ END");
     node.close();
     writer.was_cut(Instant::now());
     net.client.refused("[fd01::1]:6381".parse().unwrap());
+}
+
+/// What `direct` in the settings does, with a gate beside it.
+fn direct_access() {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let node = Node::new(&net.node, NFT);
+    node.open();
+    let mut keeper = direct::Keeper::default();
+    let mut keep = |want: &Direct| net.node.run(|| keeper.keep(want, Instant::now() + DEADLINE)).expect("direct");
+    let to = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+    let reaches = |from: &Ns, address: &str| {
+        let reaches = from.pings(to(address, 6379));
+        if !reaches {
+            from.refused(to(address, 6379));
+        }
+        reaches
+    };
+    assert_eq!(keep(&Direct::default()), Done::Nothing);
+    let before = Writer::start(&net.client, to("10.1.0.1", 6379));
+    let through = Writer::start(&net.client, to("10.1.0.1", 6381));
+
+    let mut want = Direct::default();
+    want.shut(6379, ["192.0.2.1".parse().unwrap()], &[]);
+    assert_eq!(keep(&want), Done::Made);
+    before.was_cut(Instant::now());
+    for address in ["10.1.0.1", "fd01::1"] {
+        assert!(!reaches(&net.client, address), "{address} is open to strangers");
+        assert!(reaches(&net.node, address), "{address}: this host itself");
+        for port in [6380, 6381] {
+            assert!(net.client.pings(to(address, port)), "{address} {port}");
+        }
+    }
+    assert!(net.node.pings(to("127.0.0.1", 6379)));
+    through.goes_on();
+    assert_eq!(keep(&want), Done::Nothing);
+
+    // Others' changes are undone.
+    for change in [
+        "nft delete table inet rolegate-direct",
+        "nft flush chain inet rolegate-direct port-6379",
+        "nft insert rule inet rolegate-direct input accept",
+        "nft add chain inet rolegate-direct other",
+        "nft add table inet rolegate-direct '{ flags dormant; }'",
+    ] {
+        net.node.sh(change);
+        assert_eq!(keep(&want), Done::Mended, "{change}");
+        assert!(!reaches(&net.client, "10.1.0.1"), "{change}");
+    }
+
+    // An address of one family lets in nobody of the other.
+    let mut wider = Direct::default();
+    wider.shut(6379, ["10.1.0.2".parse().unwrap()], &["10.1.0.0/24".parse().unwrap()]);
+    wider.shut(7379, [], &[]);
+    assert_eq!(keep(&wider), Done::Made);
+    assert!(reaches(&net.client, "10.1.0.1") && !reaches(&net.client, "fd01::1"));
+    through.goes_on();
+
+    assert_eq!(keep(&Direct::default()), Done::Removed);
+    assert!(reaches(&net.client, "fd01::1"));
+    assert_eq!(net.node.sh("nft list tables"), "table inet rolegate\n");
+
+    // One of that name that is not ours is left alone.
+    net.node.sh("nft add table inet rolegate-direct");
+    let error = net.node.run(|| keeper.keep(&want, Instant::now() + DEADLINE)).unwrap_err();
+    assert!(matches!(error, GateError::Foreign(_)), "{error}");
+    through.goes_on();
 }
 
 fn a_listener_is_refused(choice: BackendChoice) {

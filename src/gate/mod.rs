@@ -24,6 +24,7 @@ use crate::command::CommandError;
 use crate::exit::PortCode;
 
 pub mod cli;
+pub mod direct;
 pub mod iptables;
 pub mod lease;
 mod lock;
@@ -820,7 +821,8 @@ fn targets(until: Instant) -> Result<BTreeMap<u16, u16>, GateError> {
 /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
 pub fn held(deadline: Duration) -> Result<Option<Vec<u16>>, GateError> {
     let until = Instant::now() + deadline;
-    let there = nft::read(until)?.is_some_and(|seen| seen.is_ours()) || iptables::present(until)?;
+    let gates = nft::read(until)?.is_some_and(|seen| seen.is_ours()) || iptables::present(until)?;
+    let there = gates || direct::is_there(until)?;
     Ok(if there { Some(targets(until)?.into_keys().collect()) } else { None })
 }
 
@@ -836,6 +838,7 @@ pub fn remove_all(deadline: Duration) -> Result<Vec<u16>, GateError> {
     for ports in gates.into_iter().chain([Ports::default()]) {
         Gate::new(ports, BackendChoice::Auto, deadline)?.remove()?;
     }
+    direct::remove(Instant::now() + deadline)?;
     Ok(there.into_keys().collect())
 }
 

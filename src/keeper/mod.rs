@@ -7,6 +7,7 @@
 pub mod behind;
 mod connection;
 mod cut;
+mod direct;
 pub mod events;
 mod group;
 mod hand;
@@ -143,6 +144,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
     let history = History::read(&files);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let direct = direct::begin(settings.firewall_within);
     let changed = Arc::new(Notify::new());
     watch_cib(changed.clone());
     let wires = Wires::default();
@@ -164,6 +166,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         // None before the cluster is set up.
         let Ok(Ok(cib)) = spawn_blocking(pacemaker::read_cib_on_disk).await else { continue };
         let cib = Arc::new(cib);
+        direct::follow(&direct, &cib, &settings);
         if common.is_none() {
             let shown = cib.clone();
             common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
@@ -266,24 +269,34 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
     for id in gone {
         if let Some(running) = groups.remove(&id) {
             info!("gate {id} is gone from the cluster");
-            // A gate's agent has closed when it stopped. A block's has not.
-            let left = running.guard.is_blocks().then_some(running.guard.params.ports);
-            let (me, master) = (common.me.clone(), running.guard.params.master.clone());
+            let (me, master, ports) =
+                (common.me.clone(), running.guard.params.master.clone(), running.guard.params.ports);
+            // A gate's agent has closed when it stopped, if Pacemaker let it. A block's has not.
+            let is_blocks = running.guard.is_blocks();
             let redis = running.redis;
             end(running).await;
             stand::forget(&id);
-            tokio::spawn(async move {
-                if let Ok(Err(why)) = spawn_blocking(move || stand::say_nothing(&me, &master)).await {
-                    debug!("{why}");
-                }
-            });
             put_priority_back(common, &id, redis);
-            if let Some(ports) = left {
-                let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
-                let close = move || Gate::new(ports, firewall, within)?.set(Desired::CLOSED).map(drop);
-                if let Ok(Err(error)) = spawn_blocking(close).await {
+            let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
+            let close = move || {
+                let gate = Gate::new(ports, firewall, within)?;
+                if is_blocks { gate.set(Desired::CLOSED) } else { gate.shut(Desired::CLOSED) }
+            };
+            match spawn_blocking(close).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
                     warn!(gate = %id, "{}", with_causes(&error));
+                    continue;
                 }
+                Err(_) => continue,
+            }
+            // Under another name it goes on, and says itself where it stands. What may still be open stands on something.
+            if wanted.values().all(|guard| guard.params.master != master) {
+                tokio::spawn(async move {
+                    if let Ok(Err(why)) = spawn_blocking(move || stand::say_nothing(&me, &master)).await {
+                        debug!("{why}");
+                    }
+                });
             }
         }
     }

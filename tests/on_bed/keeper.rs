@@ -1,5 +1,6 @@
 //! The keeper as a process, and what it puts right by itself.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::bed::{Bed, CLIENTS, Host, address, wait_every, wait_for};
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("it_stays_in_memory_and_runs_as_corosync_does", as_corosync),
     ("a_flushed_firewall_is_made_anew_at_once", flushed),
+    ("direct_shuts_redis_to_strangers_and_to_nobody_else", direct),
     ("roles_follow_where_no_hook_runs_and_the_new_primary_s_sentinel_is_dead", without_hooks),
 ];
 
@@ -85,6 +87,60 @@ fn flushed(bed: &Bed) -> Result<()> {
     made_anew(bed, &primary, "nft flush ruleset", &[6380, 6381])?;
     ensure!(settled(bed)?.name() == primary.name(), "the primary has moved");
     Ok(())
+}
+
+/// Waits until a client reaches each node's own Redis port, or is refused there.
+fn reached(bed: &Bed, reached: bool) -> Result<()> {
+    wait_for(&format!("Redis' own port to be {}", if reached { "reached" } else { "shut" }), LONG, || {
+        for node in bed.nodes() {
+            let target = SocketAddr::new(address(node.name()).parse()?, 6379);
+            let result = bed.in_net(CLIENTS[0], || TcpStream::connect_timeout(&target, Duration::from_secs(1)))?;
+            let refused = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            ensure!(if reached { result.is_ok() } else { refused }, "{target}: {result:?}");
+        }
+        Ok(())
+    })
+}
+
+fn direct(bed: &Bed) -> Result<()> {
+    let primary = with_gate(bed)?;
+    let file = "/etc/rolegate/rolegate.toml";
+    let doctor = |finds: &str| -> Result<()> {
+        let said = super::cli::rolegate(&primary, &["doctor"])?.text;
+        let line = said.lines().find(|line| line.split_whitespace().any(|word| word == "direct"));
+        ensure!(line.is_some_and(|line| line.contains(finds)), "{finds:?}: {said}");
+        Ok(())
+    };
+    let restart = |script: &str| -> Result<()> {
+        bed.nodes().try_for_each(|node| node.sh(&format!("{script}; systemctl restart rolegate-keeper")).map(drop))
+    };
+    reached(bed, true)?;
+    let tried = (|| {
+        restart(&format!(
+            "mkdir -p /etc/rolegate; touch {file}; cp {file} /root/kept; printf '[firewall]\\ndirect = []\\n' >> {file}"
+        ))?;
+        reached(bed, false)?;
+        // Replicas, Sentinels, keepers and clients of the gate need no more than that.
+        let open = settled(bed)?;
+        ensure!(open.name() == primary.name(), "the primary has moved");
+        primary.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        wait_for("another node to be primary", LONG, || {
+            let open = open_gates(bed)?;
+            ensure!(open.len() == 1 && open != [primary.name()], "open on {open:?}");
+            Ok(())
+        })?;
+        settled(bed)?;
+        doctor("only nodes, Sentinels")?;
+        for node in bed.nodes() {
+            node.sh("nft flush ruleset")?;
+        }
+        reached(bed, false)
+    })();
+    restart(&format!("mv -f /root/kept {file}"))?;
+    tried?;
+    reached(bed, true)?;
+    doctor("past the gate")?;
+    settled(bed).map(drop)
 }
 
 fn without_hooks(bed: &Bed) -> Result<()> {

@@ -125,7 +125,7 @@ pub const CHECKS: &[Check] = &[
     here(
         "direct",
         "access to Redis' own port past the gate",
-        "a firewall that lets only nodes and Sentinels reach it",
+        "a firewall, or direct in the settings, that lets only nodes and Sentinels reach it",
         "who writes there after a failover writes to a server whose data will be thrown away",
     ),
     of_cluster(

@@ -114,6 +114,8 @@ pub struct Machine {
     pub sentinel_conf: Option<Told<Vec<String>>>,
     /// What others do to our ports.
     pub rules: Option<Told<Found>>,
+    /// The settings say who may reach Redis directly.
+    pub direct: bool,
     /// The firewall that is to be used, and the programs that it lacks.
     pub backend: Option<(&'static str, Vec<&'static str>)>,
     /// Tracked connections: how many, and how many at most.
@@ -160,6 +162,7 @@ pub fn collect() -> Facts {
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default(),
         redis_user: settings.redis.user.clone(),
+        direct: settings.direct.is_some(),
         ..Machine::default()
     };
     if let Ok(units) = &first.units {

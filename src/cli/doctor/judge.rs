@@ -986,13 +986,21 @@ fn firewall(facts: &Facts, book: &mut Book) {
     }
     book.well("foreign-rules", "none that matters");
     let Some(port) = facts.report.masters.first().map(|judged| judged.group.redis_port) else { return };
-    if found.direct_shut {
+    if facts.machine.direct && !found.by_direct {
+        let what = format!("direct in {} is not in force: {port} is as reachable as without it", crate::settings::FILE);
+        book.warn("direct", what, "systemctl restart rolegate-keeper, then journalctl -u rolegate-keeper -n 20");
+    } else if found.by_direct {
+        book.well("direct", format!("only nodes, Sentinels and what direct lists reach {port}"));
+    } else if found.direct_shut {
         book.well("direct", format!("a rule keeps strangers off {port}"));
     } else {
         book.warn(
             "direct",
             format!("no rule keeps clients off {port}: they can write past the gate"),
-            format!("let the firewall accept tcp dport {port} from nodes and Sentinels, and otherwise only with ct status dnat"),
+            format!(
+                "direct = [] under [firewall] in {}, with the addresses of others that need {port}; then systemctl restart rolegate-keeper",
+                crate::settings::FILE
+            ),
         );
     }
 }
@@ -1395,6 +1403,7 @@ pub(super) mod tests {
         (|f| found(f).untracked.push("a rule".into()), "foreign-rules", Severity::Critical, "not tracked"),
         (|f| found(f).shut = Some("ip filter INPUT".into()), "foreign-rules", Severity::Warning, "clients would hang"),
         (|f| found(f).direct_shut = false, "direct", Severity::Warning, "past the gate"),
+        (|f| f.machine.direct = true, "direct", Severity::Warning, "is not in force"),
         (|f| f.machine.conntrack = Some(Ok((900, 1000))), "conntrack", Severity::Warning, "900 of 1000"),
         (|f| f.machine.conntrack = Some(Err("no file".into())), "conntrack", Severity::Unknown, "no file"),
         (

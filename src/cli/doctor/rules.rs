@@ -1,6 +1,6 @@
 //! What stands in the firewall beside rolegate's own rules: read from what `nft list ruleset` and the `*-save` programs of iptables print. Pure.
 
-use crate::gate::Ports;
+use crate::gate::{Ports, direct};
 
 /// The names of our own table and chains.
 const OWN_TABLE: &str = "inet rolegate";
@@ -24,6 +24,8 @@ pub struct Ruleset {
     pub rules: Vec<Foreign>,
     /// The input chains that drop what no rule accepts.
     pub drops: Vec<String>,
+    /// The Redis ports that our own `direct` shuts.
+    pub direct: Vec<u16>,
 }
 
 /// What others do to our ports.
@@ -37,6 +39,8 @@ pub struct Found {
     pub shut: Option<String>,
     /// Something keeps strangers off Redis' own port.
     pub direct_shut: bool,
+    /// And that is `direct` of our settings, for each gate.
+    pub by_direct: bool,
 }
 
 /// Reads `nft list ruleset`.
@@ -52,6 +56,12 @@ pub fn read_nft(text: &str, into: &mut Ruleset) {
             chain = None;
         } else if let Some(name) = &chain {
             let at = format!("{table} {name}");
+            if table.strip_prefix("inet ") == Some(direct::TABLE) {
+                if line.contains("reject") {
+                    into.direct.extend(direct::port_of(name));
+                }
+                continue;
+            }
             if table == OWN_TABLE || name.starts_with(OWN_CHAIN) || line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -188,7 +198,9 @@ pub fn look(ruleset: &Ruleset, gates: &[Ports]) -> Found {
         found.shut = Some(chain.clone());
     }
     let dropped = inputs.iter().any(|rule| drops(&rule.text) && of_redis(&rule.text));
-    found.direct_shut = dropped || (!closed.is_empty() && !inputs.iter().any(|rule| open_to_all(&rule)));
+    found.by_direct = !gates.is_empty() && gates.iter().all(|gate| ruleset.direct.contains(&gate.redis));
+    found.direct_shut =
+        found.by_direct || dropped || (!closed.is_empty() && !inputs.iter().any(|rule| open_to_all(&rule)));
     found
 }
 
@@ -270,6 +282,17 @@ mod tests {
         assert_eq!((saved(&with).shut, saved(&with).direct_shut), (None, true));
         let some = "type filter hook input priority filter; policy accept;\nip saddr != 10.0.0.0/24 tcp dport 6379 ct status ! dnat drop";
         assert!(nft(some).direct_shut && nft(some).shut.is_none());
+    }
+
+    #[test]
+    fn our_own_table_shuts_the_ports_that_it_has() {
+        let mut ruleset = Ruleset::default();
+        let text = "table inet rolegate-direct {\n\tcomment \"rolegate: x\"\n\n\tchain port-6379 {\n\t\tip saddr { 10.0.0.1, 10.0.0.2 } return\n\t\tmeta l4proto tcp reject with tcp reset\n\t}\n\n\tchain input {\n\t\ttype filter hook input priority filter - 10; policy accept;\n\t\tiif \"lo\" return\n\t\ttcp dport vmap { 6379 : jump port-6379 }\n\t}\n}\n";
+        read_nft(text, &mut ruleset);
+        let found = look(&ruleset, &[Ports::default()]);
+        assert_eq!(found, Found { direct_shut: true, by_direct: true, ..Found::default() });
+        let other = Ports { ro: 7380, rw: 7381, redis: 7379 };
+        assert_eq!(look(&ruleset, &[Ports::default(), other]), Found::default());
     }
 
     proptest! {

@@ -263,35 +263,9 @@ fn generation(socket: &mut Socket) -> io::Result<u32> {
 }
 
 fn read_once(socket: &mut Socket) -> io::Result<Option<Seen>> {
-    let ask = |kind| Message::netfilter(SUBSYSTEM, kind, INET);
-    let Some(table) = socket.get(&ask(GET_TABLE).text(1, TABLE))? else { return Ok(None) };
-    let table = table.get(NFGENMSG..).unwrap_or_default();
-    let mut seen = Seen {
-        comment: attr(table, 6).and_then(comment),
-        flags: attr(table, 2).map(number).unwrap_or_default() as u32,
-        holds: attr(table, 3).map(number).unwrap_or_default() as u32,
-        ..Seen::default()
-    };
-
-    dump(socket, &ask(GET_CHAIN), |chain| {
-        let hook = attr(chain, 4).map(|hook| {
-            let field = |kind| attr(hook, kind).map(number).unwrap_or_default() as u32;
-            (field(1), field(2) as i32)
-        });
-        seen.chains.insert(
-            attr(chain, 3).map(text).unwrap_or_default(),
-            Chain {
-                kind: attr(chain, 7).map(text).unwrap_or_default(),
-                hook,
-                policy: attr(chain, 5).map(number).unwrap_or_default() as u32,
-                rules: Vec::new(),
-            },
-        );
-    })?;
-    dump(socket, &ask(GET_RULE).text(1, TABLE), |rule| {
-        let chain = attr(rule, 2).map(text).unwrap_or_default();
-        seen.chains.entry(chain).or_default().rules.push(canonical(attr(rule, 4).unwrap_or_default()));
-    })?;
+    let Some(rules) = rules_once(socket, TABLE)? else { return Ok(None) };
+    let Rules { comment, flags, holds, chains } = rules;
+    let mut seen = Seen { comment, flags, holds, chains, ..Seen::default() };
     seen.sets = sets(socket)?;
     ports_in(socket, &seen.sets, "gated", |port, _| {
         seen.gated.insert(port);
@@ -306,9 +280,66 @@ fn read_once(socket: &mut Socket) -> io::Result<Option<Seen>> {
     Ok(Some(seen))
 }
 
+/// A table without what is in its sets, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Its comment, by which its owner is known.
+    pub comment: Option<String>,
+    /// NFT_TABLE_F_*.
+    pub flags: u32,
+    /// How many chains, sets, objects and flowtables it holds.
+    pub holds: u32,
+    /// Its chains by name.
+    pub chains: BTreeMap<String, Chain>,
+}
+
+/// Reads the table `name` of family inet; None where there is none, or where the kernel has no nf_tables.
+///
+/// # Errors
+/// As [`read`].
+pub fn rules(name: &str, deadline: Instant) -> io::Result<Option<Rules>> {
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, deadline)?;
+    match of_one_moment(&mut socket, |socket| rules_once(socket, name)) {
+        Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => Ok(None),
+        result => result.map(|(_, rules)| rules),
+    }
+}
+
+fn rules_once(socket: &mut Socket, name: &str) -> io::Result<Option<Rules>> {
+    let ask = |kind| Message::netfilter(SUBSYSTEM, kind, INET);
+    let Some(table) = socket.get(&ask(GET_TABLE).text(1, name))? else { return Ok(None) };
+    let table = table.get(NFGENMSG..).unwrap_or_default();
+    let mut rules = Rules {
+        comment: attr(table, 6).and_then(comment),
+        flags: attr(table, 2).map(number).unwrap_or_default() as u32,
+        holds: attr(table, 3).map(number).unwrap_or_default() as u32,
+        chains: BTreeMap::new(),
+    };
+    dump(socket, name, &ask(GET_CHAIN), |chain| {
+        let hook = attr(chain, 4).map(|hook| {
+            let field = |kind| attr(hook, kind).map(number).unwrap_or_default() as u32;
+            (field(1), field(2) as i32)
+        });
+        rules.chains.insert(
+            attr(chain, 3).map(text).unwrap_or_default(),
+            Chain {
+                kind: attr(chain, 7).map(text).unwrap_or_default(),
+                hook,
+                policy: attr(chain, 5).map(number).unwrap_or_default() as u32,
+                rules: Vec::new(),
+            },
+        );
+    })?;
+    dump(socket, name, &ask(GET_RULE).text(1, name), |rule| {
+        let chain = attr(rule, 2).map(text).unwrap_or_default();
+        rules.chains.entry(chain).or_default().rules.push(canonical(attr(rule, 4).unwrap_or_default()));
+    })?;
+    Ok(Some(rules))
+}
+
 fn sets(socket: &mut Socket) -> io::Result<BTreeMap<String, SetKind>> {
     let mut sets = BTreeMap::new();
-    dump(socket, &Message::netfilter(SUBSYSTEM, GET_SET, INET).text(1, TABLE), |set| {
+    dump(socket, TABLE, &Message::netfilter(SUBSYSTEM, GET_SET, INET).text(1, TABLE), |set| {
         let field = |kind| attr(set, kind).map(number).unwrap_or_default();
         sets.insert(
             attr(set, 2).map(text).unwrap_or_default(),
@@ -326,11 +357,11 @@ fn left(element: &[u8]) -> Option<Option<Duration>> {
     }
 }
 
-/// Asks for all of something and gives `each` the attributes of those that belong to our table.
-fn dump(socket: &mut Socket, ask: &Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+/// Asks for all of something and gives `each` the attributes of those that belong to `table`.
+fn dump(socket: &mut Socket, table: &str, ask: &Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     socket.dump(ask, |body| {
         let body = body.get(NFGENMSG..).unwrap_or_default();
-        if attr(body, 1).map(text).as_deref() == Some(TABLE) {
+        if attr(body, 1).map(text).as_deref() == Some(table) {
             each(body);
         }
     })
@@ -352,7 +383,7 @@ fn ports_in(
 /// Gives `each` the key and the attributes of each element of the set `name`.
 fn elements(socket: &mut Socket, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
     let ask = Message::netfilter(SUBSYSTEM, GET_ELEMENTS, INET).text(1, TABLE).text(2, name);
-    dump(socket, &ask, |list| {
+    dump(socket, TABLE, &ask, |list| {
         for (_, element) in attrs(attr(list, 3).unwrap_or_default()) {
             if let Some(key) = attr(element, 1).and_then(|key| attr(key, 1)) {
                 each(key, element);
