@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -1353,8 +1353,8 @@ impl Group {
 
     fn acquired(&mut self) {
         let Local::Says(_, instance) = &self.local else { return };
-        let lease =
-            Run { run_id: instance.run_id.clone(), replication_id: instance.replication_id.clone(), held_at: 0 };
+        let (run_id, replication_id) = (instance.run_id.clone(), instance.replication_id.clone());
+        let lease = Run { run_id, replication_id, held_at: 0, held_at_uptime: None };
         self.lease = Some(lease.clone());
         self.last = Some(lease);
         (self.last_of_this_boot, self.restarted) = (true, None);
@@ -1599,6 +1599,9 @@ impl Group {
             Local::Says(at, instance) if at.elapsed() < FRESH => Some(&**instance),
             _ => None,
         };
+        let turned = named
+            .zip(local)
+            .map_or_else(Vec::new, |(named, local)| veto::turned(&self.record, &heard, named, &self.common.me, local));
         let Some(me) = cib.node(&self.common.me) else { return };
         let own = self.own();
         let seen = veto::Seen {
@@ -1612,6 +1615,7 @@ impl Group {
             free_sentinels: self.who_can_fail_over(),
             down,
             lost,
+            turned,
         };
         self.veto.keep(&seen);
     }
@@ -1619,10 +1623,9 @@ impl Group {
     // --- Telling.
 
     fn remember(&mut self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.lease.is_some() {
             if let Some(last) = &mut self.last {
-                last.held_at = now;
+                last.is_held_now();
             }
         }
         self.remembered = Some(Instant::now());

@@ -9,6 +9,9 @@
 //!   one of them is asked for a failover at once: nothing there could open again before Sentinels have waited for down-after.
 //! * Where the named Redis is down and no failover begins (a leader that died or is stuck keeps the others quiet for twice Sentinel's
 //!   failover-timeout, which is minutes), a Sentinel that is in none is asked for one.
+//! * Where a majority names this node and its Redis is another's replica, nothing can open. That is what two failovers in one epoch leave
+//!   behind (asked for on two Sentinels at once): each leader has made the other's choice its replica, they follow each other, and both wait for
+//!   failover-timeout. A Sentinel that is in none is asked for a failover: its epoch ends both.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -72,6 +75,9 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(3);
 /// And one that has begun has ended by then, or is stuck.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
+/// For how long the named Redis is another's replica before that counts: a switch takes a second.
+const TURNED: Duration = Duration::from_secs(5);
+
 /// The nodes do not ask at the same time: by then the others have seen what the first one's request did.
 const ONE_BY_ONE: Duration = Duration::from_secs(2);
 
@@ -118,6 +124,8 @@ pub struct Seen<'a> {
     pub down: Option<Down>,
     /// The named primary is another node's, and a majority of Sentinels reaches it no more.
     pub lost: Option<Lost>,
+    /// A majority names this node, and its Redis is another's replica: the Sentinels that can be asked for a failover.
+    pub turned: Vec<SocketAddr>,
 }
 
 /// A primary that a majority of Sentinels reaches no more, and that they do not call down yet.
@@ -175,6 +183,8 @@ pub struct Keeper {
     /// From one of another node to the next.
     begins: Damping,
     losing: Losing,
+    /// Since when the named Redis, of this node, has been another's replica.
+    turned: Option<Instant>,
     /// When replica-priority may be looked at again.
     look_after: Option<Instant>,
     /// The run of Redis whose priority was set to 0 last.
@@ -194,6 +204,7 @@ enum Done {
     /// None where Pacemaker has not lost the node.
     Lost(Option<Result<SocketAddr, String>>),
     Begun(Result<SocketAddr, String>),
+    Turned(Result<SocketAddr, String>),
 }
 
 /// Whether Pacemaker refuses this node.
@@ -394,6 +405,19 @@ pub fn lost(record: &Record, heard: &[Heard], named: &str, me: &str) -> Option<L
     (!sentinels.is_empty()).then(|| Lost { node: node.name.clone(), redis: node.address, sentinels, rank })
 }
 
+/// The Sentinels that can be asked for a failover where a majority names `me` and its Redis is another's replica.
+pub fn turned(record: &Record, heard: &[Heard], named: &str, me: &str, local: &Instance) -> Vec<SocketAddr> {
+    let node = record.node(named).filter(|_| named.eq_ignore_ascii_case(me));
+    let is_replica = matches!(local.role, ServerRole::Replica { .. });
+    node.filter(|_| is_replica).map_or_else(Vec::new, |node| sentinel::free_beside_promoted(heard, node.address))
+}
+
+/// Whether that has been so for long enough; `since` when.
+fn has_turned(since: &mut Option<Instant>, now: Instant, sentinels: &[SocketAddr]) -> bool {
+    *since = (!sentinels.is_empty()).then(|| since.unwrap_or(now));
+    since.is_some_and(|since| now >= since + TURNED)
+}
+
 /// Whether Pacemaker has lost the node, and this node does not reach its host either: behind a short cut Sentinels' connections, and
 /// Pacemaker, need some seconds to find that it is over.
 fn is_lost(lost: &Lost) -> bool {
@@ -438,6 +462,7 @@ impl Keeper {
             hands_over: Damping::default(),
             begins: Damping::default(),
             losing: Losing::default(),
+            turned: None,
             look_after: None,
             set_in: None,
             job: None,
@@ -455,6 +480,7 @@ impl Keeper {
         }
         let idle = self.idle.see(now, seen.down.as_ref());
         let lost = self.losing.see(now, seen.lost.as_ref().filter(|_| !seen.paused));
+        let turned = has_turned(&mut self.turned, now, &seen.turned);
         if self.job.is_some() {
             return;
         }
@@ -501,6 +527,12 @@ impl Keeper {
             self.job = Some(spawn_blocking(move || {
                 Done::Begun(sentinel::fail_over(&idle, &master, &sentinels, ANSWER_WITHIN))
             }));
+        } else if turned && self.begins.may(now) {
+            self.begins.looks(now);
+            let free = seen.turned.clone();
+            self.job = Some(spawn_blocking(move || {
+                Done::Turned(sentinel::fail_over(&free, &master, &sentinels, ANSWER_WITHIN))
+            }));
         }
     }
 
@@ -545,6 +577,12 @@ impl Keeper {
                 warn!(MASTER = %master, NODE = %self.site.me, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
                 return;
             }
+            Done::Turned(Ok(sentinel)) => {
+                self.has_asked(|this| &mut this.begins);
+                self.site.history.asked(&master, "the named Redis was a replica");
+                warn!(MASTER = %master, NODE = %self.site.me, REASON = "turned", "{master}: Sentinels name this node, and its Redis is another's replica; asked Sentinel {sentinel} for a failover");
+                return;
+            }
             Done::Lost(None) => return,
             Done::Lost(Some(Ok(sentinel))) => {
                 self.has_asked(|this| &mut this.begins);
@@ -561,6 +599,9 @@ impl Keeper {
                 ("Pacemaker does not let this node be primary, and no failover is asked for", why)
             }
             Done::Begun(Err(why)) => ("the primary is down, and no Sentinel begins a failover", why),
+            Done::Turned(Err(why)) => {
+                ("Redis here is a replica though Sentinels name this node, and none begins a failover", why)
+            }
         };
         // Once, not every few seconds for hours.
         if self.said.get(what) != Some(&why) {
@@ -680,6 +721,7 @@ mod tests {
             free_sentinels: Vec::new(),
             down: None,
             lost: None,
+            turned: Vec::new(),
         }
     }
 
@@ -891,6 +933,37 @@ mod tests {
         // It was reached in between.
         assert!(!asks(9.0, None));
         assert_eq!([9.1, 11.0, 11.1].map(|at| asks(at, two)), [false, false, true]);
+    }
+
+    #[test]
+    fn a_named_replica_is_seen_by_its_own_node_alone() {
+        let record = three();
+        let place = |host: &str| Place { host: host.into(), port: 6379 };
+        let heard: Vec<Heard> = record
+            .sentinels()
+            .iter()
+            .map(|sentinel| {
+                let master =
+                    Master { place: Some(place("10.0.0.1")), flags: vec!["master".into()], ..Master::default() };
+                let named = Some(place("10.0.0.1"));
+                let answer = Ok(Answer { id: sentinel.id.clone(), named, master: Some(master) });
+                Heard { sentinel: sentinel.clone(), answer }
+            })
+            .collect();
+        let as_replica = ServerRole::Replica { of: "10.0.0.3:6379".into(), link_up: false, link_down_for: None };
+        let replica = Instance { role: as_replica, ..Instance::default() };
+        let asks = |named, me, local| turned(&record, &heard, named, me, local).len();
+        assert_eq!(asks("node1", "node1", &replica), 3);
+        assert_eq!(asks("node1", "node2", &replica), 0);
+        let primary = Instance { role: ServerRole::Primary { replicas: vec![] }, ..Instance::default() };
+        assert_eq!(asks("node1", "node1", &primary), 0);
+
+        let clock = Clock(Instant::now());
+        let free = [record.sentinels()[1].address];
+        let mut since = None;
+        let mut see = |seconds, free: &[SocketAddr]| has_turned(&mut since, clock.at(seconds), free);
+        assert_eq!([see(0.0, &free), see(4.9, &free), see(5.0, &free), see(6.0, &[])], [false, false, true, false]);
+        assert_eq!([see(7.0, &free), see(11.9, &free), see(12.0, &free)], [false, false, true], "anew");
     }
 
     #[test]

@@ -180,6 +180,25 @@ pub fn free_to_fail_over(heard: &[Heard], node: SocketAddr) -> Vec<SocketAddr> {
     free
 }
 
+/// The Sentinels that can be asked for a failover of the server at `node`, though others may be in one: they name it and are in none. None where
+/// a leader has not promoted yet: a second failover would take its epoch. One that has promoted has told its epoch, and the next one ends
+/// what it still waits for.
+pub fn free_beside_promoted(heard: &[Heard], node: SocketAddr) -> Vec<SocketAddr> {
+    let at = |place: Option<&Place>| place.and_then(Place::address).map(canonical);
+    let mut free = Vec::new();
+    for heard in heard {
+        let Ok(answer) = &heard.answer else { continue };
+        let named = at(answer.named.as_ref());
+        let Some(master) = &answer.master else { continue };
+        if !master.flags.iter().any(|flag| flag == "failover_in_progress") {
+            free.extend((named == Some(canonical(node))).then_some(heard.sentinel.address));
+        } else if named.is_none() || named == at(master.place.as_ref()) {
+            return Vec::new();
+        }
+    }
+    free
+}
+
 /// The node for which an answer counts, or why it counts for none.
 fn counts_for<'r>(
     record: &'r Record,
@@ -368,6 +387,23 @@ mod tests {
             "not promoted yet"
         );
         assert_eq!(free([Ok(names("10.0.0.1")), names_it(), names_it()]), 2);
+
+        let record = &three;
+        let beside = |answers: [Result<Answer, AskError>; 3]| {
+            let answers = record.sentinels().iter().zip(answers);
+            let heard: Vec<Heard> =
+                answers.map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer }).collect();
+            free_beside_promoted(&heard, "10.0.0.2:6379".parse().unwrap())
+        };
+        // Of 10.0.0.1; the one has chosen 10.0.0.3, the other 10.0.0.2.
+        let other = || Ok(Answer { named: Some(place("10.0.0.3")), ..flagged("10.0.0.1", "failover_in_progress") });
+        let third = vec![record.sentinels()[2].address];
+        assert_eq!(beside([other(), behind(), names_it()]), third);
+        assert_eq!(beside([Err(AskError::Silent), behind(), Ok(flagged("10.0.0.2", "s_down"))]), third);
+        for not_promoted in [before(), Ok(flagged("10.0.0.1", "failover_in_progress"))] {
+            assert!(beside([not_promoted, behind(), names_it()]).is_empty());
+        }
+        assert!(beside([other(), behind(), Ok(names("10.0.0.3"))]).is_empty(), "it names another");
     }
 
     #[test]
