@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -24,6 +26,33 @@ pub struct Run {
     pub replication_id: String,
     /// When the lease was last known to be held, in seconds since 1970.
     pub held_at: u64,
+    /// The same by the kernel's clock since boot, which nobody steps, in milliseconds; None in another boot.
+    #[serde(default)]
+    pub held_at_uptime: Option<u64>,
+}
+
+impl Run {
+    /// Notes that the lease is held now.
+    pub fn is_held_now(&mut self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        (self.held_at, self.held_at_uptime) = (now.map_or(0, |since| since.as_secs()), Some(uptime_ms()));
+    }
+
+    /// How long ago it was last known to be held. In another boot that hangs on the host's clock.
+    pub fn held_ago(&self) -> Duration {
+        match self.held_at_uptime {
+            Some(at) => Duration::from_millis(uptime_ms().saturating_sub(at)),
+            None => {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_secs(self.held_at);
+                SystemTime::now().duration_since(at).unwrap_or_default()
+            }
+        }
+    }
+}
+
+fn uptime_ms() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    now.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// What is remembered of one gate.
@@ -91,7 +120,9 @@ impl Memory {
             }
             Ok(written) => {
                 let this_boot = written.boot == self.boot && !self.boot.is_empty();
-                Remembered { held: written.held && this_boot, last: Some(written.last), this_boot }
+                let held_at_uptime = written.last.held_at_uptime.filter(|_| this_boot);
+                let last = Run { held_at_uptime, ..written.last };
+                Remembered { held: written.held && this_boot, last: Some(last), this_boot }
             }
             Err(error) => {
                 warn!("cannot understand {}: {error}", self.path.display());
@@ -122,10 +153,9 @@ pub(crate) fn file_name(instance: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn run(id: &str) -> Run {
-        Run { run_id: id.to_owned(), replication_id: "a\"b\n".to_owned(), held_at: 7 }
+        Run { run_id: id.to_owned(), replication_id: "a\"b\n".to_owned(), held_at: 7, held_at_uptime: None }
     }
 
     /// What the next keeper reads, in this boot or another.
@@ -150,6 +180,20 @@ mod tests {
         assert_eq!(then(&|memory| both(memory, false)), held(false));
         assert_eq!(then(&|_| {}), held(false));
         assert_eq!(then(&|memory| memory.write(None, false)), Remembered::default());
+    }
+
+    #[test]
+    fn a_clock_that_is_stepped_makes_nothing_older_in_this_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut last = run("1");
+        last.is_held_now();
+        let stepped = Run { held_at: last.held_at - 3600, ..last.clone() };
+        let ago = |boot| {
+            let read = then(directory.path(), boot, |memory| memory.write(Some(&stepped), true)).last;
+            read.expect("a run").held_ago()
+        };
+        assert!(ago("this") < Duration::from_secs(60));
+        assert!(ago("other") >= Duration::from_secs(3600));
     }
 
     #[test]

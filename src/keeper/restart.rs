@@ -2,7 +2,7 @@
 //! for at once, before the replicas take over what may be an empty server, if a replica still holds the data.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::memory::Run;
 use crate::instance::{self, Instance, ServerRole};
@@ -68,7 +68,7 @@ pub fn answer(case: &Case) -> Outcome {
     });
     let replicas: Vec<_> =
         together(ANSWER_WITHIN, jobs).into_iter().map(|answer| answer.unwrap_or(Err(AskError::Silent))).collect();
-    match judge(&replicas, &case.last, SystemTime::now()) {
+    match judge(&replicas, &case.last, case.last.held_ago()) {
         Others::DoNotHold => return Outcome::NobodyElse,
         Others::CouldNotTell => return Outcome::CouldNotTell,
         Others::Hold => {}
@@ -81,12 +81,11 @@ pub fn answer(case: &Case) -> Outcome {
 
 /// Whether a replica holds what the last run had, and has run since it had it: one that restarted, too, may have loaded something
 /// older from its disk.
-fn judge(replicas: &[Result<Instance, AskError>], last: &Run, now: SystemTime) -> Others {
+fn judge(replicas: &[Result<Instance, AskError>], last: &Run, held_ago: Duration) -> Others {
     let holds = |replica: &Instance| {
-        let began = now.checked_sub(replica.uptime).unwrap_or(SystemTime::UNIX_EPOCH);
         matches!(replica.role, ServerRole::Replica { .. })
             && replica.replication_id == last.replication_id
-            && began < SystemTime::UNIX_EPOCH + Duration::from_secs(last.held_at)
+            && replica.uptime > held_ago
             && !replica.loading
     };
     if replicas.iter().flatten().any(holds) {
@@ -106,8 +105,6 @@ fn judge(replicas: &[Result<Instance, AskError>], last: &Run, now: SystemTime) -
 mod tests {
     use super::*;
 
-    const NOW: u64 = 1_000_000;
-
     fn replica(id: &str, uptime: u64) -> Result<Instance, AskError> {
         let role = ServerRole::Replica { of: "10.0.0.1:6379".into(), link_up: false, link_down_for: None };
         let uptime = Duration::from_secs(uptime);
@@ -120,8 +117,7 @@ mod tests {
 
     #[test]
     fn a_replica_holds_the_data_unless_it_took_over_or_restarted() {
-        let last = Run { run_id: "1".into(), replication_id: "old".into(), held_at: NOW - 20 };
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+        let last = Run { run_id: "1".into(), replication_id: "old".into(), held_at: 0, held_at_uptime: None };
         let silent = || Err(AskError::Silent);
         let refused = || Err(AskError::Refused);
         for (others, says) in [
@@ -135,7 +131,7 @@ mod tests {
             ([replica("new", 100), silent()], Others::CouldNotTell),
             ([primary(), replica("new", 100)], Others::CouldNotTell),
         ] {
-            assert_eq!(judge(&others, &last, now), says, "{others:?}");
+            assert_eq!(judge(&others, &last, Duration::from_secs(20)), says, "{others:?}");
         }
     }
 }
