@@ -16,6 +16,7 @@ use crate::bed::{Bed, CLIENTS, Host, NODES, gates, wait_for};
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_sentinel_with_a_new_run_id_is_replaced_in_two_steps_and_the_gate_stays_open", replaced),
     ("more_than_one_step_by_hand_is_not_followed", by_hand),
+    ("roles_follow_sentinels_outside_the_cluster_to_a_node_without_one", outside),
     ("a_node_that_is_down_holds_the_change_up_until_it_is_confirmed_off", down),
 ];
 
@@ -73,6 +74,87 @@ fn replaced(bed: &Bed) -> Result<()> {
     undisturbed(&report)?;
     let managed = node.ask("cibadmin", &["-Q", "-o", "resources"])?;
     ensure!(!managed.contains("is-managed"), "{managed}");
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// Waits until each of these Sentinels has that many others.
+fn know_each_other(hosts: &[Host<'_>], others: usize) -> Result<()> {
+    wait_for("the Sentinels to know each other", LONG, || {
+        for host in hosts {
+            let said = host.redis(26379, &["SENTINEL", "MASTER", "mymaster"])?;
+            ensure!(said.contains(&format!("num-other-sentinels\n{others}\n")), "{}: {said}", host.name());
+        }
+        Ok(())
+    })
+}
+
+/// Forgets Sentinels that are gone, on those that are there.
+fn reset(hosts: &[Host<'_>]) -> Result<()> {
+    hosts.iter().try_for_each(|host| host.redis(26379, &["SENTINEL", "RESET", "mymaster"]).map(drop))
+}
+
+/// Two of three Sentinels are on hosts that Pacemaker does not know, so the new primary's node has neither Sentinel nor hook.
+fn outside(bed: &Bed) -> Result<()> {
+    let (primary, _) = healthy(bed)?;
+    let node = bed.host(primary)?;
+    let others: Vec<Host<'_>> = bed.nodes().filter(|node| node.name() != primary).collect();
+    let clients = CLIENTS.map(|name| bed.host(name)).into_iter().collect::<Result<Vec<_>>>()?;
+    let (sentinel, user) = (bed.server().sentinel(), bed.server().user());
+    let down_after = bed.options().down_after.as_millis();
+    for client in &clients {
+        client.sh(&format!(
+            "install -d -o {user} /run/outside
+             printf '%s\\n' 'port 26379' 'protected-mode no' 'dir /run/outside' 'sentinel monitor mymaster {} 6379 2' \\
+                'sentinel down-after-milliseconds mymaster {down_after}' > /run/outside/sentinel.conf
+             chown {user} /run/outside/sentinel.conf
+             systemd-run -q --unit=outside --uid={user} {sentinel} /run/outside/sentinel.conf",
+            node.address()
+        ))?;
+    }
+    let three = [clients[0], clients[1], node];
+    let five: Vec<Host<'_>> = three.into_iter().chain(others.iter().copied()).collect();
+    // Those that come first, then without those that go: a majority answers all the time.
+    let init = || -> Result<()> {
+        let said = rolegate(&node, &["init", "--replace"])?;
+        ensure!(said.code == 0, "{said:?}");
+        ensure!(gates::open_gates(bed)?.len() == 1, "open on {:?}", gates::open_gates(bed)?);
+        Ok(())
+    };
+    let tried = (|| {
+        know_each_other(&five, 4)?;
+        init()?;
+        for other in &others {
+            other.ask("systemctl", &["stop", sentinel])?;
+        }
+        reset(&three)?;
+        know_each_other(&three, 2)?;
+        init()?;
+        clients[0].redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        wait_for("roles and gate to follow", LONG, || {
+            let open = gates::open_gates(bed)?;
+            ensure!(open.len() == 1 && open != [primary], "open on {open:?}");
+            for node in bed.nodes() {
+                let role = gates::role(&node)?;
+                ensure!(role == if open == [node.name()] { "primary" } else { "replica" }, "{} is {role}", node.name());
+            }
+            let said = node.redis(6379, &["ROLE"])?;
+            ensure!(said.starts_with("slave"), "{primary}: {said}");
+            Ok(())
+        })
+    })();
+    for other in &others {
+        other.ask("systemctl", &["start", sentinel])?;
+    }
+    let back = know_each_other(&five, 4).and_then(|()| init());
+    for client in &clients {
+        client.sh("systemctl stop outside; rm -rf /run/outside")?;
+    }
+    let inside: Vec<Host<'_>> = bed.nodes().collect();
+    reset(&inside)?;
+    know_each_other(&inside, 2)?;
+    tried?;
+    back?;
+    init()?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
