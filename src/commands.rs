@@ -12,6 +12,8 @@ pub enum Kind {
     Anywhere,
     /// To the primary only: why.
     MayWrite(String),
+    /// To one server only, which somebody has named: why.
+    OneOnly(String),
     /// Nowhere: why.
     Never(String),
     /// It cannot be told: why. So it goes nowhere.
@@ -47,6 +49,21 @@ const MAY_BLOCK: [&str; 2] = ["XREAD", "XREADGROUP"];
 /// Who is primary is Sentinel's to say.
 const MOVES_THE_PRIMARY: [&str; 3] = ["REPLICAOF", "SLAVEOF", "FAILOVER"];
 
+/// They end the server, or have it answer nobody for as long as they take. No flag says so.
+const ENDS: [&str; 8] = [
+    "SHUTDOWN",
+    "DEBUG SEGFAULT",
+    "DEBUG PANIC",
+    "DEBUG ASSERT",
+    "DEBUG OOM",
+    "DEBUG RESTART",
+    "DEBUG CRASH-AND-RECOVER",
+    "DEBUG CRASH-AND-ABORT",
+];
+
+/// See [`ENDS`].
+const STANDS_STILL: [&str; 3] = ["SAVE", "DEBUG RELOAD", "DEBUG LOADAOF"];
+
 /// What they do nobody knows; the variants for reading only have the flag `readonly`.
 const SCRIPTS: [&str; 3] = ["EVAL", "EVALSHA", "FCALL"];
 
@@ -71,7 +88,10 @@ pub fn judge(words: &[Vec<u8>], reply: &Value) -> Kind {
         (&TAKES_OVER[..], "it takes the connection over"),
         (&NEEDS_A_SESSION, "it means nothing on a connection of its own"),
         (&BLOCKS, "it blocks"),
-        (&MOVES_THE_PRIMARY, "who is primary is Sentinel's to say: rolegate switchover"),
+        (
+            &MOVES_THE_PRIMARY,
+            "who is primary is Sentinel's to say: rolegate switchover, or SENTINEL FAILOVER where the primary is gone",
+        ),
         (
             &["AUTH", "HELLO"],
             "who we are comes from --user and --password-file: what stands in a command line others can read",
@@ -86,6 +106,14 @@ pub fn judge(words: &[Vec<u8>], reply: &Value) -> Kind {
         Ok(entry) => entry,
         Err(why) => return Kind::Unknown(why),
     };
+    for (list, why) in [
+        (&ENDS[..], "it ends the server; of a primary it ends the writes, too: rolegate switchover first"),
+        (&STANDS_STILL, "the server answers nobody until it is done; BGSAVE does not stop it"),
+    ] {
+        if is_one_of(list) {
+            return Kind::OneOnly(why.to_owned());
+        }
+    }
     let entry = match entry.get(9) {
         // Since 7.0 a container's flags are those of its parts.
         Some(Value::Array(parts) | Value::Set(parts)) if !parts.is_empty() => {
@@ -233,6 +261,23 @@ pub(crate) mod tests {
             assert!(is_never(&kind(never, &["admin"], &[])), "{never}");
         }
         assert_eq!(kind("CLIENT LIST", &["admin"], &[]), Kind::Anywhere);
+        for moves in ["FAILOVER", "slaveof no one"] {
+            let Kind::Never(why) = kind(moves, &["admin"], &[]) else { panic!("{moves}") };
+            assert!(why.contains("rolegate switchover") && why.contains("SENTINEL FAILOVER"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_ends_a_server_or_has_it_stand_still_goes_to_one_that_is_named() {
+        for one in ["SHUTDOWN", "shutdown nosave", "SAVE", "DEBUG segfault", "debug RELOAD", "DEBUG PANIC"] {
+            let kind = kind(one, &["admin", "noscript"], &["@admin"]);
+            assert!(matches!(kind, Kind::OneOnly(_)), "{one}: {kind:?}");
+        }
+        for all in ["BGSAVE", "DEBUG OBJECT a", "DEBUG HTSTATS 0", "LASTSAVE"] {
+            assert_eq!(kind(all, &["admin", "noscript"], &["@admin"]), Kind::Anywhere, "{all}");
+        }
+        // Renamed away.
+        assert!(matches!(judge(&words("SHUTDOWN"), &said("*1\r\n*-1\r\n")), Kind::Unknown(_)));
     }
 
     #[test]

@@ -33,11 +33,15 @@ const PACEMAKER: Duration = Duration::from_secs(2);
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "rolegate exec [OPTIONS] -- COMMAND...",
+    after_help = "For example: rolegate exec --role replica -- CONFIG GET maxmemory"
+)]
 pub struct Args {
     /// On which nodes, by their role
-    #[arg(long, value_name = "ROLE", value_enum, default_value_t = Which::All, hide_possible_values = true)]
+    #[arg(long, value_name = "ROLE", value_enum, default_value_t = Which::All)]
     role: Which,
-    /// On this node (repeatable)
+    /// On this node (repeatable); what ends or blocks a server needs one
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<String>,
     /// Which master name, where there are several
@@ -106,7 +110,8 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         let heard = sentinel::ask_all(record, &gate.params.master, &settings.sentinel, within);
         Verdict::of(record, &heard, None)
     });
-    let refusals = refusals(&targets, &told, named.as_ref(), &shown(&words[0]));
+    let command = shown(&words[0]);
+    let refusals = refusals(&targets, &told, named.as_ref(), &command, args.nodes.len());
     if !refusals.is_empty() {
         return Err(Stop::refused(format!("nothing was sent to anybody:\n  {}", refusals.join("\n  "))));
     }
@@ -231,15 +236,16 @@ impl Words for &[&str] {
     }
 }
 
-/// Why the command goes to nobody. Pure.
+/// Why the command goes to nobody; so many nodes were named by the operator. Pure.
 fn refusals(
     targets: &[Target],
     told: &[Result<Told, AskError>],
     named: Option<&Verdict>,
     command: &str,
+    by_name: usize,
 ) -> Vec<String> {
     let mut why = Vec::new();
-    let mut only_primary = false;
+    let (mut only_primary, mut only_one) = (false, None);
     for (target, told) in targets.iter().zip(told) {
         let name = &target.name;
         let told = match told {
@@ -253,6 +259,8 @@ fn refusals(
         };
         match &told.kind {
             Kind::Anywhere => {}
+            Kind::OneOnly(_) if by_name == 1 => {}
+            Kind::OneOnly(reason) => only_one = Some(reason),
             Kind::Never(reason) => why.push(format!("{name}: {command} is not for this: {reason}")),
             Kind::Unknown(reason) => why.push(format!("{name}: what {command} does cannot be told: {reason}")),
             Kind::MayWrite(reason) => {
@@ -275,6 +283,11 @@ fn refusals(
                 why.push(format!("{name}: {command}: {refusal}"));
             }
         }
+    }
+    if let Some(reason) = only_one {
+        why.push(format!(
+            "{command}: {reason}. It goes to one node only, and that by name: rolegate exec --node NODE -- {command} ..."
+        ));
     }
     if only_primary {
         why.push(format!("what writes goes to the primary only: rolegate exec --role primary -- {command} ..."));
@@ -574,17 +587,17 @@ mod tests {
         let all = chosen(Which::All, &[]).unwrap();
         let primary = &all[..1];
         let ok = verdict(Some("NODE1"));
-        assert_eq!(refusals(primary, &[told(true, write())], Some(&ok), "SET"), Vec::<String>::new());
+        assert_eq!(refusals(primary, &[told(true, write())], Some(&ok), "SET", 0), Vec::<String>::new());
         for (is_primary, named, part) in [
             (false, Some("node1"), "its Redis is a replica"),
             (true, Some("node2"), "majority names node2"),
             (true, None, "no majority of Sentinels names a primary (a note)"),
         ] {
-            let why = refusals(primary, &[told(is_primary, write())], Some(&verdict(named)), "SET");
+            let why = refusals(primary, &[told(is_primary, write())], Some(&verdict(named)), "SET", 0);
             assert!(why.len() == 1 && why[0].contains(part), "{why:?}");
         }
         let everywhere = [told(true, write()), told(false, write()), Err(AskError::Silent)];
-        let why = refusals(&all, &everywhere, Some(&ok), "SET");
+        let why = refusals(&all, &everywhere, Some(&ok), "SET", 0);
         assert_eq!(why[0], "node2: SET: it writes, and this node's role is replica");
         assert!(why.len() == 2 && why[1].contains("--role primary -- SET"), "{why:?}");
     }
@@ -593,18 +606,30 @@ mod tests {
     fn reads_go_everywhere_and_what_cannot_be_told_nowhere() {
         let all = chosen(Which::All, &[]).unwrap();
         let reads = [told(true, Kind::Anywhere), Err(AskError::Refused), told(false, Kind::Anywhere)];
-        assert_eq!(refusals(&all, &reads, None, "GET"), Vec::<String>::new());
+        assert_eq!(refusals(&all, &reads, None, "GET", 0), Vec::<String>::new());
         let odd = [
             told(true, Kind::Never("it blocks".into())),
             told(false, Kind::Unknown("no flags".into())),
             Err(AskError::Denied("NOPERM".into())),
         ];
-        let why = refusals(&all, &odd, None, "X");
+        let why = refusals(&all, &odd, None, "X", 0);
         assert!(
             why.len() == 3 && why[0].contains("it blocks") && why[1].contains("cannot be told: no flags"),
             "{why:?}"
         );
         assert!(why[2].contains("NOPERM") && why[2].contains("[redis]"), "{why:?}");
+    }
+
+    #[test]
+    fn what_ends_a_server_goes_to_one_node_by_name() {
+        let all = chosen(Which::All, &[]).unwrap();
+        let ends = || told(true, Kind::OneOnly("it ends the server".into()));
+        for (targets, by_name) in [(&all[..], 0), (&all[..1], 0), (&all[..2], 2)] {
+            let everywhere: Vec<_> = targets.iter().map(|_| ends()).collect();
+            let why = refusals(targets, &everywhere, None, "SHUTDOWN", by_name);
+            assert!(why.len() == 1 && why[0].contains("rolegate exec --node NODE -- SHUTDOWN"), "{why:?}");
+        }
+        assert_eq!(refusals(&all[..1], &[ends()], None, "SHUTDOWN", 1), Vec::<String>::new());
     }
 
     fn bulk(bytes: &[u8]) -> Value {
