@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         Some(error) => return Err(Stop::unknown(error.clone())),
         None => {
             let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-            super::say_in_colour(&text::render(&report, View { all: args.all, width }));
+            super::say_in_colour(&text::render(&report, View { all: args.all, width, breaks_all: false }));
         }
     }
     Ok(report.exit())

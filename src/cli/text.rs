@@ -10,7 +10,7 @@ use super::judge::{self, Problem, Severity};
 use super::probe::Port;
 use super::span;
 use super::status::{Judged, Report};
-use super::table::{Cell, style, styled, table, wrapped};
+use super::table::{Cell, Less, cut, fitted, style, styled, wrapped};
 
 /// How it is shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,6 +19,15 @@ pub struct View {
     pub all: bool,
     /// How wide lines may be; None where nobody says.
     pub width: Option<usize>,
+    /// The terminal breaks no lines: commands are broken here, too.
+    pub breaks_all: bool,
+}
+
+impl View {
+    /// `text` in lines that fit.
+    fn wrapped(self, text: &str, indent: usize) -> String {
+        wrapped(text, self.width.unwrap_or(usize::MAX), indent)
+    }
 }
 
 /// The whole report, with colours.
@@ -35,16 +44,16 @@ pub fn render(report: &Report, view: View) -> String {
         out.push_str(&tally(report));
         print_problems(&mut out, &report.problems, view);
         for judged in report.masters.iter().filter(|judged| judged.code != 0) {
-            out.push_str(&headline(judged, &[]));
+            out.push_str(&headline(judged, &[], view));
             print_problems(&mut out, &judged.judgement.problems, view);
         }
         out.push('\n');
-        out.push_str(&overview(report));
+        out.push_str(&overview(report, view));
         out.push_str(&styled("all of it: rolegate status --all, or --master NAME\n", style::FAINT));
-        out.push_str(&footer(report));
+        out.push_str(&footer(report, view));
         return out;
     }
-    report.masters.iter().for_each(|judged| out.push_str(&headline(judged, &report.problems)));
+    report.masters.iter().for_each(|judged| out.push_str(&headline(judged, &report.problems, view)));
     print_problems(&mut out, &report.problems, view);
     for judged in &report.masters {
         if several {
@@ -52,13 +61,14 @@ pub fn render(report: &Report, view: View) -> String {
         }
         print_problems(&mut out, &judged.judgement.problems, view);
         out.push('\n');
-        out.push_str(&tables(&report.cluster, &judged.group));
-        out.push_str(&format!("\nlast failover: {}\n", failover(&judged.group)));
+        out.push_str(&tables(&report.cluster, &judged.group, view));
+        let last = format!("last failover: {}", failover(&judged.group));
+        out.push_str(&format!("\n{}\n", view.wrapped(&last, 4)));
     }
     if report.masters.is_empty() {
         out.push('\n');
     }
-    out.push_str(&footer(report));
+    out.push_str(&footer(report, view));
     out
 }
 
@@ -90,9 +100,10 @@ fn tally(report: &Report) -> String {
     format!("{} master names: {}\n", report.masters.len(), counts.join(", "))
 }
 
-fn headline(judged: &Judged, of_cluster: &[Problem]) -> String {
+fn headline(judged: &Judged, of_cluster: &[Problem], view: View) -> String {
     let group = &judged.group;
     let problems: Vec<Problem> = of_cluster.iter().chain(&judged.judgement.problems).cloned().collect();
+    let mut tint = Style::new();
     let who = match judged.judgement.writers.as_slice() {
         [] => judge::nobody(group).to_owned(),
         [one] => {
@@ -101,14 +112,23 @@ fn headline(judged: &Judged, of_cluster: &[Problem]) -> String {
                 node.map_or(String::new(), |address| format!(" at {}", SocketAddr::new(address.ip(), group.rw_port)));
             format!("{one} takes writes{at}")
         }
-        several => styled(format!("{} ALL TAKE WRITES", several.join(" and ")), style::BAD),
+        several => {
+            tint = style::BAD;
+            format!("{} ALL TAKE WRITES", several.join(" and "))
+        }
     };
     let code = judge::code(&problems) as u8;
-    format!("{}: {}: {who}\n", styled(&group.master, Style::new().bold()), styled(word(code), of_code(code)))
+    let (master, code, tone) = (&group.master, word(code), of_code(code));
+    let line = view.wrapped(&format!("{master}: {code}: {who}"), 4);
+    match line.strip_prefix(&format!("{master}: {code}: ")) {
+        Some(who) => {
+            format!("{}: {}: {}\n", styled(master, Style::new().bold()), styled(code, tone), styled(who, tint))
+        }
+        None => format!("{line}\n"),
+    }
 }
 
 fn print_problems(out: &mut String, problems: &[Problem], view: View) {
-    let width = view.width.unwrap_or(usize::MAX);
     for problem in problems {
         let color = match problem.severity {
             Severity::Critical => style::BAD,
@@ -116,21 +136,23 @@ fn print_problems(out: &mut String, problems: &[Problem], view: View) {
             Severity::Warning => style::WARN,
         };
         let severity = format!("{:<8}", problem.severity.word());
-        let line = wrapped(&format!("  {severity}  {}", problem.what), width, 12);
+        let line = view.wrapped(&format!("  {severity}  {}", problem.what), 12);
         out.push_str(&line.replacen(&severity, &styled(&severity, color), 1));
         out.push('\n');
         if let Some(next) = &problem.next {
             // Continued lines stand under the first. A command is not broken: it is there to be copied.
             for (n, line) in next.lines().enumerate() {
-                let arrow = if n == 0 { "->" } else { "  " };
-                out.push_str(&format!("            {arrow} {}\n", styled(line, style::NEXT)));
+                let before = if n == 0 { "            -> " } else { "               " };
+                let line = format!("{before}{line}");
+                let line = if view.breaks_all { view.wrapped(&line, before.len()) } else { line };
+                out.push_str(&format!("{before}{}\n", styled(&line[before.len()..], style::NEXT)));
             }
         }
     }
 }
 
 /// A line for each master name.
-fn overview(report: &Report) -> String {
+fn overview(report: &Report, view: View) -> String {
     let rows: Vec<Vec<Cell>> = report
         .masters
         .iter()
@@ -154,10 +176,36 @@ fn overview(report: &Report) -> String {
             ]
         })
         .collect();
-    table(&["MASTER", "STATE", "WRITES", "SENTINELS", "NAMED SINCE", "EPOCH", "MOST BEHIND", "FAILOVER AGO"], &rows)
+    let heading = ["MASTER", "STATE", "WRITES", "SENTINELS", "NAMED SINCE", "EPOCH", "MOST BEHIND", "FAILOVER AGO"];
+    let less = [
+        Less::Without("EPOCH"),
+        Less::Without("NAMED SINCE"),
+        Less::Without("FAILOVER AGO"),
+        Less::Without("MOST BEHIND"),
+        Less::Cut("WRITES"),
+        Less::Cut("MASTER"),
+    ];
+    let (text, missed) = fitted(&heading, &rows, view.width, &less);
+    text + &no_room(&missed, view)
 }
 
-fn tables(cluster: &ClusterFacts, group: &Group) -> String {
+/// That columns are missing.
+fn no_room(missed: &[String], view: View) -> String {
+    if missed.is_empty() {
+        return String::new();
+    }
+    let text = format!("no room for {}: rolegate status --json has it, or a wider terminal", missed.join(", "));
+    format!("{}\n", styled(view.wrapped(&text, 4), style::FAINT))
+}
+
+/// A node's name without the domain that it has in common with all others.
+fn without_domain<'a>(name: &'a str, nodes: &[NodeFacts]) -> &'a str {
+    let Some((host, domain)) = name.split_once('.') else { return name };
+    let same = nodes.iter().all(|node| node.name.split_once('.').is_some_and(|(_, other)| other == domain));
+    if same { host } else { name }
+}
+
+fn tables(cluster: &ClusterFacts, group: &Group, view: View) -> String {
     let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at_node.as_deref());
     let (ro, rw) = (group.ro_port.to_string(), group.rw_port.to_string());
     let rows: Vec<Vec<Cell>> = group
@@ -166,25 +214,44 @@ fn tables(cluster: &ClusterFacts, group: &Group) -> String {
         .map(|node| {
             let here = cluster.seen_from.as_deref() == Some(&node.name);
             let is_named = named == Some(node.name.as_str());
+            let star = if here { "*" } else { "" };
+            // What matters most stands first.
             vec![
-                format!("{}{}", node.name, if here { "*" } else { "" }).into(),
-                member(node),
+                Cell::from(format!("{}{star}", node.name))
+                    .or(format!("{}{star}", without_domain(&node.name, &group.nodes))),
+                port(&node.rw, is_named),
+                port(&node.ro, false),
                 match (&node.role, &node.fence) {
                     (_, Some(_)) => Cell::new("FENCED", style::WARN),
                     (Some(role), None) if role == "fail" => Cell::new("fail", style::WARN),
                     (Some(role), None) => role.as_str().into(),
                     (None, None) => "-".into(),
                 },
-                gate(node),
-                lease(node, group, here),
                 redis(node, is_named),
-                behind(node).into(),
-                port(&node.ro, false),
-                port(&node.rw, is_named),
+                behind(node),
+                lease(node, group, here),
+                gate(node),
+                member(node),
             ]
         })
         .collect();
-    let mut out = table(&["NODE", "CLUSTER", "ROLE", "GATE", "LEASE", "REDIS", "BEHIND", &ro, &rw], &rows);
+    let less = [
+        Less::Usual("CLUSTER", "online"),
+        Less::Short("BEHIND"),
+        Less::Short("REDIS"),
+        Less::Short("GATE"),
+        Less::Short("NODE"),
+        Less::Short(&ro),
+        Less::Short(&rw),
+        Less::Without("LEASE"),
+        Less::Without("CLUSTER"),
+        Less::Without("GATE"),
+        Less::Without("ROLE"),
+        Less::Cut("NODE"),
+        Less::Without("BEHIND"),
+    ];
+    let heading = ["NODE", &rw, &ro, "ROLE", "REDIS", "BEHIND", "LEASE", "GATE", "CLUSTER"];
+    let (mut out, mut missed) = fitted(&heading, &rows, view.width, &less);
     let rows: Vec<Vec<Cell>> = group
         .sentinels
         .iter()
@@ -203,9 +270,10 @@ fn tables(cluster: &ClusterFacts, group: &Group) -> String {
                 None => Cell::new(sentinel.flags.join(", "), style::WARN),
             };
             let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_owned()));
+            let host = without_domain(&names, &group.nodes).to_owned();
             vec![
                 sentinel.address.as_str().into(),
-                names.into(),
+                Cell::from(names).or(host),
                 or_dash(sentinel.names_for_seconds.map(span)),
                 or_dash(sentinel.epoch.map(|epoch| epoch.to_string())),
                 says,
@@ -213,14 +281,25 @@ fn tables(cluster: &ClusterFacts, group: &Group) -> String {
         })
         .collect();
     out.push('\n');
-    out.push_str(&table(&["SENTINEL", "NAMES", "SINCE", "EPOCH", "SAYS"], &rows));
+    let less = [
+        Less::Short("NAMES"),
+        Less::Without("EPOCH"),
+        Less::Cut("SAYS"),
+        Less::Without("SINCE"),
+        Less::Cut("NAMES"),
+        Less::Cut("SENTINEL"),
+    ];
+    let (sentinels, too) = fitted(&["SENTINEL", "NAMES", "SINCE", "EPOCH", "SAYS"], &rows, view.width, &less);
+    out.push_str(&sentinels);
+    missed.extend(too);
+    out.push_str(&no_room(&missed, view));
     if let Some(Firewall::Seen { backend, baseline, ro_open_ms, rw_open_ms, listeners: _ }) = &group.firewall {
         let state = |port: u16, open: &Option<u64>| match open {
             Some(ms) => format!("{port} open for {}", span(ms / 1000)),
             None => format!("{port} closed"),
         };
-        out.push_str(&format!(
-            "\nfirewall here: {backend}, rules {}, {}, {}\n",
+        let line = format!(
+            "firewall here: {backend}, rules {}, {}, {}",
             baseline.as_deref().unwrap_or("intact"),
             state(group.ro_port, ro_open_ms),
             match rw_open_ms {
@@ -228,7 +307,8 @@ fn tables(cluster: &ClusterFacts, group: &Group) -> String {
                 Some(_) => format!("{} held open by the lease", group.rw_port),
                 None => state(group.rw_port, rw_open_ms),
             }
-        ));
+        );
+        out.push_str(&format!("\n{}\n", view.wrapped(&line, 4)));
     }
     out
 }
@@ -244,13 +324,12 @@ fn member(node: &NodeFacts) -> Cell {
 fn gate(node: &NodeFacts) -> Cell {
     let lost = node.member.is_some_and(|member| !member.online || member.unclean);
     let Some(gate) = node.gate.as_ref().filter(|_| !lost) else { return "?".into() };
-    let mut text = gate.word().to_owned();
     let flags = [(gate.failed, "failed"), (gate.blocked, "blocked"), (gate.unmanaged, "unmanaged")];
-    for (_, word) in flags.iter().filter(|(is, _)| *is) {
-        text.push_str(&format!(", {word}"));
+    let words: Vec<&str> = flags.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+    match words.as_slice() {
+        [] => gate.word().into(),
+        words => Cell::new(format!("{}, {}", gate.word(), words.join(", ")), style::WARN).or(words[0]),
     }
-    let plain = !flags.iter().any(|(is, _)| *is);
-    Cell::new(text, if plain { Style::new() } else { style::WARN })
 }
 
 /// What remains of it, which only its own node's kernel knows; of another node how long it can last at most.
@@ -273,21 +352,27 @@ fn lease(node: &NodeFacts, group: &Group, here: bool) -> Cell {
 fn redis(node: &NodeFacts, named: bool) -> Cell {
     match &node.redis {
         None => "-".into(),
-        Some(Server::None { why }) => Cell::new(why.chars().take(40).collect::<String>(), style::WARN),
+        Some(Server::None { why }) => {
+            let why = why.chars().take(40).collect::<String>();
+            let short = match why.as_str() {
+                "connection refused" => "refused".to_owned(),
+                why => cut(why.split(':').next().unwrap_or(why), 13),
+            };
+            Cell::new(why, style::WARN).or(short)
+        }
         Some(Server::Given(server)) if server.loading => Cell::new("loading", style::WARN),
         Some(Server::Given(server)) if server.primary => {
             Cell::new("primary", if named { Style::new() } else { style::WARN })
         }
-        Some(Server::Given(server)) if !server.link_up => Cell::new("replica, link DOWN", style::WARN),
+        Some(Server::Given(server)) if !server.link_up => Cell::new("replica, link DOWN", style::WARN).or("link DOWN"),
         Some(Server::Given(_)) => "replica".into(),
     }
 }
 
-fn behind(node: &NodeFacts) -> String {
-    node.behind.map_or("-".to_owned(), |behind| {
-        let seconds = behind.seconds.map_or(String::new(), |seconds| format!(", {}", span(seconds)));
-        format!("{}{seconds}", bytes(behind.bytes))
-    })
+fn behind(node: &NodeFacts) -> Cell {
+    let Some(behind) = node.behind else { return "-".into() };
+    let seconds = behind.seconds.map_or(String::new(), |seconds| format!(", {}", span(seconds)));
+    Cell::from(format!("{}{seconds}", bytes(behind.bytes))).or(bytes(behind.bytes))
 }
 
 /// Bytes in a unit that is easy to read.
@@ -306,7 +391,9 @@ fn port(port: &Option<Port>, should_be_open: bool) -> Cell {
         None => "-".into(),
         Some(port) if port.is_open() && should_be_open => Cell::new(port.word(), style::GOOD),
         Some(Port::Refused) if should_be_open => Cell::new("refused", style::BAD),
-        Some(port @ (Port::Silent | Port::Unreachable { .. })) => Cell::new(port.word(), style::WARN),
+        Some(Port::Unreachable { .. }) => Cell::new("unreachable", style::WARN).or("no way"),
+        Some(port @ Port::Silent) => Cell::new(port.word(), style::WARN),
+        Some(port @ Port::Open { .. }) => Cell::from(port.word()).or(port.word().replace("no answer", "?")),
         Some(port) => port.word().into(),
     }
 }
@@ -323,7 +410,7 @@ fn failover(group: &Group) -> String {
     format!("{way}, {least}{} ago ({}): {because}", span(*seconds_ago), utc(*at))
 }
 
-fn footer(report: &Report) -> String {
+fn footer(report: &Report, view: View) -> String {
     let cluster = &report.cluster;
     let yes = |value: Option<bool>| match value {
         Some(true) => "yes",
@@ -341,16 +428,18 @@ fn footer(report: &Report) -> String {
         several if several.len() > 4 => format!("{} gates", several.len()),
         some => format!("gate {}", some.join(", ")),
     };
-    format!(
-        "seen from {} in {} ms; quorum {}, STONITH {stonith}, {gates}\n",
+    let text = format!(
+        "seen from {} in {} ms; quorum {}, STONITH {stonith}, {gates}",
         cluster.seen_from.as_deref().unwrap_or("here"),
         report.took_ms,
         yes(cluster.quorum)
-    )
+    );
+    format!("{}\n", view.wrapped(&text, 4))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::Behind;
     use super::super::judge::tests::healthy;
     use super::super::status::tests::{full, report_of, several};
     use super::*;
@@ -366,10 +455,10 @@ mod tests {
             "\
 mymaster: HEALTHY: node1 takes writes at 10.0.0.1:6381
 
-NODE    CLUSTER  ROLE     GATE        LEASE     REDIS    BEHIND    6380  6381
-node1*  online   primary  Promoted    <= 2.0 s  primary  -         open  open
-node2   online   replica  Unpromoted  -         replica  1 B, 0 s  open  refused
-node3   online   replica  Unpromoted  -         replica  2 B, 1 s  open  refused
+NODE    6381     6380  ROLE     REDIS    BEHIND    LEASE     GATE        CLUSTER
+node1*  open     open  primary  primary  -         <= 2.0 s  Promoted    online
+node2   refused  open  replica  replica  1 B, 0 s  -         Unpromoted  online
+node3   refused  open  replica  replica  2 B, 1 s  -         Unpromoted  online
 
 SENTINEL        NAMES  SINCE    EPOCH  SAYS
 10.0.0.1:26379  node1  2 h 5 min  4      well
@@ -403,10 +492,96 @@ seen from node1 in 0 ms; quorum yes, STONITH off, gate RedisGate
         let mut group = healthy();
         group.record_error = Some("one two three four five six seven eight nine ten".into());
         let report = report_of(group);
-        let words = |text: String| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        // Of what is wrong; the tables shed columns.
+        let words = |text: String| {
+            let first = text.split("\n\n").next().unwrap_or_default();
+            first.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
         let narrow = plain(&report, View { width: Some(50), ..View::default() });
         assert!(narrow.lines().skip(1).take(2).all(|line| line.chars().count() <= 50), "{narrow}");
         assert_eq!(words(narrow), words(plain(&report, View::default())));
+    }
+
+    /// Names, lags and states as they are on real hosts.
+    fn real(name: impl Fn(usize) -> String) -> Group {
+        let mut group = healthy();
+        for (n, node) in (1..).zip(&mut group.nodes) {
+            node.name = name(n);
+        }
+        let named = Some(name(1));
+        group.sentinels.iter_mut().for_each(|sentinel| sentinel.names_node = named.clone());
+        let verdict = group.verdict.as_mut().unwrap();
+        (verdict.named, verdict.points_at_node) = (named.clone(), named);
+        group.nodes[1].behind = Some(Behind { bytes: 1_234, seconds: Some(1) });
+        group.nodes[2].behind = Some(Behind { bytes: 12_345_678, seconds: Some(119) });
+        group.last_failover = full().masters[0].group.last_failover.clone();
+        group
+    }
+
+    fn at_80(group: Group) -> String {
+        plain(&report_of(group), View { width: Some(80), ..View::default() })
+    }
+
+    fn fits(text: &str) {
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn a_usual_status_has_no_line_of_more_than_80_columns() {
+        let names: [fn(usize) -> String; 4] = [
+            |n| format!("node{n}"),
+            |n| format!("redis-prod-{n}"),
+            |n| format!("redis-production-fra1-0{n}"),
+            |n| format!("redis0{n}.eu-central-1.example.com"),
+        ];
+        for name in names {
+            let text = at_80(real(name));
+            fits(&text);
+            assert!(text.contains("6381") && text.contains("1.2 kB"), "{text}");
+            let mut down = real(name);
+            if let Some(Server::Given(server)) = &mut down.nodes[1].redis {
+                (server.link_up, server.link_down_seconds) = (false, Some(7200));
+            }
+            down.nodes[2].member = Some(Member::default());
+            down.nodes[2].redis = Some(Server::None { why: "no answer".into() });
+            (down.nodes[2].ro, down.nodes[2].rw) = (Some(Port::Silent), Some(Port::Silent));
+            down.sentinels[2].error = Some("no answer".into());
+            let text = at_80(down);
+            let of_commands = |line: &&str| line.starts_with("            -> ");
+            let others: Vec<&str> = text.lines().filter(|line| !of_commands(line)).collect();
+            fits(&others.join("\n"));
+            assert!(text.contains("link DOWN"), "{text}");
+        }
+        fits(&plain(&several(12), View { width: Some(80), ..View::default() }));
+    }
+
+    #[test]
+    fn at_80_columns_a_table_keeps_what_matters() {
+        let text = at_80(real(|n| format!("redis-prod-{n}")));
+        let table: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("NODE")).take(4).collect();
+        assert_eq!(
+            table,
+            [
+                "NODE          6381     6380  ROLE     REDIS    BEHIND   LEASE     GATE",
+                "redis-prod-1  open     open  primary  primary  -        <= 2.0 s  Promoted",
+                "redis-prod-2  refused  open  replica  replica  1.2 kB   -         Unpromoted",
+                "redis-prod-3  refused  open  replica  replica  12.3 MB  -         Unpromoted",
+            ]
+        );
+        assert!(!text.contains("no room"), "{text}");
+        let mut long = real(|n| format!("redis0{n}.eu-central-1.example.com"));
+        long.nodes[2].member = Some(Member::default());
+        let text = at_80(long);
+        assert!(text.contains("redis02  refused") && text.contains("offline"), "{text}");
+    }
+
+    #[test]
+    fn where_the_terminal_breaks_nothing_commands_are_broken_here() {
+        let mut group = real(|n| format!("redis-production-fra1-0{n}"));
+        group.nodes[0].rw = Some(Port::Refused);
+        group.nodes[0].member = Some(Member::default());
+        let view = View { width: Some(80), breaks_all: true, ..View::default() };
+        fits(&plain(&report_of(group), view));
     }
 
     #[test]
@@ -432,7 +607,7 @@ seen from node1 in 0 ms; quorum yes, STONITH off, gate RedisGate
         );
         assert!(short.lines().count() <= 24, "{short}");
         assert_eq!(short.lines().filter(|line| line.contains("HEALTHY   node1")).count(), 11, "{short}");
-        let all = plain(&report, View { all: true, width: None });
+        let all = plain(&report, View { all: true, ..View::default() });
         assert_eq!(all.matches("\nNODE ").count(), 12, "{all}");
     }
 

@@ -142,7 +142,7 @@ fn paint(report: Option<&Report>, every: Duration, all: bool) -> io::Result<()> 
         Some(report) => {
             text.push_str(&styled(format!("    {}", utc(report.at)), style::FAINT));
             text.push_str("\n\n");
-            text.push_str(&text::render(report, View { all, width: Some(width) }));
+            text.push_str(&text::render(report, View { all, width: Some(width), breaks_all: true }));
         }
         None => text.push_str("\n\nlooking ...\n"),
     }
