@@ -1,4 +1,4 @@
-//! `rolegate metrics`: the same look as OpenMetrics text, for node exporter's textfile collector. Only gauges: that collector reads the
+//! `rolegate metrics`: what status sees, as OpenMetrics text, for node exporter's textfile collector. Only gauges: that collector reads the
 //! older Prometheus text format, in which other types are written differently. What is not known is left out, never 0.
 
 use std::fmt::Write as _;

@@ -29,6 +29,9 @@ pub struct Args {
     /// Do not ask for the node's name again: for scripts
     #[arg(long)]
     yes: bool,
+    /// Why; the next operator reads it in rolegate status
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// `rolegate confirm-off NODE`.
@@ -68,7 +71,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     for gate in &all {
         let attribute = attribute(&gate.params.master);
         let before = Said::read(node.permanent(&attribute));
-        let by = marker("by", &operator(), SystemTime::now(), None);
+        let by = marker("by", &operator(), SystemTime::now(), args.reason.as_deref());
         write(name, &attribute, &Said { shown: Shown::Off, boot: before.boot, by }.text())?;
     }
     say(format!("{name} is confirmed off, until it shows up"));

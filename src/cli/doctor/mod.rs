@@ -19,6 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::judge::Severity;
+use super::table::columns;
 use super::{Stop, say, say_in_colour};
 use crate::exit::CliCode;
 use checks::{CHECKS, Check};
@@ -36,7 +37,10 @@ pub struct Args {
     /// All of it, for programs: docs/doctor.md has the fields
     #[arg(long)]
     json: bool,
-    /// Only these checks (docs/doctor.md lists them)
+    /// A line for each check there is: its id and what it looks at
+    #[arg(long, conflicts_with_all = ["all", "json", "only", "skip"])]
+    list: bool,
+    /// Only these checks
     #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = id)]
     only: Vec<&'static str>,
     /// Leave these checks out: what you have decided to live with
@@ -151,6 +155,12 @@ impl Checked {
 
 /// Looks, judges, prints.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
+    if args.list {
+        let row = |check: &Check| [check.id, check.what].map(str::to_owned);
+        let heading = ["ID", "LOOKS AT"].map(str::to_owned);
+        say(columns(&std::iter::once(heading).chain(CHECKS.iter().map(row)).collect::<Vec<_>>()));
+        return Ok(CliCode::Ok);
+    }
     let started = Instant::now();
     let facts = facts::collect();
     let picks = |id: &str| (args.only.is_empty() || args.only.contains(&id)) && !args.skip.contains(&id);

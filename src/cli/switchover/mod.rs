@@ -61,6 +61,7 @@ const SENTINELS_EVERY: u32 = 8;
 
 /// The arguments of switchover.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Ctrl-C is safe at any time: it goes back, or forward where a failover is under way.")]
 pub struct Args {
     /// The node that becomes primary; without it the best one
     #[arg(long, value_name = "NODE")]
