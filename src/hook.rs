@@ -333,7 +333,7 @@ fn named(master: &str, record: &Record, settings: &Settings) -> Result<Result<St
     let verdict = Verdict::of(record, &heard, None);
     if let (None, Some(place), None) = (&verdict.named, &verdict.points_at, &verdict.points_at_node) {
         return Err(Problem::Never(format!(
-            "Sentinels name {place}, which is no node of the record: run `rolegate init` if it should be"
+            "Sentinels name {place}, which is no node of the record: run `rolegate init --replace` if it should be"
         )));
     }
     let disagree = || format!("no majority of Sentinels agrees ({})", verdict.notes.join("; "));
@@ -342,7 +342,7 @@ fn named(master: &str, record: &Record, settings: &Settings) -> Result<Result<St
 
 /// This node's entry in the record.
 fn entry<'r>(record: &'r Record, me: &str) -> Result<&'r NodeEntry, Problem> {
-    record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init`")))
+    record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init --replace`")))
 }
 
 /// Writes what follows from `named`, if anything does.

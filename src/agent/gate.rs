@@ -362,7 +362,7 @@ impl Action {
         let me = self.node_name()?;
         match record.node(&me) {
             Some(_) => Ok(()),
-            None => Err(format!("{me} is not in the record's nodes: run `rolegate init`")),
+            None => Err(format!("{me} is not in the record's nodes: run `rolegate init --replace`")),
         }
     }
 

@@ -11,8 +11,9 @@ use super::switchover::Interruption;
 use super::{Gate, Stop, gates, init, say};
 use crate::exit::CliCode;
 use crate::keeper::stand::{basis, peers, written};
+use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib};
-use crate::record::{Basis, Change};
+use crate::record::{Basis, Change, Step};
 use crate::stand::{Peer, Shown, attribute};
 
 /// After that it is said who is waited for.
@@ -61,7 +62,8 @@ pub fn word(says: &Shown<String>) -> &'static str {
     }
 }
 
-fn list(nodes: &[Peer<String>]) -> String {
+/// Nodes, and what each says.
+pub fn list(nodes: &[Peer<String>]) -> String {
     nodes.iter().map(|peer| format!("{} ({})", peer.name, word(&peer.says))).collect::<Vec<_>>().join(", ")
 }
 
@@ -75,24 +77,43 @@ pub fn what_to_do(names: &[&str]) -> String {
     )
 }
 
-/// Has the record become `goal`, step by step. All nodes may take so long to follow each.
-pub fn step_by_step(id: &str, goal: &Basis, within: Duration) -> Result<CliCode, Stop> {
-    let interruption = Interruption::listen();
-    let (gate, cib) = look(id)?;
-    let mut at = base(&gate, &cib)?;
+/// Where the change begins, and the records from there to `goal`.
+fn way(gate: &Gate, cib: &Cib, goal: &Basis) -> Result<(Basis, Vec<Basis>), Stop> {
+    let at = base(gate, cib)?;
     let way = at.way_to(goal).ok_or_else(|| {
         Stop::refused("no single steps lead from the record to that one: change it with the gate disabled")
     })?;
+    Ok((at, way))
+}
+
+/// The steps to `goal`, one after the other.
+pub fn steps(gate: &Gate, cib: &Cib, goal: &Basis) -> Result<Vec<Step>, Stop> {
+    let (mut at, way) = way(gate, cib, goal)?;
+    let mut steps = Vec::new();
+    for next in way {
+        if let Change::One(step) = at.change_to(&next) {
+            steps.push(step);
+        }
+        at = next;
+    }
+    Ok(steps)
+}
+
+/// Has the record become `goal`, step by step. All nodes may take so long to follow each. `again` is the command that goes on with it.
+pub fn step_by_step(id: &str, goal: &Basis, within: Duration, again: &str) -> Result<CliCode, Stop> {
+    let interruption = Interruption::listen();
+    let (gate, cib) = look(id)?;
+    let (mut at, way) = way(&gate, &cib, goal)?;
     if basis(&gate.params).as_ref() == Some(&at) {
-        followed(id, within, &interruption)?;
+        followed(id, within, &interruption, again)?;
     }
     let steps = way.len();
     for (n, next) in (1..).zip(way) {
         if let Change::One(step) = at.change_to(&next) {
             say(format!("step {n} of {steps}: {step}"));
         }
-        write(id, &next)?;
-        followed(id, within, &interruption)?;
+        write(id, &next, again)?;
+        followed(id, within, &interruption, again)?;
         at = next;
     }
     say("\nDone: all nodes stand on it.");
@@ -100,8 +121,8 @@ pub fn step_by_step(id: &str, goal: &Basis, within: Duration) -> Result<CliCode,
 }
 
 /// Waits until all nodes stand on a record that was written with the gate disabled: who is not told before it is enabled goes on with the old one.
-pub fn taken(id: &str, within: Duration) -> Result<(), Stop> {
-    followed(id, within, &Interruption::listen())
+pub fn taken(id: &str, within: Duration, again: &str) -> Result<(), Stop> {
+    followed(id, within, &Interruption::listen(), again)
 }
 
 fn look(id: &str) -> Result<(Gate, Cib), Stop> {
@@ -111,7 +132,7 @@ fn look(id: &str) -> Result<(Gate, Cib), Stop> {
 }
 
 /// Waits until all nodes have shown that they have the record.
-fn followed(id: &str, within: Duration, interruption: &Interruption) -> Result<(), Stop> {
+fn followed(id: &str, within: Duration, interruption: &Interruption, again: &str) -> Result<(), Stop> {
     let began = Instant::now();
     let mut said = BTreeSet::new();
     loop {
@@ -120,8 +141,7 @@ fn followed(id: &str, within: Duration, interruption: &Interruption) -> Result<(
         if waits.is_empty() {
             return Ok(());
         }
-        let names: Vec<&str> = waits.iter().map(|peer| peer.name.as_str()).collect();
-        let now: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let now: BTreeSet<String> = waits.iter().map(|peer| peer.name.clone()).collect();
         if began.elapsed() > SOON && now != said {
             say(format!("  waiting for {}", list(&waits)));
             said = now;
@@ -134,18 +154,24 @@ fn followed(id: &str, within: Duration, interruption: &Interruption) -> Result<(
                 continue;
             }
         };
-        let message = format!(
-            "{stop}: the change waits for {}. Nothing is broken by that. To go on, {}; then run rolegate init again",
-            list(&waits),
-            what_to_do(&names)
-        );
-        return Err(Stop { code: CliCode::Warning, message });
+        return Err(waits_still(&stop, &waits, again));
     }
+}
+
+/// It ends with the change half-way: why, whom that waits for, and what goes on.
+pub fn waits_still(why: &str, waits: &[Peer<String>], again: &str) -> Stop {
+    let names: Vec<&str> = waits.iter().map(|peer| peer.name.as_str()).collect();
+    let message = format!(
+        "{why}: the change waits for {}. Nothing is broken by that. To go on, {}; then: {again}",
+        list(waits),
+        what_to_do(&names)
+    );
+    Stop { code: CliCode::Warning, message }
 }
 
 /// Writes one step. Pacemaker would restart a gate for its changed parameters, and so close it: it is told to leave it alone meanwhile, and
 /// to look anew at what runs; by that, these are the parameters with which it runs.
-fn write(id: &str, next: &Basis) -> Result<(), Stop> {
+fn write(id: &str, next: &Basis, again: &str) -> Result<(), Stop> {
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
     }
@@ -159,28 +185,51 @@ fn write(id: &str, next: &Basis) -> Result<(), Stop> {
             return Ok(());
         }
         let resource = &gate.resource;
-        let alone = !resource.meta.contains_key("is-managed");
+        let alone = !resource.meta.contains_key("is-managed") || is_left_unmanaged(resource);
         let xml = init::record_xml(resource, &next.record, alone.then_some("false"));
         let path = format!("/configuration/resources//primitive[@id='{}']", resource.id);
         if !pacemaker::modify_if_unchanged(&cib, &[], &path, &xml)? {
             continue;
         }
         if alone {
-            let looked = pacemaker::refresh(&resource.id);
-            let until = Instant::now() + LOOKED_WITHIN;
-            while !pacemaker::is_idle().unwrap_or(false) && Instant::now() < until {
-                thread::sleep(PAUSE);
-            }
-            pacemaker::manage(&resource.id)?;
-            if let Err(error) = looked {
-                say(format!("  note: Pacemaker may restart the gate: {error}"));
-            }
+            manage(&resource.id)?;
         }
         return Ok(());
     }
-    Err(Stop::refused(
-        "the cluster's configuration is being changed by somebody else all the time: run rolegate init again",
-    ))
+    Err(Stop::refused(format!(
+        "the cluster's configuration is being changed by somebody else all the time; again: {again}"
+    )))
+}
+
+/// The id of the `is-managed` that [`write`] sets: by it a later run knows whose it is. Pacemaker's tools take another one.
+pub fn unmanaged_id(resource: &Resource) -> String {
+    format!("{}-rolegate-is-managed", resource.id)
+}
+
+/// Whether a run that was killed has left the gate so that Pacemaker leaves it alone.
+pub fn is_left_unmanaged(resource: &Resource) -> bool {
+    let set = resource.meta.get("is-managed").is_some_and(|is| is == "false");
+    set && resource.meta_ids.get("is-managed").is_some_and(|id| *id == unmanaged_id(resource))
+}
+
+/// Has Pacemaker look anew at what runs of a gate that it leaves alone, and manage it then.
+pub fn manage(id: &str) -> Result<(), Stop> {
+    let looked = pacemaker::refresh(id);
+    let until = Instant::now() + LOOKED_WITHIN;
+    while !pacemaker::is_idle().unwrap_or(false) && Instant::now() < until {
+        thread::sleep(PAUSE);
+    }
+    pacemaker::manage(id).map_err(|error| {
+        let Stop { code, message } = Stop::from(error);
+        Stop {
+            code,
+            message: format!("Pacemaker leaves gate {id} alone still: {message}\n{}", pacemaker::how_to_manage(id)),
+        }
+    })?;
+    if let Err(error) = looked {
+        say(format!("  note: Pacemaker may restart the gate: {error}"));
+    }
+    Ok(())
 }
 
 /// How long Pacemaker may take until it has looked at all nodes.

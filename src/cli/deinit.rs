@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Gate, Stop, fence, gates, init, look, say};
+use super::{Gate, Stop, change, fence, gates, init, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::gate::{self, GateError};
@@ -280,6 +280,10 @@ fn plan(chosen: &[Gate], cib: &Cib, with_fences: bool) -> (Vec<Removal>, Vec<Str
         }
         for resource in gate.resources() {
             removals.extend(init::META.iter().filter_map(|(name, value)| meta(resource, name, value)));
+            if change::is_left_unmanaged(resource) {
+                let id = change::unmanaged_id(resource);
+                removals.push(Removal::Meta(resource.id.clone(), "is-managed".to_owned(), "false".to_owned(), id));
+            }
         }
     }
     let fenced = cib.nodes.iter().filter_map(|node| Some((node, node.permanent(FENCE_ATTRIBUTE)?)));

@@ -77,6 +77,9 @@ pub struct Group {
     pub record_error: Option<String>,
     /// The nodes that have not shown that they have the record: its next change waits for them.
     pub record_waits_for: Vec<String>,
+    /// A run of init that was killed has left the gate so that Pacemaker leaves it alone.
+    #[serde(skip)]
+    pub left_unmanaged: bool,
     /// Which location rules the gate has.
     pub rules: Rules,
     /// The nodes of the cluster and of the record.
@@ -641,6 +644,7 @@ pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -
         lease_ms: millis(params.lease),
         record_error: params.record.as_ref().err().map(ToString::to_string),
         record_waits_for: record_waits_for(gate, cib),
+        left_unmanaged: change::is_left_unmanaged(&gate.resource),
         rules: rules(gate, cib),
         nodes: nodes(gate, cib, mon),
         firewall: answers.firewall,
@@ -1043,6 +1047,9 @@ fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn
     }
 }
 
+/// What is wrong with a place that can be a node's, and is none's of the record.
+pub const NO_NODE: &str = "no node of the record";
+
 /// Why a place that a Sentinel names can be no node's.
 pub fn nobody(place: &Place, record: Option<&Record>, managed: &[(String, std::net::IpAddr)]) -> Option<String> {
     let Some(address) = place.address() else {
@@ -1058,9 +1065,7 @@ pub fn nobody(place: &Place, record: Option<&Record>, managed: &[(String, std::n
         ));
     }
     match record {
-        Some(record) if record.node_at(address).is_none() => {
-            Some("no node of the record: rolegate init writes it anew".to_owned())
-        }
+        Some(record) if record.node_at(address).is_none() => Some(NO_NODE.to_owned()),
         _ => None,
     }
 }

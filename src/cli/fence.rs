@@ -60,7 +60,7 @@ pub struct FenceArgs {
     /// Why; the next operator reads it in rolegate status and in crm_mon -A
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Close at once, also where the node is primary
+    /// Close at once: do not move the primary away first
     #[arg(long)]
     no_switchover: bool,
 }
@@ -277,7 +277,9 @@ fn lift(name: &str, gate: &Gate, settings: &Settings) -> Result<Lifted, Stop> {
         Err(error) => return Ok(Lifted::Not(format!("the role of {name} is left as it is: {error}"))),
     };
     if record.node(name).is_none() {
-        return Ok(Lifted::Not(format!("{name} is not in the record: its gate opens nothing (rolegate init)")));
+        return Ok(Lifted::Not(format!(
+            "{name} is not in the record: its gate opens nothing (rolegate init --replace)"
+        )));
     }
     let until = Instant::now() + SETTLE;
     let mut changed = false;

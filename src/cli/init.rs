@@ -12,8 +12,8 @@ use super::fence::operator;
 use super::found::{self, Found, Given};
 use super::judge::without_quorum;
 use super::probe;
-use super::status::columns;
-use super::{Cluster, Gate, Stop, assign, change, facts, gates, look, say};
+use super::status::{columns, set_right};
+use super::{Cluster, Gate, Stop, assign, change, facts, gates, look, say, typed};
 use crate::exit::CliCode;
 use crate::gate::Port;
 use crate::layout::master_of;
@@ -28,6 +28,9 @@ use std::time::Instant;
 
 /// How long the first opening may take before we say that it has not come.
 const WAIT: Duration = Duration::from_secs(25);
+
+/// How long all nodes may take to follow a step, in seconds.
+const WAIT_FOR_NODES: u64 = 60;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -48,9 +51,9 @@ pub struct Args {
     #[arg(long)]
     replace: bool,
     /// How long all nodes may take to follow each step, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_FOR_NODES)]
     wait: u64,
-    /// Show what would be written
+    /// Show what would be written, and in which steps
     #[arg(long)]
     dry_run: bool,
 }
@@ -110,6 +113,9 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let found = found::find(&asked, given)
         .map_err(|wrong| Stop::refused(format!("no record is written:\n  {}", wrong.join("\n  "))))?;
     say(show(&found, &gate));
+    // A step that was taken before: here it is seen to its end.
+    let waits = change::waits_for(&gate, &cluster.cib);
+    let again = again(args, &gate);
     let mut plan = plan(&found, &gate, &cluster.cib, args.replace)?;
     let record = &plan.record.clone().unwrap_or(match &gate.params.record {
         Ok(record) => record.clone(),
@@ -139,23 +145,48 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         ));
         code = CliCode::Warning;
     }
-    // A step that was taken before: here it is seen to its end.
-    let waits = !change::waits_for(&gate, &cluster.cib).is_empty();
+    let left = change::is_left_unmanaged(&gate.resource);
     let goal = Basis { record: record.clone(), lease: gate.params.lease };
-    if plan.record.is_none() && plan.constraints.is_empty() && plan.meta.is_empty() && changes.is_empty() {
-        if !args.dry_run && waits {
-            return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait))
-                .map(|done| code.max(done));
+    if plan.record.is_none() && plan.constraints.is_empty() && plan.meta.is_empty() && changes.is_empty() && !left {
+        match (waits.is_empty(), args.dry_run) {
+            (true, _) => {}
+            (false, true) => {
+                say(format!("Nothing to be written: a change of the record waits for {}.", change::list(&waits)));
+                return Ok(code);
+            }
+            (false, false) => {
+                return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait), &again)
+                    .map(|done| code.max(done));
+            }
         }
         say("Nothing to do: record, location rules and roles are as they should be.");
         return Ok(code);
     }
     say(format!("\n{}:", if args.dry_run { "To be written" } else { "Writing" }));
+    let replaces = plan.record.is_some() && gate.params.record.is_ok();
+    let at_once = replaces && all_closed(&pacemaker::read_crm_mon()?, &cluster.cib, &gate);
     if let Some(record) = &plan.record {
-        for resource in gate.resources() {
-            say(format!("  gate {}: sentinels=\"{}\"", resource.id, record.sentinels_parameter()));
-            say(format!("  gate {}: nodes=\"{}\"", resource.id, record.nodes_parameter()));
+        shown(&gate, record).iter().for_each(say);
+    }
+    match (replaces, at_once) {
+        (false, _) => {}
+        (true, true) => say("  at once: no gate runs, and all nodes are seen"),
+        (true, false) => {
+            let steps = change::steps(&gate, &cluster.cib, &goal)?;
+            if !waits.is_empty() {
+                say(format!("  first the step before is seen to its end, which waits for {}", change::list(&waits)));
+            }
+            say(
+                "  one step after the other, each when all nodes have followed the one before; what is open stays open:",
+            );
+            (1..).zip(&steps).for_each(|(n, step)| say(format!("    {n}. {step}")));
         }
+    }
+    if left {
+        say(format!(
+            "  gate {}: managed by Pacemaker again, which a run of init that was killed has not done",
+            gate.resource.id
+        ));
     }
     for (resource, name, value) in &plan.meta {
         say(format!("  gate {}: meta {name}={value}", resource.id));
@@ -169,14 +200,13 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if args.dry_run {
         return Ok(code);
     }
-    let replaces = plan.record.is_some() && gate.params.record.is_ok();
-    let steps = match replaces && !all_closed(&pacemaker::read_crm_mon()?, &cluster.cib, &gate) {
-        true => plan.record.take(),
-        false => None,
-    };
+    let steps = if replaces && !at_once { plan.record.take() } else { None };
     // Last: the tools override quorum, and a minority's edits can win the merge.
     if !pacemaker::has_quorum()? {
         return Err(Stop::refused("this partition has no quorum: nothing is written"));
+    }
+    if left {
+        change::manage(&gate.resource.id)?;
     }
     for (resource, name, value) in &plan.meta {
         pacemaker::modify("resources", &meta_xml(resource, name, value))?;
@@ -193,12 +223,12 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
     }
     assign::write(&cluster.cib, &gate, &changes)?;
-    if steps.is_some() || waits && !replaces {
-        return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait))
+    if steps.is_some() || !waits.is_empty() && !replaces {
+        return change::step_by_step(&gate.resource.id, &goal, Duration::from_secs(args.wait), &again)
             .map(|done| code.max(done));
     }
     if replaces {
-        change::taken(&gate.resource.id, Duration::from_secs(args.wait))?;
+        change::taken(&gate.resource.id, Duration::from_secs(args.wait), &again)?;
         say(match gate.is_blocks() {
             true => "\nWritten. Lift the fences again: rolegate unfence NODE".to_owned(),
             false => format!("\nWritten. Enable the gate again: pcs resource enable {}", gate.resource.outer_id),
@@ -206,6 +236,49 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         return Ok(code);
     }
     Ok(code.max(opened(&gate, record, &named, &settings)))
+}
+
+/// This command once more.
+fn again(args: &Args, gate: &Gate) -> String {
+    let mut words = vec!["rolegate".to_owned(), "init".to_owned(), "--master".to_owned(), gate.params.master.clone()];
+    let mut with = |option: &str, value: Option<String>| {
+        words.extend(value.map(|value| [option.to_owned(), value]).into_iter().flatten());
+    };
+    with("--resource", args.resource.clone());
+    with("--sentinel", args.sentinel.map(|address| address.to_string()));
+    args.nodes.iter().for_each(|node| with("--node", Some(node.0.to_string())));
+    with("--wait", Some(args.wait).filter(|wait| *wait != WAIT_FOR_NODES).map(|wait| wait.to_string()));
+    words.extend(args.replace.then(|| "--replace".to_owned()));
+    typed(words)
+}
+
+/// What a record that is written changes, a line each. Pure.
+fn shown(gate: &Gate, new: &Record) -> Vec<String> {
+    let lines = |resource: &Resource, sign: &str, values: [(&str, Option<String>); 2]| -> Vec<String> {
+        let there = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        there.map(|(name, value)| format!("  {sign}gate {}: {name}=\"{value}\"", resource.id)).collect()
+    };
+    let parameters = [("sentinels", Some(new.sentinels_parameter())), ("nodes", Some(new.nodes_parameter()))];
+    let old = match &gate.params.record {
+        Ok(old) => old,
+        Err(RecordError::Missing) => {
+            return gate.resources().flat_map(|resource| lines(resource, "", parameters.clone())).collect();
+        }
+        // What stands there cannot be understood: it is shown as it is.
+        Err(_) => {
+            let both = |resource: &Resource| {
+                let old = ["sentinels", "nodes"].map(|name| (name, resource.parameters.get(name).cloned()));
+                [lines(resource, "- ", old), lines(resource, "+ ", parameters.clone())].concat()
+            };
+            return gate.resources().flat_map(both).collect();
+        }
+    };
+    let ids: Vec<&str> = gate.resources().map(|resource| resource.id.as_str()).collect();
+    let (gone, new) = differences(old, new);
+    let mut all = vec![format!("  gate {}: the record (- as it is, + as it will be):", ids.join(", "))];
+    all.extend(gone.iter().map(|entry| format!("    - {entry}")));
+    all.extend(new.iter().map(|entry| format!("    + {entry}")));
+    all
 }
 
 /// Whether the record may change by any number of steps: with the gate disabled, or all nodes fenced, and all known to be closed, nobody
@@ -228,7 +301,7 @@ fn choose(cluster: &Cluster, args: &Args) -> Result<Gate, Stop> {
     };
     if let Some((resource, error)) = bad.iter().find(|(resource, _)| meant(resource)) {
         if all.is_empty() || args.resource.is_some() || args.master.is_some() {
-            return Err(Stop::refused(format!("gate {}: {error}", resource.id)));
+            return Err(Stop::refused(format!("gate {}: {error}; {}", resource.id, set_right(resource))));
         }
     }
     let fits = |gate: &&Gate| {
@@ -415,7 +488,8 @@ pub(super) fn record_xml(resource: &Resource, record: &Record, managed: Option<&
     let set = resource.parameters_id.clone().unwrap_or_else(|| format!("{id}-instance_attributes"));
     let meta = managed.map_or(String::new(), |managed| {
         let set = resource.meta_id.clone().unwrap_or_else(|| format!("{id}-meta_attributes"));
-        let nvpair = format!("<nvpair id=\"{set}-is-managed\" name=\"is-managed\" value=\"{managed}\"/>");
+        let own = change::unmanaged_id(resource);
+        let nvpair = format!("<nvpair id=\"{own}\" name=\"is-managed\" value=\"{managed}\"/>");
         format!("<meta_attributes id=\"{set}\">{nvpair}</meta_attributes>")
     });
     let nvpair = |name: &str, value: String| {
@@ -620,6 +694,83 @@ mod tests {
         assert!(refused.message.contains("- node node1=10.0.0.7:6379"), "{}", refused.message);
         assert!(refused.message.contains("+ node node1=10.0.0.1:6379"), "{}", refused.message);
         assert!(plan(&found(), &gate(Some(other)), &cib("", ""), true).unwrap().record.is_some());
+    }
+
+    /// Three Sentinels, the third of which has been made anew since.
+    fn before() -> Record {
+        let now = crate::record::tests::three();
+        let sentinels = now.sentinels_parameter().replace(&answers::id(3), &answers::id(4));
+        Record::parse(&sentinels, &now.nodes_parameter()).unwrap()
+    }
+
+    fn halfway() -> Gate {
+        let basis = |record| Basis { record, lease: Duration::from_secs(2) };
+        let way = basis(before()).way_to(&basis(found().record)).unwrap();
+        assert_eq!(way.len(), 2);
+        gate(Some(way[0].record.clone()))
+    }
+
+    fn parsed(command: &str) -> Args {
+        use clap::Parser;
+        let cli = super::super::Cli::try_parse_from(command.split(' ')).unwrap();
+        let Some(super::super::Command::Init(args)) = cli.command else { panic!("{command}") };
+        args
+    }
+
+    #[test]
+    fn what_is_printed_half_way_through_a_change_works_there() {
+        let halfway = halfway();
+        let refused = plan(&found(), &halfway, &cib("", ""), false).unwrap_err();
+        assert!(refused.message.contains("--replace"), "{}", refused.message);
+        let first = parsed("rolegate init --node node1=10.0.0.1:6379 --wait 5 --replace");
+        let waits =
+            crate::stand::Peer { name: "node2".into(), says: crate::stand::Shown::Never, off: false, recorded: true };
+        let stop = change::waits_still("interrupted", &[waits], &again(&first, &halfway)).message;
+        let (_, typed) = stop.rsplit_once("; then: ").unwrap();
+        assert_eq!(typed, "rolegate init --master mymaster --node node1=10.0.0.1:6379 --wait 5 --replace");
+        for command in [typed, &super::super::judge::go_on("mymaster")] {
+            let args = parsed(command);
+            let plan = plan(&found(), &halfway, &cib("", ""), args.replace).unwrap();
+            assert_eq!(plan.record, Some(found().record), "{command}");
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_is_shown_old_and_new() {
+        let lines = shown(&gate(Some(before())), &found().record);
+        assert_eq!(
+            lines,
+            [
+                "  gate RedisGate: the record (- as it is, + as it will be):".to_owned(),
+                format!("    - sentinel {}@10.0.0.3:26379", answers::id(4)),
+                format!("    + sentinel {}@10.0.0.3:26379", answers::id(3)),
+            ]
+        );
+        let first = shown(&gate(None), &found().record);
+        assert!(first.len() == 2 && first[0].starts_with("  gate RedisGate: sentinels=\""), "{first:?}");
+        let mut broken = gate(None);
+        broken.resource.parameters.insert("sentinels".into(), "x".into());
+        broken.params = Params::read(|name| broken.resource.parameters.get(name).cloned()).unwrap();
+        let lines = shown(&broken, &found().record);
+        assert_eq!((lines.len(), lines[0].as_str()), (3, "  - gate RedisGate: sentinels=\"x\""), "{lines:?}");
+    }
+
+    #[test]
+    fn a_gate_that_a_killed_run_has_left_unmanaged_is_known_by_its_mark() {
+        let read = |primitive: &str| {
+            let primitive =
+                primitive.replace("<primitive ", "<primitive class=\"ocf\" provider=\"rolegate\" type=\"gate\" ");
+            let text = format!("<cib><configuration><resources>{primitive}</resources></configuration></cib>");
+            cib::parse(&text).unwrap().gates.remove(0)
+        };
+        let record = found().record;
+        let ours = record_xml(&gate(None).resource, &record, Some("false"));
+        assert!(change::is_left_unmanaged(&read(&ours)), "{ours}");
+        assert!(!change::is_left_unmanaged(&read(&record_xml(&gate(None).resource, &record, None))));
+        // As crm_resource and pcs write it.
+        let id = change::unmanaged_id(&gate(None).resource);
+        let operators = ours.replace(&id, "RedisGate-meta_attributes-is-managed");
+        assert!(operators.contains("is-managed") && !change::is_left_unmanaged(&read(&operators)), "{operators}");
     }
 
     #[test]

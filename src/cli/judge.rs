@@ -5,12 +5,13 @@ use serde::Serialize;
 use super::by_hand;
 use super::change::what_to_do;
 use super::facts::{
-    Ban, ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NodeFacts, SentinelFacts, Server,
+    Ban, ClusterFacts, Failed, Firewall, GateFacts, Group, Keeper, Member, NO_NODE, NodeFacts, SentinelFacts, Server,
 };
 use super::probe::{Port, Who};
 use super::span;
 use crate::exit::CliCode;
 use crate::local_fence::ITSELF;
+use crate::pacemaker::how_to_manage;
 use crate::role::Role;
 use crate::settings::look_at_credentials;
 
@@ -92,15 +93,8 @@ impl Problems {
         self
     }
 
-    fn add(&mut self, severity: Severity, what: impl Into<String>) {
-        self.push(severity, what.into(), None);
-    }
-
-    fn add_with(&mut self, severity: Severity, what: impl Into<String>, next: impl Into<String>) {
-        self.push(severity, what.into(), Some(next.into()));
-    }
-
-    fn push(&mut self, severity: Severity, what: String, next: Option<String>) {
+    fn add(&mut self, severity: Severity, what: impl Into<String>, next: impl Into<String>) {
+        let (what, next) = (what.into(), Some(next.into()));
         self.list.push(Problem { severity, what, next, check: self.check });
     }
 
@@ -131,14 +125,10 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
         } else {
             error.clone()
         };
-        problems.of("pacemaker").add_with(
-            severity,
-            what,
-            "systemctl status pacemaker corosync, or ask on another node",
-        );
+        problems.of("pacemaker").add(severity, what, super::ASK_PACEMAKER);
     }
     if has_cib && gates == 0 {
-        problems.of("gate").add_with(
+        problems.of("gate").add(
             Severity::Critical,
             "the cluster has no gate (ocf:rolegate:gate): nothing opens, so nobody takes writes",
             super::CREATE,
@@ -146,17 +136,17 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
     }
     if cluster.quorum == Some(false) {
         let what = "this partition of the cluster has no quorum: it runs no gate and changes nothing";
-        problems.of("quorum").add_with(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
+        problems.of("quorum").add(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
     }
     if cluster.maintenance_mode {
-        problems.of("maintenance").add_with(
+        problems.of("maintenance").add(
             Severity::Warning,
             "the cluster is in maintenance mode: Pacemaker moves nothing",
             "crm_attribute -n maintenance-mode -v false",
         );
     }
     if let Some(what) = cluster.no_quorum_policy.as_deref().and_then(without_quorum).filter(|_| gates > 0) {
-        problems.of("quorum-policy").add_with(Severity::Warning, what, "crm_attribute -n no-quorum-policy -v stop");
+        problems.of("quorum-policy").add(Severity::Warning, what, "crm_attribute -n no-quorum-policy -v stop");
     }
     problems.sorted()
 }
@@ -214,7 +204,7 @@ fn denied(group: &Group, problems: &mut Problems) {
     let kinds = [(group.denied.sentinel, "a Sentinel", "sentinel"), (group.denied.redis, "a Redis", "redis")];
     for (_, who, section) in kinds.into_iter().filter(|(denied, ..)| *denied) {
         let what = format!("{who} denies access to who runs this");
-        problems.add_with(Severity::Warning, what, look_at_credentials(section));
+        problems.add(Severity::Warning, what, look_at_credentials(section));
     }
 }
 
@@ -233,7 +223,7 @@ fn sentinels_name(group: &Group, who: &str) -> String {
 fn record(group: &Group, problems: &mut Problems) {
     let Some(error) = &group.record_error else { return };
     let what = format!("gate {} opens nothing, so nobody takes writes: {error}", group.resource);
-    problems.add_with(Severity::Critical, what, format!("rolegate init --master {}", group.master));
+    problems.add(Severity::Critical, what, format!("rolegate init --master {}", group.master));
 }
 
 /// A change of the record that waits, and who was confirmed off.
@@ -241,7 +231,7 @@ fn change(group: &Group, problems: &mut Problems) {
     for (node, by) in group.nodes.iter().filter_map(|node| Some((node, node.confirmed_off.as_ref()?))) {
         let name = &node.name;
         let what = format!("{name} was confirmed off {by}: the record changes without it");
-        problems.add_with(Severity::Warning, what, format!("that ends by itself when {name} is back in the cluster"));
+        problems.add(Severity::Warning, what, format!("that ends by itself when {name} is back in the cluster"));
     }
     let waits = &group.record_waits_for;
     if group.record_error.is_some() || waits.is_empty() {
@@ -260,10 +250,10 @@ fn change(group: &Group, problems: &mut Problems) {
     let away: Vec<&str> =
         waits.iter().filter_map(|name| of(&name)).filter(is_away).map(|node| node.name.as_str()).collect();
     let next = match away.as_slice() {
-        [] => format!("rolegate init --master {} shows the change and sees it to its end", group.master),
+        [] => format!("{}    (with --dry-run it only shows what is left of it)", go_on(&group.master)),
         away => what_to_do(away),
     };
-    problems.add_with(Severity::Warning, what, next);
+    problems.add(Severity::Warning, what, next);
 }
 
 /// Who takes writes and who should. Gives the node and the topic with which it explained that
@@ -282,12 +272,12 @@ fn who_writes(
             names.join(" and ")
         );
         let close: Vec<String> = writers.iter().map(|node| by_hand(&node.name)).collect();
-        problems.add_with(Severity::Critical, what, format!("close all but one:\n{}", close.join("\n")));
+        problems.add(Severity::Critical, what, format!("close all but one:\n{}", close.join("\n")));
     }
     let Some(verdict) = &group.verdict else {
         for node in writers {
             let what = format!("{} takes writes on {rw} without a record that allows it", node.name);
-            problems.add_with(Severity::Critical, what, by_hand(&node.name));
+            problems.add(Severity::Critical, what, by_hand(&node.name));
         }
         return None;
     };
@@ -308,13 +298,14 @@ fn who_writes(
             "{} of {} Sentinels answer here and {} are needed: who is primary cannot be told; {writer}",
             verdict.answered, verdict.total, verdict.needed
         );
-        // Which ones, and what starts them, is said of each.
-        let glass =
-            "start the Sentinels; if that cannot be soon, on the node that shall take writes: rolegate open --help";
-        match writers {
-            [] => problems.add_with(Severity::Unknown, what, glass),
-            _ => problems.add(Severity::Unknown, what),
-        }
+        let start = start_sentinels(group);
+        let next = match writers {
+            [] => {
+                format!("{start}\nif that cannot be soon, on the node that shall take writes: {}", break_glass(group))
+            }
+            _ => start,
+        };
+        problems.add(Severity::Unknown, what, next);
         return None;
     }
     let named = match (&verdict.points_at, target) {
@@ -326,21 +317,22 @@ fn who_writes(
         let open = node.rw.as_ref().is_some_and(Port::is_open);
         if open && target.is_none_or(|target| target.name != node.name) {
             let what = format!("{rw} is open on {}, though {named}", node.name);
-            problems.add_with(Severity::Critical, what, by_hand(&node.name));
+            problems.add(Severity::Critical, what, by_hand(&node.name));
         }
     }
     match (&verdict.points_at, target) {
         (Some(place), None) => {
             let why =
                 group.sentinels.iter().filter(|s| s.names.as_ref() == Some(place)).find_map(|s| s.names_nobody.clone());
-            let why = why.unwrap_or_else(|| "no node of the record".to_owned());
-            problems.add(Severity::Critical, format!("nobody can take writes: Sentinels name {place}, {why}"));
+            let why = why.unwrap_or_else(|| NO_NODE.to_owned());
+            let next = real_address(group, &why);
+            problems.add(Severity::Critical, format!("nobody can take writes: Sentinels name {place}, {why}"), next);
             None
         }
         (None, None) => {
             let what =
                 format!("nobody can take writes: the {} Sentinels that answer name different places", verdict.answered);
-            problems.add(Severity::Critical, what);
+            problems.add(Severity::Critical, what, agree(group));
             None
         }
         (_, Some(target)) if !target.rw.as_ref().is_some_and(Port::takes_writes) => {
@@ -362,13 +354,14 @@ fn no_writer(
     if let Some(Port::Open { who: Who::Unknown { why } }) = &target.rw {
         let what =
             format!("{rw} is open on {name}, which Sentinels name; whether it takes writes cannot be told: {why}");
-        problems.add(Severity::Unknown, what);
+        let next = if group.denied.redis { look_at_credentials("redis") } else { server_unit(name) };
+        problems.add(Severity::Unknown, what, next);
         return None;
     }
     let who = if writers.is_empty() { nobody(group) } else { "the primary takes no writes" };
     let (topic, why, next) = why_closed(group, target, here);
     let what = format!("{who}: {}, and {why}", sentinels_name(group, name));
-    problems.push(Severity::Critical, what, next);
+    problems.add(Severity::Critical, what, next);
     Some((name.clone(), topic))
 }
 
@@ -384,31 +377,35 @@ pub fn nobody(group: &Group) -> &'static str {
 
 /// Why the read-write port of the named node takes no writes, as far as can be told, and the
 /// command that ends it.
-fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic, String, Option<String>) {
+fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic, String, String) {
     let name = &node.name;
-    let init = || Some(format!("rolegate init --master {}", group.master));
+    let init = || format!("rolegate init --master {}", group.master);
     if let Some(fence) = &node.fence {
         let next = format!("{}, or a failover: {}", unfence(name, fence), failover(group));
-        return (Topic::Fence, format!("it is fenced: {fence}"), Some(next));
+        return (Topic::Fence, format!("it is fenced: {fence}"), next);
     }
     if let Some(member) = node.member.filter(|member| member.word() != "online") {
         let next = match member.word() {
-            "standby" => Some(format!("crm_standby -N {name} -D, or a failover: {}", failover(group))),
-            "maintenance" => Some(format!("crm_attribute -N {name} -n maintenance -D")),
-            _ => None,
+            "standby" => format!("crm_standby -N {name} -D, or a failover: {}", failover(group)),
+            "maintenance" => format!("crm_attribute -N {name} -n maintenance -D"),
+            "pending" => cluster_units(name),
+            _ => format!("{}; or a failover: {}", cluster_units(name), failover(group)),
         };
         return (Topic::Member, format!("it is {} in the cluster", member.word()), next);
     }
     let redis = match &node.redis {
-        Some(Server::None { why }) => Some(format!("its Redis gives no answer: {why}")),
-        Some(Server::Given(server)) if server.loading => Some("its Redis is loading its data".to_owned()),
+        Some(Server::None { why }) => Some((format!("its Redis gives no answer: {why}"), server_unit(name))),
+        Some(Server::Given(server)) if server.loading => {
+            Some(("its Redis is loading its data".to_owned(), loading(group, name)))
+        }
         Some(Server::Given(server)) if !server.primary => {
-            Some(format!("its Redis is a replica of {}", server.of.as_deref().unwrap_or("another")))
+            let of = server.of.as_deref().unwrap_or("another");
+            let next = format!("if it stays so, a failover: {}", failover(group));
+            Some((format!("its Redis is a replica of {of}"), next))
         }
         _ => None,
     };
-    if let Some(why) = redis {
-        let next = matches!(node.redis, Some(Server::None { .. })).then(|| server_unit(name));
+    if let Some((why, next)) = redis {
         return (Topic::Redis, why, next);
     }
     if !group.rules.by_role {
@@ -417,7 +414,7 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
     if !node.says(Role::Primary) {
         let role = node.role.as_deref().map_or("not set".to_owned(), |role| format!("still {role}"));
         let next = match &node.hidden_role {
-            Some(_) => Some(format!("crm_attribute -l reboot -N {name} -n {} -D", group.attribute)),
+            Some(_) => format!("crm_attribute -l reboot -N {name} -n {} -D", group.attribute),
             None => init(),
         };
         return (Topic::Role, format!("its {} is {role}", group.attribute), next);
@@ -428,13 +425,11 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
     let because = keeper.map(|keeper| keeper.why.as_str()).or(reason).map(|why| format!(": {why}")).unwrap_or_default();
     match &node.gate {
         Some(gate) if gate.role != "Promoted" => {
-            let next = (node.fail_count > 0 || gate.failed || gate.blocked)
-                .then(|| format!("crm_resource {} -N {name}", group.cleanup));
-            (Topic::Gate, format!("its gate is {}, not promoted{because}", gate.word()), next)
+            (Topic::Gate, format!("its gate is {}, not promoted{because}", gate.word()), start_gate(group, node))
         }
         _ => {
             let port = node.rw.as_ref().map_or("not asked", Port::word);
-            (Topic::Gate, format!("its gate keeps {} closed ({port}){because}", group.rw_port), None)
+            (Topic::Gate, format!("its gate keeps {} closed ({port}){because}", group.rw_port), keepers_log(name))
         }
     }
 }
@@ -445,11 +440,104 @@ pub fn failover(group: &Group) -> String {
     let named = group.verdict.as_ref().and_then(|verdict| verdict.points_at.as_ref());
     let well = || group.sentinels.iter().filter(|sentinel| sentinel.error.is_none());
     let sentinel = well().find(|sentinel| sentinel.names.as_ref() == named).or_else(|| well().next());
-    let at = sentinel.and_then(|sentinel| sentinel.address.rsplit_once(':')).map_or_else(
-        || "-p 26379".to_owned(),
-        |(host, port)| format!("-h {} -p {port}", host.trim_matches(['[', ']'])),
-    );
-    format!("redis-cli {at} SENTINEL FAILOVER {}", group.master)
+    let cli = sentinel.map_or("redis-cli -p 26379".to_owned(), |sentinel| redis_cli(&sentinel.address));
+    format!("{cli} SENTINEL FAILOVER {}", group.master)
+}
+
+/// redis-cli to who listens there.
+fn redis_cli(address: &str) -> String {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "26379"));
+    format!("redis-cli -h {} -p {port}", host.trim_matches(['[', ']']))
+}
+
+/// What goes on with a change of the record that waits, or has stopped half-way. Without `--replace` init refuses what is between two records.
+pub fn go_on(master: &str) -> String {
+    format!("rolegate init --master {master} --replace")
+}
+
+/// What starts the Sentinels that give no answer.
+fn start_sentinels(group: &Group) -> String {
+    let silent = group.sentinels.iter().filter(|sentinel| sentinel.error.is_some());
+    let hosts: Vec<&str> = silent.map(|sentinel| host(&sentinel.address)).collect();
+    match hosts.as_slice() {
+        [] => format!("rolegate doctor --only {SENTINELS} says what is wrong with each Sentinel"),
+        hosts => format!("on {}: systemctl start redis-sentinel    (or valkey-sentinel)", hosts.join(" and ")),
+    }
+}
+
+/// The check of `rolegate doctor` about what Sentinels say.
+const SENTINELS: &str = "sentinel-agreement";
+
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
+}
+
+/// What opens a node without a majority of Sentinels: the one whose Redis is a primary, if that is one.
+fn break_glass(group: &Group) -> String {
+    let primary = |node: &&NodeFacts| node.redis.as_ref().and_then(Server::given).is_some_and(|server| server.primary);
+    let primaries: Vec<&NodeFacts> = group.nodes.iter().filter(primary).collect();
+    let node = if let [one] = primaries.as_slice() { one.name.as_str() } else { "NODE" };
+    format!("rolegate open {node} --force --for 10m")
+}
+
+/// What makes Sentinels that differ name the same.
+fn agree(group: &Group) -> String {
+    format!("if it goes on so, a failover makes them agree: {}", failover(group))
+}
+
+/// What makes Sentinels name an address that can be a node's, where what they name cannot: why.
+fn real_address(group: &Group, why: &str) -> String {
+    let master = &group.master;
+    if why == NO_NODE {
+        return go_on(master);
+    }
+    let cli = group.sentinels.first().map_or("redis-cli -p 26379".to_owned(), |sentinel| {
+        format!("redis-cli -p {}", sentinel.address.rsplit_once(':').map_or("26379", |(_, port)| port))
+    });
+    let quorum = group.verdict.as_ref().map_or(2, |verdict| verdict.needed);
+    format!(
+        "at each Sentinel, with the primary's own ADDRESS and the settings that it has now (SENTINEL MASTER {master}):\n{cli} SENTINEL REMOVE \
+         {master}; {cli} SENTINEL MONITOR {master} ADDRESS {} {quorum}",
+        group.redis_port
+    )
+}
+
+/// Where to look after Pacemaker on a node that is not in the cluster.
+fn cluster_units(node: &str) -> String {
+    format!("on {node}: systemctl status corosync pacemaker")
+}
+
+/// Where the keeper says why it does not open.
+fn keepers_log(node: &str) -> String {
+    format!("on {node}: journalctl -t rolegate-keeper -n 20")
+}
+
+/// Where to see how far a Redis is that loads.
+fn loading(group: &Group, node: &str) -> String {
+    format!("on {node}: redis-cli -p {} INFO persistence shows how far it is", group.redis_port)
+}
+
+/// What has Pacemaker start or promote the gate of a node, or say why it does not.
+fn start_gate(group: &Group, node: &NodeFacts) -> String {
+    let (name, resource) = (&node.name, &group.resource);
+    let gate = node.gate.as_ref();
+    if node.fail_count > 0 || gate.is_some_and(|gate| gate.failed || gate.blocked) {
+        return format!("crm_resource {} -N {name}", group.cleanup);
+    }
+    match gate.is_some_and(|gate| gate.role == "Stopped" && !gate.by_blocks) {
+        true => format!("crm_resource --why -r {resource} -N {name}"),
+        false => format!("crm_simulate -sL | grep {resource} shows by which scores Pacemaker places it"),
+    }
+}
+
+/// What makes the Redis of a node a replica of the named one, where Sentinel does not.
+fn turn(group: &Group, node: &NodeFacts) -> String {
+    let to = target(group).and_then(|target| target.address);
+    let to = to.map_or("ADDRESS PORT".to_owned(), |address| format!("{} {}", address.ip(), address.port()));
+    format!(
+        "Sentinel turns it within some 10 s; if not, on {}: redis-cli -p {} REPLICAOF {to}",
+        node.name, group.redis_port
+    )
 }
 
 fn rules(group: &Group, problems: &mut Problems) {
@@ -460,10 +548,10 @@ fn rules(group: &Group, problems: &mut Problems) {
     let init = format!("rolegate init --master {}", group.master);
     if !group.rules.by_role {
         let what = format!("no location rule places gate {} by {}", group.resource, group.attribute);
-        problems.add_with(Severity::Warning, what, init);
+        problems.add(Severity::Warning, what, init);
     } else if !group.rules.by_fence {
         let what = format!("no location rule keeps gate {} off fenced nodes: a fence would not hold", group.resource);
-        problems.add_with(Severity::Warning, what, init);
+        problems.add(Severity::Warning, what, init);
     }
 }
 
@@ -471,31 +559,29 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
     let at = format!("Sentinel {}", sentinel.address);
     let majority = group.verdict.as_ref().and_then(|verdict| verdict.points_at.as_ref());
     if let Some(error) = &sentinel.error {
-        let host = sentinel.address.rsplit_once(':').map_or(sentinel.address.as_str(), |(host, _)| host);
-        let next = format!("on {host}: systemctl status redis-sentinel    (or valkey-sentinel)");
-        problems.add_with(Severity::Warning, format!("{at}: {error}"), next);
+        let next = format!("on {}: systemctl status redis-sentinel    (or valkey-sentinel)", host(&sentinel.address));
+        problems.add(Severity::Warning, format!("{at}: {error}"), next);
     } else if let Some(id) = &sentinel.other_id {
         let what = format!(
             "{at} is another one than that of the record (run id {}, recorded {}): it does not count",
             short(id),
             short(&sentinel.id)
         );
-        problems.add_with(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
+        problems.add(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
     } else if sentinel.stranger {
-        problems.add(Severity::Warning, format!("{at} does not know the master name {}", group.master));
+        let what = format!("{at} does not know the master name {}", group.master);
+        problems.add(Severity::Warning, what, monitor(group, sentinel));
     } else if let Some(place) = &sentinel.names {
         match (majority, &sentinel.names_nobody) {
             // Said already, as what the majority says.
             (Some(majority), _) if majority == place => doubts(group, sentinel, problems),
-            (_, Some(why)) => problems.add(Severity::Warning, format!("{at} names {place}, {why}")),
+            (_, Some(why)) => {
+                problems.add(Severity::Warning, format!("{at} names {place}, {why}"), real_address(group, why));
+            }
             _ if group.verdict.as_ref().is_some_and(|verdict| verdict.majority_seen()) => {
                 let who = sentinel.names_node.as_ref().unwrap_or(place);
                 let time = sentinel.names_for_seconds.map(|time| format!(" since {}", span(time))).unwrap_or_default();
-                problems.add_with(
-                    Severity::Warning,
-                    format!("{at} names {who}{time}, others do not"),
-                    format!("if it goes on so, a failover makes them agree: {}", failover(group)),
-                );
+                problems.add(Severity::Warning, format!("{at} names {who}{time}, others do not"), agree(group));
             }
             // Too few answered to say that it stands alone.
             _ => {}
@@ -503,17 +589,37 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
     }
 }
 
+/// What makes a Sentinel watch the master name, as the others do.
+fn monitor(group: &Group, sentinel: &SentinelFacts) -> String {
+    let verdict = group.verdict.as_ref();
+    let place = verdict.and_then(|verdict| verdict.points_at.as_ref()?.rsplit_once(':'));
+    let place =
+        place.map_or("ADDRESS PORT".to_owned(), |(host, port)| format!("{} {port}", host.trim_matches(['[', ']'])));
+    let (cli, master) = (redis_cli(&sentinel.address), &group.master);
+    let quorum = verdict.map_or(2, |verdict| verdict.needed);
+    format!(
+        "{cli} SENTINEL MONITOR {master} {place} {quorum}, and SENTINEL SET for what the others have set (SENTINEL MASTER {master})"
+    )
+}
+
 fn doubts(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
     let at = format!("Sentinel {}", sentinel.address);
+    let (cli, master) = (redis_cli(&sentinel.address), &group.master);
     if sentinel.finishing {
         let what =
             format!("{at} has not finished its failover (replicas are being turned): until then it begins no other");
-        problems.add(Severity::Warning, what);
+        let next = format!("that ends by itself; {cli} SENTINEL REPLICAS {master} shows which replica it waits for");
+        problems.add(Severity::Warning, what, next);
     }
     let doubts: Vec<&str> = sentinel.flags.iter().map(String::as_str).filter(|flag| *flag != "disconnected").collect();
     if !doubts.is_empty() {
         let time = sentinel.down_for_seconds.map(|time| format!(" since {}", span(time))).unwrap_or_default();
-        problems.add(Severity::Warning, format!("{at} says {} of the primary{time}", doubts.join(", ")));
+        let from = host(&sentinel.address);
+        let next = match target(group).and_then(|target| target.address) {
+            Some(to) => format!("on {from}: {} PING; and {cli} SENTINEL MASTER {master}", redis_cli(&to.to_string())),
+            None => format!("{cli} SENTINEL MASTER {master}"),
+        };
+        problems.add(Severity::Warning, format!("{at} says {} of the primary{time}", doubts.join(", ")), next);
     }
     let now = target(group).and_then(|node| node.redis.as_ref()?.given());
     if let (Some(said), Some(now)) = (&sentinel.primary_run_id, now) {
@@ -523,7 +629,8 @@ fn doubts(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems) {
                 short(said),
                 short(&now.run_id)
             );
-            problems.add(Severity::Warning, what);
+            let next = format!("it asks Redis anew every 10 s; if it goes on so: {cli} SENTINEL MASTER {master}");
+            problems.add(Severity::Warning, what, next);
         }
     }
 }
@@ -537,22 +644,22 @@ fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
     match node.member.map(Member::word) {
         None | Some("online") => {}
         Some(_) if said => {}
-        Some("standby") => problems.add_with(
+        Some("standby") => problems.add(
             Severity::Warning,
             format!("{name} is in standby: its ports stay closed"),
             format!("crm_standby -N {name} -D"),
         ),
-        Some(word @ ("offline" | "unclean")) => problems.add_with(
-            Severity::Warning,
-            format!("{name} is {word} in the cluster"),
-            format!("on {name}: systemctl status corosync pacemaker"),
-        ),
-        Some("maintenance") => problems.add_with(
+        Some(word @ ("offline" | "unclean")) => {
+            problems.add(Severity::Warning, format!("{name} is {word} in the cluster"), cluster_units(name))
+        }
+        Some("maintenance") => problems.add(
             Severity::Warning,
             format!("{name} is maintenance in the cluster"),
             format!("crm_attribute -N {name} -n maintenance -D"),
         ),
-        Some(word) => problems.add(Severity::Warning, format!("{name} is {word} in the cluster")),
+        Some(word) => {
+            problems.add(Severity::Warning, format!("{name} is {word} in the cluster"), cluster_units(name));
+        }
     }
 }
 
@@ -568,7 +675,7 @@ fn unfence(name: &str, fence: &str) -> String {
 fn forced(node: &NodeFacts, problems: &mut Problems) {
     let Some(forced) = &node.forced else { return };
     let name = &node.name;
-    problems.add_with(
+    problems.add(
         Severity::Critical,
         format!("{name}: {forced}; nothing vouches that no other node takes writes"),
         format!("on {name}: rolegate open --cancel {name}; it ends by itself when a majority of Sentinels is back"),
@@ -579,11 +686,11 @@ fn fence(node: &NodeFacts, said: bool, problems: &mut Problems) {
     let name = &node.name;
     let Some(fence) = &node.fence else { return };
     if !said {
-        problems.add_with(Severity::Warning, format!("{name} is fenced: {fence}"), unfence(name, fence));
+        problems.add(Severity::Warning, format!("{name} is fenced: {fence}"), unfence(name, fence));
     }
     for (which, port) in [("read-only", &node.ro), ("read-write", &node.rw)] {
         if port.as_ref().is_some_and(Port::is_open) {
-            problems.add_with(
+            problems.add(
                 Severity::Critical,
                 format!("{name} is fenced, and its {which} port is open"),
                 format!("rolegate fence {name}; if it stays open, {}", by_hand(name)),
@@ -596,7 +703,7 @@ fn bans(node: &NodeFacts, problems: &mut Problems) {
     // One of the record shall be able to take over; what else there is may well be kept out.
     for Ban { constraint, until } in node.bans.iter().filter(|_| node.address.is_some()) {
         let until = until.as_ref().map(|time| format!(" until {time}")).unwrap_or_default();
-        problems.add_with(
+        problems.add(
             Severity::Warning,
             format!(
                 "location constraint {constraint} keeps the gate off {}, or from being promoted there{until}",
@@ -612,7 +719,7 @@ fn bans(node: &NodeFacts, problems: &mut Problems) {
 fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
     let (name, attribute) = (&node.name, &group.attribute);
     if let (Some(role), Some(hidden)) = (&node.role, &node.hidden_role) {
-        problems.add_with(
+        problems.add(
             Severity::Warning,
             format!("{name}: a transient {attribute}={role} hides the lasting {attribute}={hidden}"),
             format!("crm_attribute -l reboot -N {name} -n {attribute} -D"),
@@ -625,10 +732,10 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
     let is_target = target == Some(name.as_str());
     let set = format!("rolegate init --master {}", group.master);
     match node.role.as_deref() {
-        None => problems.add_with(Severity::Warning, format!("{name} has no {attribute}: its gate opens nothing"), set),
+        None => problems.add(Severity::Warning, format!("{name} has no {attribute}: its gate opens nothing"), set),
         Some("primary") if !is_target => {
             if let Some(target) = target {
-                problems.add_with(
+                problems.add(
                     Severity::Warning,
                     format!("{name} still has {attribute}=primary, though {}", sentinels_name(group, target)),
                     set,
@@ -636,7 +743,7 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             }
         }
         Some("replica") if is_target => {
-            problems.add_with(
+            problems.add(
                 Severity::Warning,
                 format!("{name} still has {attribute}=replica, though {}", sentinels_name(group, "it")),
                 set,
@@ -649,14 +756,16 @@ fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 Some(Server::Given(server)) if server.primary && !is_target && target.is_some() => problems.add(
                     Severity::Warning,
                     format!("{what} until Sentinel has made its Redis a replica, some 10 s after a failover"),
+                    turn(group, node),
                 ),
-                Some(Server::Given(server)) if !server.loading => problems.add_with(Severity::Warning, what, set),
-                _ => problems.add(Severity::Warning, what),
+                Some(Server::Given(server)) if !server.loading => problems.add(Severity::Warning, what, set),
+                Some(Server::Given(_)) => problems.add(Severity::Warning, what, loading(group, name)),
+                _ => problems.add(Severity::Warning, what, server_unit(name)),
             }
         }
         Some("primary" | "replica" | "fail") => {}
         Some(other) => {
-            problems.add_with(Severity::Warning, format!("{name} has {attribute}={other:?}, which is no role"), set)
+            problems.add(Severity::Warning, format!("{name} has {attribute}={other:?}, which is no role"), set)
         }
     }
 }
@@ -669,28 +778,25 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
         None => {
             if group.record_error.is_none() && node.address.is_none() {
                 let what = format!("{name} is not in the record: its gate opens nothing");
-                problems.add_with(
-                    Severity::Warning,
-                    what,
-                    format!("rolegate init --master {} --replace", group.master),
-                );
+                problems.add(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
             }
         }
         Some(Server::None { .. }) if matches!(node.rw, Some(Port::Silent | Port::Unreachable { .. })) => {
             let what = format!("{name} is silent, its Redis and its ports: what it serves to others cannot be seen");
-            problems.add(Severity::Warning, what);
+            let ping = node.address.map_or(String::new(), |address| format!("ping -c 3 {}; ", address.ip()));
+            problems.add(Severity::Warning, what, format!("{ping}{}", server_unit(name)));
         }
         Some(Server::None { why }) => {
-            problems.add_with(Severity::Warning, format!("Redis on {name}: {why}"), server_unit(name))
+            problems.add(Severity::Warning, format!("Redis on {name}: {why}"), server_unit(name))
         }
         Some(Server::Given(server)) => {
             if server.loading {
-                problems.add(Severity::Warning, format!("Redis on {name} is loading its data"));
+                problems.add(Severity::Warning, format!("Redis on {name} is loading its data"), loading(group, name));
             }
             if let (true, false, Some(target)) = (server.primary, is_target, target) {
                 let what =
                     format!("Redis on {name} still says primary, though {}", sentinels_name(group, &target.name));
-                problems.add(Severity::Warning, what);
+                problems.add(Severity::Warning, what, turn(group, node));
             }
             let Some(of) = &server.of else { return };
             if !server.link_up {
@@ -698,13 +804,17 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 problems.add(
                     Severity::Warning,
                     format!("Redis on {name} has no link to its primary {of}{since}: its data grows old"),
+                    format!(
+                        "on {name}: redis-cli -p {} INFO replication; journalctl -u redis-server -n 20    (or valkey-server)",
+                        group.redis_port
+                    ),
                 );
             }
             let wrong =
                 target.filter(|_| !is_target).and_then(|target| target.address).map(|address| address.to_string());
             if let Some(right) = wrong.filter(|right| right != of) {
-                problems
-                    .add(Severity::Warning, format!("Redis on {name} replicates from {of}, the primary is {right}"));
+                let what = format!("Redis on {name} replicates from {of}, the primary is {right}");
+                problems.add(Severity::Warning, what, turn(group, node));
             }
         }
     }
@@ -723,7 +833,7 @@ fn marks(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             _ => "no keeper was seen there that would put it back:",
         };
         let by_hand = format!("redis-cli -p {port} CONFIG SET {setting} {before}; redis-cli -p {port} CONFIG REWRITE");
-        problems.add_with(Severity::Warning, what, format!("{whose} on {name}: {by_hand}"));
+        problems.add(Severity::Warning, what, format!("{whose} on {name}: {by_hand}"));
     }
 }
 
@@ -744,14 +854,17 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
                 short(run_id),
                 short(&server.run_id)
             );
-            problems.add(severity, what);
+            let (rw, redis) = (group.rw_port, group.redis_port);
+            let look = format!("on {name}: ss -ltnp | grep -E ':({number}|{redis})' and rolegate-port state");
+            let next = if number == rw { format!("{}\nthen {look}", by_hand(name)) } else { look };
+            problems.add(severity, what, next);
         }
     }
     let Some(ro) = &node.ro else { return };
     let shut = node.fence.is_some() || node.says(Role::Fail);
     if ro.is_open() && node.fence.is_none() && node.says(Role::Fail) {
-        problems
-            .add(Severity::Warning, format!("{} is open on {name}, whose {} is fail", group.ro_port, group.attribute));
+        let what = format!("{} is open on {name}, whose {} is fail", group.ro_port, group.attribute);
+        problems.add(Severity::Warning, what, format!("if it stays open, {}", by_hand(name)));
     }
     // Without quorum no gate runs, which is said once.
     let quiet = cluster.maintenance_mode || cluster.quorum == Some(false);
@@ -762,15 +875,20 @@ fn ports(cluster: &ClusterFacts, group: &Group, node: &NodeFacts, problems: &mut
         let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         let what =
             format!("{} is {} on {name}, which could be read; its gate is {gate}{because}", group.ro_port, ro.word());
-        problems.add(Severity::Warning, what);
+        let runs = node.gate.as_ref().is_some_and(|gate| gate.role != "Stopped" || gate.by_blocks);
+        let next = if runs { format!("on {name}: {AGENTS_LOG}") } else { start_gate(group, node) };
+        problems.add(Severity::Warning, what, next);
     }
 }
+
+/// Where the gate says why it does not open the read-only port.
+const AGENTS_LOG: &str = "journalctl -t rolegate-agent -t rolegate-keeper -n 20";
 
 fn keeper(node: &NodeFacts, problems: &mut Problems) {
     let runs = node.member.is_some_and(|member| member.online && !member.unclean);
     if runs && node.keeper == Some(Keeper::Missing) {
         let what = format!("{}: the Sentinels see no keeper of this node: it can take no writes", node.name);
-        problems.add_with(Severity::Warning, what, format!("on {}: systemctl start rolegate-keeper", node.name));
+        problems.add(Severity::Warning, what, format!("on {}: systemctl start rolegate-keeper", node.name));
     }
 }
 
@@ -781,11 +899,15 @@ fn failures(group: &Group, problems: &mut Problems) {
         let Some(gate) = &node.gate else { continue };
         if gate.blocked {
             let what = format!("Pacemaker has given up on gate {resource} on {} (blocked)", node.name);
-            problems.add_with(Severity::Warning, what, cleanup(node));
+            problems.add(Severity::Warning, what, cleanup(node));
         }
         if gate.unmanaged {
             let what = format!("gate {resource} is unmanaged on {}: Pacemaker leaves it as it is", node.name);
-            problems.add_with(Severity::Warning, what, format!("crm_resource -r {resource} --meta -d is-managed"));
+            let (what, next) = match group.left_unmanaged {
+                true => (format!("{what}, since a run of rolegate init was killed"), go_on(&group.master)),
+                false => (what, how_to_manage(resource)),
+            };
+            problems.add(Severity::Warning, what, next);
         }
     }
     // The same on several nodes is one line.
@@ -805,7 +927,7 @@ fn failures(group: &Group, problems: &mut Problems) {
         if node.fail_count > 0 && node.failures.is_empty() {
             let count = if node.fail_count == u64::MAX { "INFINITY".to_owned() } else { node.fail_count.to_string() };
             let what = format!("gate on {}: fail count {count}", node.name);
-            problems.add_with(Severity::Warning, what, cleanup(node));
+            problems.add(Severity::Warning, what, cleanup(node));
         }
     }
     for (failed, nodes) in seen {
@@ -817,7 +939,8 @@ fn failures(group: &Group, problems: &mut Problems) {
         let reason = if failed.reason.is_empty() { "no reason given" } else { &failed.reason };
         // Nothing failed that could be cleaned up.
         if failed.degraded {
-            problems.add(Severity::Warning, format!("gate on {}: {reason}", names.join(", ")));
+            let next = format!("on {}: {AGENTS_LOG}", names.join(" and "));
+            problems.add(Severity::Warning, format!("gate on {}: {reason}", names.join(", ")), next);
             continue;
         }
         let what = format!("gate on {}: {} failed: {reason}", names.join(", "), failed.operation);
@@ -825,24 +948,25 @@ fn failures(group: &Group, problems: &mut Problems) {
             [node] => cleanup(node),
             _ => format!("crm_resource {}", group.cleanup),
         };
-        problems.add_with(Severity::Warning, what, next);
+        problems.add(Severity::Warning, what, next);
     }
 }
 
 fn firewall(group: &Group, problems: &mut Problems) {
     if let Some(Firewall::Seen { listeners, .. }) = &group.firewall {
         for listener in listeners {
-            problems.add_with(Severity::Warning, listener, "let it use another port: ss -ltnp shows it");
+            problems.add(Severity::Warning, listener, "let it use another port: ss -ltnp shows it");
         }
     }
     match &group.firewall {
-        Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add_with(
+        Some(Firewall::Seen { baseline: Some(what), .. }) => problems.add(
             Severity::Warning,
             format!("this node's firewall: rolegate's own rules are {what}; the keeper puts them right"),
             "systemctl status rolegate-keeper",
         ),
         Some(Firewall::Unseen { why }) => {
-            problems.add(Severity::Warning, format!("this node's firewall cannot be seen: {why}"));
+            let what = format!("this node's firewall cannot be seen: {why}");
+            problems.add(Severity::Warning, what, "as root: rolegate-port state");
         }
         _ => {}
     }
@@ -943,6 +1067,7 @@ pub(super) mod tests {
             denied: Denied::default(),
             keeper: None,
             last_failover: None,
+            left_unmanaged: false,
         }
     }
 
@@ -1004,7 +1129,10 @@ pub(super) mod tests {
                 silence(g, 2);
             },
             CliCode::Unknown,
-            &["1 of 3 Sentinels answer here and 2 are needed", "node1 still takes writes"],
+            &[
+                "1 of 3 Sentinels answer here and 2 are needed",
+                "node1 still takes writes on 6381 | on 10.0.0.2 and 10.0.0.3: systemctl start redis-sentinel",
+            ],
         ),
         (
             "two Sentinels are silent, and the lease is over",
@@ -1014,7 +1142,11 @@ pub(super) mod tests {
                 g.nodes[0].rw = Some(Port::Refused);
             },
             CliCode::Unknown,
-            &["6381 is refused everywhere", "start the Sentinels; if that cannot be soon"],
+            &[
+                "6381 is refused everywhere",
+                "on 10.0.0.2 and 10.0.0.3: systemctl start redis-sentinel",
+                "if that cannot be soon, on the node that shall take writes: rolegate open node1 --force --for 10m",
+            ],
         ),
         (
             "one host is dead",
@@ -1071,7 +1203,10 @@ pub(super) mod tests {
                 server(g, 2).link_down_seconds = Some(7);
             },
             CliCode::Warning,
-            &["Redis on node2 has no link to its primary 10.0.0.1:6379 for 7 s"],
+            &[
+                "Redis on node2 has no link to its primary 10.0.0.1:6379 for 7 s",
+                "on node2: redis-cli -p 6379 INFO replication",
+            ],
         ),
         (
             "a replica follows another",
@@ -1086,7 +1221,10 @@ pub(super) mod tests {
                 server(g, 2).of = None;
             },
             CliCode::Warning,
-            &["Redis on node2 still says primary, though Sentinels name node1 since 2 h 5 min"],
+            &[
+                "Redis on node2 still says primary, though Sentinels name node1 since 2 h 5 min",
+                "on node2: redis-cli -p 6379 REPLICAOF 10.0.0.1 6379",
+            ],
         ),
         (
             "two gates are open",
@@ -1208,13 +1346,25 @@ pub(super) mod tests {
                 g.nodes[1].gate = Some(GateFacts { role: "Stopped".into(), ..GateFacts::default() });
             },
             CliCode::Warning,
-            &["6380 is refused on node2, which could be read; its gate is Stopped"],
+            &[
+                "6380 is refused on node2, which could be read; its gate is Stopped",
+                "crm_resource --why -r RedisGate -N node2",
+            ],
         ),
         (
             "Sentinels monitor loopback",
             |g| all_name(g, "127.0.0.1:6379", "a loopback address"),
             CliCode::Critical,
-            &["nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address"],
+            &[
+                "nobody can take writes: Sentinels name 127.0.0.1:6379, a loopback address",
+                "redis-cli -p 26379 SENTINEL MONITOR mymaster ADDRESS 6379 2",
+            ],
+        ),
+        (
+            "Sentinels name a node that the record does not have",
+            |g| all_name(g, "10.0.0.9:6379", NO_NODE),
+            CliCode::Critical,
+            &["Sentinels name 10.0.0.9:6379, no node of the record", "rolegate init --master mymaster --replace"],
         ),
         (
             "Sentinels monitor the VIP and a gate is open",
@@ -1236,7 +1386,10 @@ pub(super) mod tests {
                 g.nodes[0].rw = Some(Port::Refused);
             },
             CliCode::Critical,
-            &["the 3 Sentinels that answer name different places"],
+            &[
+                "the 3 Sentinels that answer name different places",
+                "a failover makes them agree: redis-cli -h 10.0.0.1 -p 26379 SENTINEL FAILOVER mymaster",
+            ],
         ),
         (
             "one Sentinel lags behind",
@@ -1280,7 +1433,168 @@ pub(super) mod tests {
             "the primary's port leads elsewhere",
             |g| g.nodes[0].rw = open(7, true),
             CliCode::Critical,
-            &["6381 of node1 leads to another Redis (run id run7)"],
+            &[
+                "6381 of node1 leads to another Redis (run id run7)",
+                "on node1: rolegate fence --local\nthen on node1: ss",
+            ],
+        ),
+        (
+            "the named node has left the cluster",
+            |g| {
+                g.nodes[0].member = Some(Member::default());
+                g.nodes[0].rw = Some(Port::Refused);
+            },
+            CliCode::Critical,
+            &[
+                "and it is offline in the cluster | on node1: systemctl status corosync pacemaker",
+                "or a failover: redis-cli -h 10.0.0.1 -p 26379 SENTINEL FAILOVER mymaster",
+            ],
+        ),
+        (
+            "the named node is unclean",
+            |g| {
+                g.nodes[0].member = Some(Member { unclean: true, ..Member::default() });
+                g.nodes[0].rw = Some(Port::Silent);
+            },
+            CliCode::Critical,
+            &["and it is unclean in the cluster | on node1: systemctl status corosync pacemaker"],
+        ),
+        (
+            "a node is about to join",
+            |g| g.nodes[1].member.as_mut().unwrap().pending = true,
+            CliCode::Warning,
+            &["node2 is pending in the cluster | on node2: systemctl status corosync pacemaker"],
+        ),
+        (
+            "the gate is promoted and keeps closed",
+            |g| {
+                g.nodes[0].rw = Some(Port::Refused);
+                let reason = "no majority".to_owned();
+                g.nodes[0].failures = vec![Failed { operation: "monitor_5000".into(), reason, degraded: true }];
+            },
+            CliCode::Critical,
+            &["its gate keeps 6381 closed (refused): no majority | on node1: journalctl -t rolegate-keeper"],
+        ),
+        (
+            "the gate is not promoted and nothing failed",
+            |g| {
+                g.nodes[0].rw = Some(Port::Refused);
+                g.nodes[0].gate.as_mut().unwrap().role = "Unpromoted".into();
+            },
+            CliCode::Critical,
+            &["its gate is Unpromoted, not promoted | crm_simulate -sL | grep RedisGate"],
+        ),
+        (
+            "the named Redis is a replica",
+            |g| {
+                g.nodes[0].rw = open(1, false);
+                let server = server(g, 1);
+                (server.primary, server.of) = (false, Some("10.0.0.2:6379".into()));
+            },
+            CliCode::Critical,
+            &["its Redis is a replica of 10.0.0.2:6379 | if it stays so, a failover: redis-cli"],
+        ),
+        (
+            "the named Redis is loading",
+            |g| {
+                g.nodes[0].rw = Some(Port::Refused);
+                server(g, 1).loading = true;
+            },
+            CliCode::Critical,
+            &["its Redis is loading its data | on node1: redis-cli -p 6379 INFO persistence"],
+        ),
+        (
+            "a Sentinel does not know the master name",
+            |g| {
+                let sentinel = &mut g.sentinels[2];
+                (sentinel.stranger, sentinel.names, sentinel.names_node) = (true, None, None);
+            },
+            CliCode::Warning,
+            &[
+                "does not know the master name mymaster | redis-cli -h 10.0.0.3 -p 26379 SENTINEL MONITOR mymaster 10.0.0.1 6379 2",
+            ],
+        ),
+        (
+            "one Sentinel names a loopback address",
+            |g| {
+                let sentinel = &mut g.sentinels[2];
+                (sentinel.names, sentinel.names_node) = (Some("127.0.0.1:6379".into()), None);
+                sentinel.names_nobody = Some("a loopback address".into());
+            },
+            CliCode::Warning,
+            &["names 127.0.0.1:6379, a loopback address", "SENTINEL REMOVE mymaster"],
+        ),
+        (
+            "a Sentinel does not reach the primary",
+            |g| g.sentinels[1].flags = vec!["s_down".into()],
+            CliCode::Warning,
+            &["says s_down of the primary | on 10.0.0.2: redis-cli -h 10.0.0.1 -p 6379 PING"],
+        ),
+        (
+            "a node has no role, another one that is none",
+            |g| (g.nodes[1].role, g.nodes[2].role) = (None, Some("boss".into())),
+            CliCode::Warning,
+            &["node2 has no redis_role", "redis_role=\"boss\", which is no role | rolegate init"],
+        ),
+        (
+            "roles fail, and why",
+            |g| {
+                g.nodes[1].role = Some("fail".into());
+                g.nodes[1].redis = Some(Server::None { why: "connection refused".into() });
+                g.nodes[2].role = Some("fail".into());
+                server(g, 3).loading = true;
+                g.nodes[1].ro = Some(Port::Refused);
+            },
+            CliCode::Warning,
+            &[
+                "node2 has redis_role=fail: its ports stay closed | on node2: systemctl status redis-server",
+                "6380 is open on node3, whose redis_role is fail | if it stays open, on node3: rolegate fence --local",
+                "Redis on node3 is loading its data | on node3: redis-cli -p 6379 INFO persistence",
+            ],
+        ),
+        (
+            "a read-only port that leads elsewhere, and one that is closed though the gate runs",
+            |g| {
+                g.nodes[1].ro = open(7, false);
+                g.nodes[2].ro = Some(Port::Refused);
+            },
+            CliCode::Warning,
+            &[
+                "6380 of node2 leads to another Redis",
+                "its gate is Unpromoted | on node3: journalctl -t rolegate-agent",
+            ],
+        ),
+        (
+            "a complaint of the gate, a node outside the record, and a gate that nobody manages",
+            |g| {
+                let reason = "no majority".to_owned();
+                g.nodes[0].failures = vec![Failed { operation: "monitor_5000".into(), reason, degraded: true }];
+                g.nodes[0].gate.as_mut().unwrap().unmanaged = true;
+                g.nodes[0].rw = Some(Port::Refused);
+                let node = &mut g.nodes[2];
+                (node.address, node.redis, node.ro, node.rw) = (None, None, None, None);
+            },
+            CliCode::Critical,
+            &[
+                "gate on node1: no majority | on node1: journalctl",
+                "node3 is not in the record: its gate opens nothing | rolegate init --master mymaster --replace",
+                "is unmanaged on node1: Pacemaker leaves it as it is | crm_resource -r RedisGate --meta -d is-managed",
+            ],
+        ),
+        (
+            "a run of init was killed",
+            |g| {
+                g.nodes[1].gate.as_mut().unwrap().unmanaged = true;
+                g.left_unmanaged = true;
+            },
+            CliCode::Warning,
+            &["since a run of rolegate init was killed | rolegate init --master mymaster --replace"],
+        ),
+        (
+            "the firewall cannot be seen",
+            |g| g.firewall = Some(Firewall::Unseen { why: "not root".into() }),
+            CliCode::Warning,
+            &["this node's firewall cannot be seen: not root | as root: rolegate-port state"],
         ),
         (
             "we have no password",
@@ -1392,6 +1706,8 @@ pub(super) mod tests {
                 assert!(text.contains(part), "{name}: no {part:?} in\n{text}");
             }
             assert!(judgement.problems.is_sorted_by_key(|problem| problem.severity), "{name}:\n{text}");
+            let without = judgement.problems.iter().find(|problem| problem.next.as_ref().is_none_or(String::is_empty));
+            assert_eq!(without, None, "{name}: what is to be done?");
         }
     }
 
@@ -1409,6 +1725,7 @@ pub(super) mod tests {
         };
         let text = said(&|_| {}).unwrap();
         assert!(text.contains("node2 (stands on another), node3 (is going on) -> rolegate init"), "{text}");
+        assert!(text.contains("rolegate init --master mymaster --replace"), "{text}");
         let text = said(&|it| it.nodes[1].member = Some(Member::default())).unwrap();
         assert!(text.contains("rolegate confirm-off node2") && !text.contains("confirm-off node3"), "{text}");
         assert_eq!(said(&|it| it.record_waits_for.clear()), None);

@@ -63,13 +63,13 @@ enum Command {
     Status(status::Args),
     /// Look for what would go wrong, and say how to mend it
     Doctor(doctor::Args),
-    /// The same as OpenMetrics text, for node exporter
+    /// What status sees, as OpenMetrics text for node exporter
     Metrics(metrics::Args),
     /// The last failovers as this node saw them, step by step
     History(history::Args),
     /// Move the primary to another node, with nothing lost
     Switchover(switchover::Args),
-    /// Close a node's ports until it is unfenced; the node keeps running
+    /// Move the primary away, then close a node's ports until unfence
     Fence(fence::FenceArgs),
     /// Lift a fence: the node's role comes back
     Unfence(fence::UnfenceArgs),
@@ -94,6 +94,12 @@ enum Command {
     Init(init::Args),
     /// Take out again what init has put in
     Deinit(deinit::Args),
+    /// The help of a command
+    #[command(hide = true)]
+    Help {
+        /// Which
+        command: Option<String>,
+    },
 }
 
 /// Its definition.
@@ -126,6 +132,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Deinit(args) => deinit::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Help { command } => return run(help(command)),
         Command::Like(args) => doctor::like::run(&args),
         Command::Generate { directory } => match crate::manual::write(&directory) {
             Ok(files) => {
@@ -142,6 +149,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             stop.code.into()
         }
     }
+}
+
+/// What `rolegate help COMMAND` means.
+fn help(command: Option<String>) -> impl Iterator<Item = OsString> {
+    [Some("rolegate".to_owned()), command, Some("--help".to_owned())].into_iter().flatten().map(OsString::from)
+}
+
+/// Words as a shell takes them: what is printed to be typed can be pasted.
+fn typed<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:@%+,".contains(c);
+    let one = |word: S| match word.as_ref() {
+        word if !word.is_empty() && word.chars().all(plain) => word.to_owned(),
+        word => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    words.into_iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// Why a command ends before its end.
@@ -166,9 +188,10 @@ impl Stop {
 impl From<PacemakerError> for Stop {
     fn from(error: PacemakerError) -> Self {
         match &error {
-            PacemakerError::NotRunning(_)
-            | PacemakerError::Unreadable { .. }
-            | PacemakerError::Tool(CommandError::Timeout { .. }) => Stop::unknown(error.to_string()),
+            PacemakerError::NotRunning(_) | PacemakerError::Tool(CommandError::Timeout { .. }) => {
+                Stop::unknown(format!("{error}; {ASK_PACEMAKER}"))
+            }
+            PacemakerError::Unreadable { .. } => Stop::unknown(error.to_string()),
             PacemakerError::Denied(_) | PacemakerError::Tool(_) => Stop::refused(error.to_string()),
         }
     }
@@ -179,6 +202,9 @@ impl From<SettingsError> for Stop {
         Stop::refused(with_causes(&error))
     }
 }
+
+/// What to do where Pacemaker does not answer.
+const ASK_PACEMAKER: &str = "systemctl status pacemaker corosync, or ask on another node";
 
 /// How somebody on `node` closes its gates for good, whatever the cluster does.
 fn by_hand(node: &str) -> String {
@@ -247,7 +273,7 @@ fn look() -> Result<Cluster, Stop> {
     }
     match (me, quorum, cib) {
         (Some(me), Some(quorum), Some(cib)) => Ok(Cluster { me, quorum, cib }),
-        _ => Err(Stop::unknown("Pacemaker did not answer in time on this node")),
+        _ => Err(Stop::unknown(format!("Pacemaker did not answer in time on this node; {ASK_PACEMAKER}"))),
     }
 }
 
@@ -259,15 +285,33 @@ mod tests {
     #[test]
     fn the_arguments_are_well_formed_and_the_help_fits_a_screen() {
         Cli::command().debug_assert();
-        let mut command = Cli::command();
-        command.build();
-        let help = command.render_help().to_string();
-        assert!(help.lines().count() <= 24, "{help}");
-        for subcommand in command.get_subcommands_mut() {
-            assert!(subcommand.get_about().is_some(), "{}", subcommand.get_name());
-            let help = subcommand.render_help().to_string();
+        let mut all = Cli::command();
+        all.build();
+        assert!(all.get_subcommands().all(|command| command.get_about().is_some()));
+        let names: Vec<Option<String>> =
+            all.get_subcommands().map(|command| Some(command.get_name().to_owned())).collect();
+        for name in names.into_iter().chain([None]) {
+            let help = Cli::command().term_width(80).try_get_matches_from(help(name.clone())).unwrap_err().to_string();
             assert!(help.lines().count() <= 24, "{help}");
+            assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+            assert!(help.contains(&format!("Usage: rolegate {}", name.unwrap_or_default())), "{help}");
         }
+    }
+
+    #[test]
+    fn help_is_a_command_too() {
+        for argv in [&["help"][..], &["help", "exec"]] {
+            let cli = Cli::try_parse_from([&["rolegate"], argv].concat()).unwrap();
+            let Some(Command::Help { command }) = cli.command else { panic!("{argv:?}") };
+            assert_eq!(command.as_deref(), argv.get(1).copied());
+            assert_eq!(help(command).count(), argv.len() + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_pasted_is_quoted() {
+        let words = ["open", "node1", "--for", "10m", "--reason", "it's a b", "", "$HOME;ls"];
+        assert_eq!(typed(words), r"open node1 --for 10m --reason 'it'\''s a b' '' '$HOME;ls'");
     }
 
     #[test]
@@ -289,7 +333,8 @@ mod tests {
     #[test]
     fn a_silent_pacemaker_is_unknown_and_a_forbidden_change_is_refused() {
         let exit = |code| CommandError::Exit { argv: "cibadmin".into(), code, stderr: String::new() };
-        assert_eq!(Stop::from(PacemakerError::NotRunning(exit(102))).code, CliCode::Unknown);
+        let silent = Stop::from(PacemakerError::NotRunning(exit(102)));
+        assert!(silent.code == CliCode::Unknown && silent.message.ends_with(ASK_PACEMAKER), "{silent:?}");
         assert_eq!(Stop::from(PacemakerError::Denied(exit(4))).code, CliCode::Critical);
     }
 }

@@ -15,7 +15,7 @@ use super::fence::{marker, operator, utc};
 use super::judge;
 use super::probe::{self, Port};
 use super::status::no_such_master;
-use super::{Gate, Stop, gates, say};
+use super::{Gate, Stop, gates, say, typed};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::forced::{Force, PREPARES, Store, now_ms};
@@ -37,6 +37,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "rolegate open NODE --force --for TIME [--reason TEXT] [OPTIONS]\n       rolegate open NODE --cancel"
+)]
 pub struct Args {
     /// This node, by its name in the cluster: it is run there
     node: String,
@@ -131,8 +134,8 @@ fn this_node(seen: &facts::Seen, args: &Args) -> Result<String, Stop> {
     if me.eq_ignore_ascii_case(&args.node) {
         return Ok(me);
     }
-    let again: Vec<String> = std::env::args().skip(1).collect();
-    Err(Stop::refused(format!("this is {me}. Run it on {}: rolegate {}", args.node, again.join(" "))))
+    let again = typed(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
+    Err(Stop::refused(format!("this is {me}. Run it on {}: rolegate {again}", args.node)))
 }
 
 fn look(args: &Args, gate: &Gate, settings: &Settings) -> Result<Sight, Stop> {
@@ -144,7 +147,11 @@ fn look(args: &Args, gate: &Gate, settings: &Settings) -> Result<Sight, Stop> {
     let seen = facts::cluster(LOOK);
     let me = this_node(&seen, args)?;
     let answers = answers.join().map_err(|_| Stop::unknown("nobody could be asked"))?;
-    let Some(cib) = &seen.cib else { return Err(Stop::unknown("the configuration is gone")) };
+    let Some(cib) = &seen.cib else {
+        let why = seen.facts.error.unwrap_or_default();
+        let what = format!("the cluster's configuration cannot be read any more ({why})");
+        return Err(Stop::unknown(format!("{what}: systemctl status pacemaker corosync, and run it again")));
+    };
     let mut group = facts::compose(gate, cib, seen.mon.as_ref(), answers);
     facts::add_hand(&mut group, Some(&me));
     let keeper = match socket::ask(&Request::Report) {
@@ -191,11 +198,12 @@ fn judge_it(seen: &Sight, peers_are_dead: bool) -> Vec<Objection> {
     let mut object = |what: String, next: Option<String>| found.push(Objection { what, next, passes: false });
     let rw = group.rw_port;
     let Some(verdict) = &group.verdict else {
-        object("there is no record: who else could be open is not known".to_owned(), Some(init(group)));
+        let next = format!("rolegate init --master {}", group.master);
+        object("there is no record: who else could be open is not known".to_owned(), Some(next));
         return found;
     };
     let Some(node) = group.nodes.iter().find(|node| node.name.eq_ignore_ascii_case(me)) else {
-        object(format!("{me} is not in the record"), Some(init(group)));
+        object(format!("{me} is not in the record"), Some(judge::go_on(&group.master)));
         return found;
     };
     if let Some(fence) = fence {
@@ -238,10 +246,6 @@ fn judge_it(seen: &Sight, peers_are_dead: bool) -> Vec<Objection> {
         found.push(Objection { what, next: None, passes: true });
     }
     found
-}
-
-fn init(group: &Group) -> String {
-    format!("rolegate init --master {}", group.master)
 }
 
 /// What Redis on this node has to be.
@@ -524,7 +528,7 @@ mod tests {
     const TABLE: &[Case] = &[
         (|_| {}, false, &[]),
         (|s| s.group.verdict = None, true, &["no record", "rolegate init"]),
-        (|s| s.me = "node9".into(), true, &["node9 is not in the record"]),
+        (|s| s.me = "node9".into(), true, &["node9 is not in the record", "rolegate init --master mymaster --replace"]),
         (|s| s.fence = Some("by ann".into()), true, &["it is fenced: by ann", "rolegate unfence --local"]),
         (|s| s.group.nodes[0].fence = Some("by ann".into()), true, &["rolegate unfence node1"]),
         (|s| named(s, "node1"), true, &["a majority names this node", "rolegate status says why"]),

@@ -15,6 +15,7 @@ use crate::exit::CliCode;
 use crate::keeper::socket::{self, Request};
 use crate::layout::master_of;
 use crate::pacemaker;
+use crate::pacemaker::cib::Resource;
 use crate::params::Params;
 use crate::settings::Settings;
 
@@ -175,7 +176,8 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
     let mut problems = judge::cluster(&seen.facts, seen.cib.is_some(), all.len() + bad.len());
     for (resource, error) in &bad {
         let what = format!("gate {}: {error}: nothing is opened anew for it", resource.id);
-        problems.push(Problem { severity: Severity::Critical, what, next: None, check: "gate" });
+        let next = Some(set_right(resource));
+        problems.push(Problem { severity: Severity::Critical, what, next, check: "gate" });
     }
     if let Some(master) = master {
         if seen.cib.is_some() && !all.iter().any(|gate| gate.params.master == master) {
@@ -213,8 +215,9 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
         report.masters.push(Judged { code: judgement.code() as u8, judgement, group });
     }
     if late {
-        let what = "there was no time to look at all master names; ask with --master".to_owned();
-        problems.push(Problem { severity: Severity::Unknown, what, next: None, check: "writers" });
+        let what = "there was no time to look at all master names".to_owned();
+        let next = Some("rolegate status --master NAME".to_owned());
+        problems.push(Problem { severity: Severity::Unknown, what, next, check: "writers" });
     }
     let of_masters = report.masters.iter().flat_map(|judged| &judged.judgement.problems);
     let everything: Vec<Problem> = problems.iter().chain(of_masters).cloned().collect();
@@ -223,10 +226,15 @@ fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> R
     Ok(report)
 }
 
+/// What mends a gate of which a parameter cannot be: its error names it.
+pub fn set_right(resource: &Resource) -> String {
+    format!("crm_resource -r {} -p PARAMETER -v VALUE, for what is named", resource.id)
+}
+
 /// No gate has that master name.
 pub fn no_such_master(master: &str, all: &[super::Gate], bad: &[super::Bad]) -> Stop {
     if let Some((resource, error)) = bad.iter().find(|(resource, _)| master_of(resource) == master) {
-        return Stop::refused(format!("gate {}: {error}", resource.id));
+        return Stop::refused(format!("gate {}: {error}; {}", resource.id, set_right(resource)));
     }
     let known: Vec<&str> = all.iter().map(|gate| gate.params.master.as_str()).collect();
     match known.as_slice() {

@@ -280,6 +280,11 @@ pub fn manage(resource: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_resource").args(["-r", resource, "--meta", "-d", "is-managed"])).map(drop)
 }
 
+/// The same, for an operator.
+pub fn how_to_manage(resource: &str) -> String {
+    format!("crm_resource -r {resource} --meta -d is-managed")
+}
+
 /// Removes all that `xpath` finds in the CIB's configuration; done if there is none. The caller has made sure of quorum: the tool overrides it.
 ///
 /// # Errors

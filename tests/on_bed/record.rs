@@ -59,7 +59,10 @@ fn replaced(bed: &Bed) -> Result<()> {
     let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(120) })?;
     let refused = rolegate(&node, &["init"])?;
     ensure!(refused.code == 2 && refused.text.contains("--replace") && refused.text.contains(&id), "{refused:?}");
-    ensure!(sentinels(&node)? == before, "nothing is written without --replace");
+    let dry = rolegate(&node, &["init", "--replace", "--dry-run"])?;
+    let shown = ["    - sentinel ", &format!("    + sentinel {id}@"), "    1. Sentinel ", "    2. Sentinel "];
+    ensure!(shown.iter().all(|line| dry.text.contains(line)), "{dry:?}");
+    ensure!(sentinels(&node)? == before, "nothing is written without --replace, or with --dry-run");
     let said = rolegate(&node, &["init", "--replace"])?;
     let steps = ["step 1 of 2", "is removed", "step 2 of 2", "is added", "all nodes stand on it"];
     ensure!(said.code == 0 && steps.iter().all(|step| said.text.contains(step)), "{said:?}");

@@ -265,7 +265,7 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
             return why;
         }
         None => {
-            say("is not in the record: rolegate init".to_owned());
+            say("is not in the record: rolegate init --replace".to_owned());
             return why;
         }
     };
@@ -400,7 +400,7 @@ fn others(scene: &Scene, old: &NodeFacts, to: &NodeFacts, why: &mut Vec<String>)
         seen.push(at);
         let Some(node) = scene.group.nodes.iter().find(|node| node.address.map(canonical) == at) else {
             why.push(format!(
-                "Sentinels could choose {address}, which is not in the record: rolegate init, or CONFIG SET replica-priority 0 there"
+                "Sentinels could choose {address}, which is not in the record: rolegate init --replace, or CONFIG SET replica-priority 0 there"
             ));
             continue;
         };
