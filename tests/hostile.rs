@@ -521,3 +521,47 @@ fn the_keeper_s_socket_itself() {
     }
     assert_eq!(said(REQUEST.as_bytes()), "[]");
 }
+
+/// Sentinel's hook, called with words that are commands to a shell or options to a program, where PATH has spies: none of them is run, and no word is
+/// taken for a file's name. What becomes of names in the CIB is tested where it is written (src/pacemaker).
+#[test]
+fn the_hook_s_arguments_run_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let spies = directory.path().join("spies");
+    std::fs::create_dir(&spies).unwrap();
+    for name in ["sh", "bash", "touch", "crm_node", "crm_attribute", "cibadmin", "crm_mon", "crm_resource"] {
+        let spy = spies.join(name);
+        std::fs::write(&spy, format!("#!/bin/sh\necho {name} >> {}/called\n", directory.path().display())).unwrap();
+        std::fs::set_permissions(&spy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let hostile = [
+        "mymaster",
+        "$(touch called)",
+        "`touch called`",
+        "; touch called #",
+        "a\ntouch called\n",
+        "' touch called '",
+        "\" | touch called | \"",
+        "> called",
+        "-D",
+        "--force",
+        "../../called",
+        "' or '1'='1",
+        "\"/><nvpair id=\"x",
+    ];
+    for word in hostile {
+        let args = [word; 7];
+        let hook = std::process::Command::new(env!("CARGO_BIN_EXE_rolegate-hook"))
+            .args(args)
+            .env("PATH", &spies)
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        // There is no cluster here: to be tried again, or never where Pacemaker's tools are missing.
+        assert!([1, 2].iter().any(|code| hook.status.code() == Some(*code)), "{args:?}: {hook:?}");
+        let there: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(there, ["spies"], "{args:?}: {hook:?}");
+    }
+}

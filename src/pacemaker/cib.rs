@@ -215,6 +215,9 @@ pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
             }
         }
     }
+    for resource in cib.gates.iter().chain(&cib.blocks) {
+        are_ids(resource).map_err(&unreadable)?;
+    }
     for location in children(configuration, "constraints").flat_map(|all| children(all, "rsc_location")) {
         cib.locations.push(Location {
             id: text(location, "id"),
@@ -225,6 +228,18 @@ pub fn parse(xml: &str) -> Result<Cib, PacemakerError> {
         });
     }
     Ok(cib)
+}
+
+/// Whether a resource's ids are ids as XML knows them, which Pacemaker's schema wants: they become parts of XML and XPath.
+fn are_ids(resource: &Resource) -> Result<(), String> {
+    let Resource { id, outer_id, parameters_id, parameter_ids, meta_id, meta_ids, .. } = resource;
+    let all = [id, outer_id].into_iter().chain(parameters_id).chain(meta_id);
+    let all = all.chain(parameter_ids.values()).chain(meta_ids.values());
+    let is_part = |c: char| c.is_alphanumeric() || ".-_".contains(c);
+    match all.into_iter().find(|id| !id.chars().all(is_part)) {
+        Some(bad) => Err(format!("{bad:?} is no id: letters, digits, '.', '_' and '-' are (resource {id:?})")),
+        None => Ok(()),
+    }
 }
 
 fn read_node(root: Element, node: Element) -> Node {
@@ -362,6 +377,25 @@ fn pairs<'a, 'i: 'a>(set: Element<'a, 'i>) -> impl Iterator<Item = (String, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_that_would_be_more_than_ids_are_refused() {
+        let cib = |resource: &str, set: &str, pair: &str, meta: &str| {
+            parse(&format!(
+                "<cib><configuration><resources><clone id=\"c\"><primitive id=\"{resource}\" class=\"ocf\" provider=\"rolegate\" type=\"gate\">\
+                 <instance_attributes id=\"{set}\"><nvpair id=\"{pair}\" name=\"lease\" value=\"2s\"/></instance_attributes>\
+                 <meta_attributes id=\"{meta}\"/></primitive></clone></resources></configuration></cib>"
+            ))
+        };
+        assert!(cib("Gäte-1", "i.1", "i_1", "m").is_ok());
+        for bad in ["it's", "a&quot;b", "a] | //*[b", "a&lt;b", "a b", "$(x)", "a&#10;b"] {
+            for read in
+                [cib(bad, "i", "p", "m"), cib("g", bad, "p", "m"), cib("g", "i", bad, "m"), cib("g", "i", "p", bad)]
+            {
+                assert!(read.unwrap_err().to_string().contains("is no id"), "{bad}");
+            }
+        }
+    }
 
     // Shaped after `cibadmin -Q` of Pacemaker 2.1.5, shortened.
     const CIB: &str = r#"<cib crm_feature_set="3.16.2" have-quorum="1" dc-uuid="1">

@@ -73,6 +73,38 @@ fn tool(name: &str) -> Cmd {
     Cmd::new(name).in_our_group().deadline(TOOL_DEADLINE)
 }
 
+/// Has a change made that is one step of the CIB, and says whether there was what it is a change of.
+fn made(change: &Cmd) -> Result<bool, PacemakerError> {
+    run_expecting(change, &[0, CRM_EX_NOSUCH]).map(|(code, _)| code == 0)
+}
+
+/// `text` as an attribute's value in XML, between quotation marks. What the CIB calls an id may be anything.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => quoted.push_str("&amp;"),
+            '<' => quoted.push_str("&lt;"),
+            '>' => quoted.push_str("&gt;"),
+            '"' => quoted.push_str("&quot;"),
+            '\'' => quoted.push_str("&apos;"),
+            // Else read as a space.
+            '\t' | '\n' | '\r' => quoted.push_str(&format!("&#{};", u32::from(c))),
+            _ => quoted.push(c),
+        }
+    }
+    quoted
+}
+
+/// `text` as a literal in XPath, which knows no escapes: one with both kinds of quotation marks is put together.
+fn literal(text: &str) -> String {
+    if !text.contains('\'') {
+        return format!("'{text}'");
+    }
+    let parts: Vec<String> = text.split('\'').map(|part| format!("'{part}'")).collect();
+    format!("concat({})", parts.join(",\"'\","))
+}
+
 /// The CIB as this node has it.
 ///
 /// # Errors
@@ -215,8 +247,12 @@ fn crmadmin(xml: &str, element: &str, attribute: &str) -> Result<String, Pacemak
 /// # Errors
 /// [`PacemakerError`].
 pub fn set_attribute(node: &str, name: &str, value: &str) -> Result<(), PacemakerError> {
+    run(&attribute_set(node, name, value)).map(drop)
+}
+
+fn attribute_set(node: &str, name: &str, value: &str) -> Cmd {
     // -l forever: without -N or -l this would write a cluster property.
-    run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-v", value])).map(drop)
+    tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-v", value])
 }
 
 /// The permanent node attribute `name`; empty if there is none.
@@ -309,17 +345,34 @@ pub fn disable(resource: &str) -> Result<(), PacemakerError> {
 /// # Errors
 /// [`PacemakerError`].
 pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> Result<bool, PacemakerError> {
-    let Some(id) = node.attribute_id(attribute) else { return Ok(false) };
+    role_change(node, attribute, from, to).map_or(Ok(false), |change| made(&change))
+}
+
+/// None where the node has no such attribute.
+fn role_change(node: &cib::Node, attribute: &str, from: Role, to: Role) -> Option<Cmd> {
+    let id = node.attribute_id(attribute)?;
     let xpath = format!(
-        "/cib/configuration/nodes/node[@id='{}']/instance_attributes/nvpair[@id='{id}'][@value='{from}']",
-        node.id
+        "/cib/configuration/nodes/node[@id={}]/instance_attributes/nvpair[@id={}][@value='{from}']",
+        literal(&node.id),
+        literal(id)
     );
-    let nvpair = format!("<nvpair id=\"{id}\" name=\"{attribute}\" value=\"{to}\"/>");
+    let nvpair = nvpair(id, attribute, to.as_str());
     // Not --replace: behind one in this section the controllers elect a new DC, which costs a second (do_cib_replaced() in
     // controld_cib.c of Pacemaker 2.1).
-    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair]);
-    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
-    Ok(code == 0)
+    Some(tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair]))
+}
+
+fn nvpair(id: &str, name: &str, value: &str) -> String {
+    format!("<nvpair id=\"{}\" name=\"{}\" value=\"{}\"/>", quoted(id), quoted(name), quoted(value))
+}
+
+/// An nvpair in a node's set.
+fn in_node(node: &str, set: &str, nvpair: &str) -> String {
+    format!(
+        "<node id=\"{}\"><instance_attributes id=\"{}\">{nvpair}</instance_attributes></node>",
+        quoted(node),
+        quoted(set)
+    )
 }
 
 /// Turns `from` into a replica and `to` into the primary, if they are primary and replica at that moment, in one step of the CIB. Says whether
@@ -328,22 +381,21 @@ pub fn replace_role(node: &cib::Node, attribute: &str, from: Role, to: Role) -> 
 /// # Errors
 /// [`PacemakerError`].
 pub fn move_primary(from: &cib::Node, to: &cib::Node, attribute: &str) -> Result<bool, PacemakerError> {
+    primary_move(from, to, attribute).map_or(Ok(false), |change| made(&change))
+}
+
+/// None where one of them has no such attribute.
+fn primary_move(from: &cib::Node, to: &cib::Node, attribute: &str) -> Option<Cmd> {
     let mut xpath = "/cib/configuration/nodes".to_owned();
     let mut nodes = String::new();
     for (node, was, is) in [(from, Role::Primary, Role::Replica), (to, Role::Replica, Role::Primary)] {
-        let (Some(id), Some(set)) = (node.attribute_id(attribute), node.attribute_set(attribute)) else {
-            return Ok(false);
-        };
-        let of = &node.id;
-        xpath += &format!("[node[@id='{of}']/instance_attributes/nvpair[@id='{id}'][@value='{was}']]");
-        nodes += &format!(
-            "<node id=\"{of}\"><instance_attributes id=\"{set}\"><nvpair id=\"{id}\" name=\"{attribute}\" value=\"{is}\"/></instance_attributes></node>"
-        );
+        let (id, set) = (node.attribute_id(attribute)?, node.attribute_set(attribute)?);
+        let (of, own) = (literal(&node.id), literal(id));
+        xpath += &format!("[node[@id={of}]/instance_attributes/nvpair[@id={own}][@value='{was}']]");
+        nodes += &in_node(&node.id, set, &nvpair(id, attribute, is.as_str()));
     }
     let nodes = format!("<nodes>{nodes}</nodes>");
-    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nodes]);
-    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
-    Ok(code == 0)
+    Some(tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nodes]))
 }
 
 /// What must still be so when something is written by [`write_if_unchanged`].
@@ -359,12 +411,12 @@ pub enum Still<'a> {
 
 impl Still<'_> {
     fn condition(self) -> String {
+        let (Still::Member(node) | Still::Away(node) | Still::Fenced(node)) = self;
+        let state = format!("status/node_state[@id={}]", literal(&node.id));
         match self {
-            Still::Member(node) => format!("[status/node_state[@id='{}'][@join='member']]", node.id),
-            Still::Away(node) => {
-                format!("[not(status/node_state[@id='{}'][@join='member'][@crmd!='offline'][@crmd!='0'])]", node.id)
-            }
-            Still::Fenced(node) => format!("[status/node_state[@id='{}'][@join='down'][@expected='down']]", node.id),
+            Still::Member(_) => format!("[{state}[@join='member']]"),
+            Still::Away(_) => format!("[not({state}[@join='member'][@crmd!='offline'][@crmd!='0'])]"),
+            Still::Fenced(_) => format!("[{state}[@join='down'][@expected='down']]"),
         }
     }
 }
@@ -381,11 +433,12 @@ pub fn write_if_unchanged(
     name: &str,
     value: &str,
 ) -> Result<bool, PacemakerError> {
-    let (of, (set, id)) = (&node.id, ids(node, name));
-    let xml = format!(
-        "<nodes><node id=\"{of}\"><instance_attributes id=\"{set}\"><nvpair id=\"{id}\" name=\"{name}\" value=\"{value}\"/></instance_attributes></node></nodes>"
-    );
-    modify_if_unchanged(cib, still, "/configuration/nodes", &xml)
+    modify_if_unchanged(cib, still, "/configuration/nodes", &attribute_xml(node, name, value))
+}
+
+fn attribute_xml(node: &cib::Node, name: &str, value: &str) -> String {
+    let (set, id) = ids(node, name);
+    format!("<nodes>{}</nodes>", in_node(&node.id, &set, &nvpair(&id, name, value)))
 }
 
 /// The set and the nvpair of the permanent attribute `name` of `node`: those that it has, or as crm_attribute makes them.
@@ -400,13 +453,14 @@ fn ids(node: &cib::Node, name: &str) -> (String, String) {
 /// # Errors
 /// [`PacemakerError`].
 pub fn stands(node: &cib::Node, name: &str, value: &str) -> Result<bool, PacemakerError> {
-    let (of, (_, id)) = (&node.id, ids(node, name));
-    let xpath =
-        format!("/cib/configuration/nodes/node[@id='{of}']/instance_attributes/nvpair[@id='{id}'][@value='{value}']");
-    let nvpair = format!("<nvpair id=\"{id}\" name=\"{name}\" value=\"{value}\"/>");
-    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair]);
-    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
-    Ok(code == 0)
+    made(&same_again(node, name, value))
+}
+
+fn same_again(node: &cib::Node, name: &str, value: &str) -> Cmd {
+    let (_, id) = ids(node, name);
+    let (of, own, now) = (literal(&node.id), literal(&id), literal(value));
+    let xpath = format!("/cib/configuration/nodes/node[@id={of}]/instance_attributes/nvpair[@id={own}][@value={now}]");
+    tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", &nvpair(&id, name, value)])
 }
 
 /// Changes what is at `path` (an XPath from the CIB's root) under the same conditions.
@@ -414,19 +468,106 @@ pub fn stands(node: &cib::Node, name: &str, value: &str) -> Result<bool, Pacemak
 /// # Errors
 /// [`PacemakerError`].
 pub fn modify_if_unchanged(cib: &Cib, still: &[Still<'_>], path: &str, xml: &str) -> Result<bool, PacemakerError> {
+    made(&if_unchanged(cib, still, path, xml)?)
+}
+
+fn if_unchanged(cib: &Cib, still: &[Still<'_>], path: &str, xml: &str) -> Result<Cmd, PacemakerError> {
     let Some((admin_epoch, epoch)) = &cib.version else {
         return Err(PacemakerError::Unreadable { what: "the CIB", reason: "it has no epoch".to_owned() });
     };
     let still: String = still.iter().map(|still| still.condition()).collect();
-    let xpath = format!("/cib[@admin_epoch='{admin_epoch}'][@epoch='{epoch}']{still}{path}");
-    let modify = tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", xml]);
-    let (code, _) = run_expecting(&modify, &[0, CRM_EX_NOSUCH])?;
-    Ok(code == 0)
+    let (admin_epoch, epoch) = (literal(admin_epoch), literal(epoch));
+    let xpath = format!("/cib[@admin_epoch={admin_epoch}][@epoch={epoch}]{still}{path}");
+    Ok(tool("cibadmin").args(["--modify", "--xpath", &xpath, "--xml-text", xml]))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A name that would be more than a name to a shell, to XML, to XPath, or to who reads options. Without line breaks, which Pacemaker itself does
+    /// not keep.
+    const HOSTILE: &str = "-D it's \"2\"'] | //*[ $(touch x) `touch x`; <&>";
+
+    /// A CIB in a file, for Pacemaker's own tools. A node's id, its name and an attribute's value may be anything by its schema.
+    fn hostile_cib(directory: &Path) -> PathBuf {
+        let node = |id: &str, name: &str, set: &str, role: &str| {
+            in_node(id, set, &nvpair(&format!("{set}-redis_role"), "redis_role", role)).replacen(
+                "<node ",
+                &format!("<node uname=\"{}\" ", quoted(name)),
+                1,
+            )
+        };
+        let nodes = [node("1", "node1", "nodes-1", "primary"), node(HOSTILE, HOSTILE, "nodes-2", "replica")].concat();
+        let text = format!(
+            "<cib crm_feature_set=\"3.16.1\" validate-with=\"pacemaker-3.0\" epoch=\"7\" num_updates=\"0\" admin_epoch=\"0\"><configuration>\
+             <crm_config/><nodes>{nodes}</nodes><resources/><constraints/></configuration><status/></cib>"
+        );
+        let path = directory.join("cib.xml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn roles(path: &Path) -> (Cib, [Option<String>; 2]) {
+        let cib = cib::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let roles = [0, 1].map(|place| cib.nodes[place].permanent("redis_role").map(str::to_owned));
+        (cib, roles)
+    }
+
+    #[test]
+    fn names_from_the_cib_are_names_to_pacemaker_s_tools_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = hostile_cib(directory.path());
+        let on_file = |change: Cmd| made(&change.env("CIB_file", &path)).unwrap();
+        let (cib, _) = roles(&path);
+        let [one, other] = [&cib.nodes[0], &cib.nodes[1]];
+        assert_eq!((other.id.as_str(), other.name.as_str()), (HOSTILE, HOSTILE));
+
+        assert!(!on_file(role_change(other, "redis_role", Role::Primary, Role::Fail).unwrap()), "it is a replica");
+        assert!(on_file(role_change(other, "redis_role", Role::Replica, Role::Fail).unwrap()));
+        assert_eq!(roles(&path).1, [Some("primary".to_owned()), Some("fail".to_owned())]);
+        assert!(on_file(role_change(other, "redis_role", Role::Fail, Role::Replica).unwrap()));
+        assert!(on_file(primary_move(one, other, "redis_role").unwrap()));
+        assert_eq!(roles(&path).1, [Some("replica".to_owned()), Some("primary".to_owned())]);
+
+        let (cib, _) = roles(&path);
+        let write = |still: &[Still<'_>]| {
+            if_unchanged(&cib, still, "/configuration/nodes", &attribute_xml(&cib.nodes[0], "note", HOSTILE)).unwrap()
+        };
+        assert!(!on_file(write(&[Still::Member(&cib.nodes[1])])), "nobody is a member in a file");
+        assert!(!on_file(write(&[Still::Fenced(&cib.nodes[1])])));
+        assert!(on_file(write(&[Still::Away(&cib.nodes[1])])));
+        assert!(!on_file(write(&[])), "the epoch is another one now");
+        let (cib, _) = roles(&path);
+        assert_eq!(cib.nodes[0].permanent("note"), Some(HOSTILE));
+        assert!(on_file(same_again(&cib.nodes[0], "note", HOSTILE)));
+        assert!(!on_file(same_again(&cib.nodes[0], "note", "another")));
+
+        run(&attribute_set("node1", "redis_fence", HOSTILE).env("CIB_file", &path)).unwrap();
+        run(&attribute_set("node1", "redis_fence", "-D").env("CIB_file", &path)).unwrap();
+        let (cib, _) = roles(&path);
+        assert_eq!(cib.nodes[0].permanent("redis_fence"), Some("-D"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a shell has made a file");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_quoted_is_read_as_it_was(text in "[ -~\\t\\n\\räß€'\"<>&]{0,40}") {
+            let xml = nvpair(&text, &text, &text);
+            let document = roxmltree::Document::parse(&xml).unwrap();
+            let read: Vec<&str> = document.root_element().attributes().map(|attribute| attribute.value()).collect();
+            prop_assert_eq!(read, [text.as_str(); 3]);
+            // No part of a literal has the mark that ends it.
+            let literal = literal(&text);
+            let inside = literal.strip_prefix("concat(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(&literal);
+            let put_together: String = inside.split(",\"'\",").map(|part| &part[1..part.len() - 1]).collect::<Vec<_>>().join("'");
+            prop_assert_eq!(put_together, text);
+        }
+    }
 
     #[test]
     fn what_crmadmin_says_is_read() {
