@@ -87,22 +87,27 @@ need_rust_checkers() {
 	fi
 }
 
-# run_bed PROFILE ARGUMENT...: builds the bed and the programs that it installs on its hosts, and becomes it. Profile `dev` builds in
-# half the time; figures want `release`.
-run_bed() {
-	profile=$1
-	shift
+# build_bed PROFILE: builds the bed and the programs that it installs on its hosts. Profile `dev` builds in half the time; figures want
+# `release`. $bed is then its program.
+build_bed() {
 	need_root
 	need_bed_packages
 	need_cargo
 	# Its hosts install the package.
 	need_cargo_deb
-	(cd "$project" && cargo build --locked --profile "$profile" --features bed --bins)
+	(cd "$project" && cargo build --locked --profile "$1" --features bed --bins)
 	# A heap arena for each thread: one that watches a firewall each 5 ms must not wait for a lock whose holder has no
 	# processor just now.
 	export GLIBC_TUNABLES=glibc.malloc.arena_max=64
-	case $profile in
-	dev) exec "$project/target/debug/bed" "$@" ;;
-	*) exec "$project/target/$profile/bed" "$@" ;;
+	case $1 in
+	dev) bed=$project/target/debug/bed ;;
+	*) bed=$project/target/$1/bed ;;
 	esac
+}
+
+# run_bed PROFILE ARGUMENT...: the same, and becomes it.
+run_bed() {
+	build_bed "$1"
+	shift
+	exec "$bed" "$@"
 }
