@@ -2,6 +2,7 @@
 //! rolegate is expected to make of it.
 
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,10 @@ pub struct Fault {
     pub closed: Duration,
     /// It cuts connections of clients itself.
     pub cuts: bool,
+    /// It keeps Redis itself from answering for a while.
+    pub silences: bool,
+    /// Two Sentinels are to be reset in failovers of one epoch by it.
+    pub is_of_one_epoch: bool,
     /// One thing fails, or is done. What a replica has confirmed to a writer is there afterwards.
     pub is_single: bool,
     /// One of the eight that are run where there is little time.
@@ -54,10 +59,23 @@ pub enum Expects {
     Moves,
     /// The same node is primary in the end; its gate may have been closed for a while.
     Stays,
-    /// The same node is primary in the end, its gate was open all the time, and no connection of a writer was cut.
+    /// The same node is primary in the end, its gate was open all the time, no connection of a writer was cut, and each write was answered.
     Untouched,
     /// Either way is right.
     Either,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Came {
+    /// Another node is primary in the end.
+    pub moved: bool,
+    /// For how long no gate was open.
+    pub closed: Duration,
+    /// How many established connections of writers the other side ended.
+    pub cut: u64,
+    /// How many writes on such a connection nobody answered within a second.
+    pub unanswered: u64,
 }
 
 /// What a fault cannot do without.
@@ -79,7 +97,12 @@ pub struct Scene<'b> {
     pub primary: Host<'b>,
     /// The other nodes.
     pub others: [Host<'b>; 2],
+    /// The epochs of the failovers in which it has reset Sentinels.
+    epochs: Mutex<Vec<u64>>,
 }
+
+/// For how long the gate may be closed where STONITH cuts the power of its node: the cluster decides first, and a fence agent takes its time.
+const FENCED: Duration = Duration::from_secs(30);
 
 /// The client host that a partition leaves with the old primary.
 pub const BESIDE: &str = CLIENTS[1];
@@ -95,7 +118,12 @@ impl<'b> Scene<'b> {
         let primary = bed.primary()?;
         let mut others = bed.nodes().filter(|node| node.name() != primary.name());
         let others = [others.next().context("three nodes")?, others.next().context("three nodes")?];
-        Ok(Scene { bed, primary, others })
+        Ok(Scene { bed, primary, others, epochs: Mutex::default() })
+    }
+
+    /// The epochs of the failovers in which it has reset Sentinels.
+    pub fn epochs(&self) -> Vec<u64> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -125,16 +153,32 @@ impl Fault {
         self.says.replace("{primary}", primary).replace("{other}", other)
     }
 
-    /// Whether it came as expected, given whether another node is primary in the end, for how long no gate was open, and how many
-    /// established connections of writers were cut.
-    pub fn met(&self, moved: bool, closed: Duration, cut: u64) -> bool {
+    /// Whether that is what was expected of it.
+    pub fn met(&self, came: &Came) -> bool {
+        let untouched = (came.cut == 0 || self.cuts) && (came.unanswered == 0 || self.silences);
         let right = match self.expects {
-            Expects::Moves => moved,
-            Expects::Stays => !moved,
-            Expects::Untouched => !moved && (cut == 0 || self.cuts),
+            Expects::Moves => came.moved,
+            Expects::Stays => !came.moved,
+            Expects::Untouched => !came.moved && untouched,
             Expects::Either => true,
         };
-        right && closed <= self.may_be_closed()
+        right && came.closed <= self.may_be_closed()
+    }
+
+    /// The same where STONITH cuts the power of a node.
+    pub fn met_with_stonith(&self, came: &Came) -> bool {
+        (came.moved || self.expects != Expects::Moves) && came.closed <= FENCED
+    }
+
+    /// What is expected there, in a few words.
+    pub fn expected_with_stonith() -> String {
+        format!("a power cut, closed for {} s at most", FENCED.as_secs())
+    }
+
+    /// Why what happened was not this fault, given the epochs of the failovers in which Sentinels were reset.
+    pub fn missed(&self, epochs: &[u64]) -> Option<String> {
+        let is_missed = self.is_of_one_epoch && !matches!(epochs, [one, other] if one == other);
+        is_missed.then(|| format!("Sentinels were reset in failovers of the epochs {epochs:?}, not two in one epoch"))
     }
 
     /// What is expected, in a few words.
@@ -168,8 +212,11 @@ const FAULT: Fault = Fault {
     // Over as soon as it has begun. Nobody asks how all is before another 5 s: more than down-after in all.
     lasts: seconds(3),
     expects: Expects::Either,
-    closed: seconds(15),
+    // A failover that nobody asks for begins after down-after, 5 s.
+    closed: seconds(12),
     cuts: false,
+    silences: false,
+    is_of_one_epoch: false,
     is_single: true,
     is_chief: false,
     needs: Needs::Sentinel,
@@ -250,9 +297,9 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "stop-3",
         says: "Redis on {primary} stands still for 3 s",
-        closed: seconds(5),
         lasts: seconds(3),
-        expects: Expects::Stays,
+        expects: Expects::Untouched,
+        silences: true,
         begin: stop_redis,
         end: continue_redis,
         ..FAULT
@@ -279,6 +326,7 @@ pub const FAULTS: &[Fault] = &[
         name: "busy-script",
         says: "a script keeps Redis on {primary} busy for 3 s",
         expects: Expects::Untouched,
+        silences: true,
         begin: |scene| scene.primary.redis(6379, &["EVAL", BUSY, "0"]).map(drop),
         ..FAULT
     },
@@ -287,6 +335,7 @@ pub const FAULTS: &[Fault] = &[
         says: "a script keeps Redis on {primary} busy for 9 s, with a down-after of 30 s (it answers BUSY after 5 s)",
         lasts: seconds(12),
         expects: Expects::Untouched,
+        silences: true,
         before: |scene| down_after(scene, seconds(30)),
         begin: |scene| takes_long(&scene.primary, &["EVAL", &BUSY.replace("+ 3", "+ 9"), "0"]),
         after: |scene| down_after(scene, scene.bed.options().down_after),
@@ -297,6 +346,7 @@ pub const FAULTS: &[Fault] = &[
         says: "DEBUG SLEEP 9 on {primary}, with a down-after of 30 s",
         lasts: seconds(12),
         expects: Expects::Untouched,
+        silences: true,
         before: |scene| down_after(scene, seconds(30)),
         begin: |scene| takes_long(&scene.primary, &["DEBUG", "SLEEP", "9"]),
         after: |scene| down_after(scene, scene.bed.options().down_after),
@@ -415,7 +465,8 @@ pub const FAULTS: &[Fault] = &[
         name: "cut-redis-half",
         says: "{other} cannot reach port 6379 of {primary}; all others can",
         lasts: seconds(12),
-        expects: Expects::Stays,
+        // The other one's Sentinel and replica get through.
+        expects: Expects::Untouched,
         begin: |scene| cut(scene, Some(&scene.others[0]), &scene.primary, 6379),
         end: heal,
         ..FAULT
@@ -469,7 +520,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "sentinels-lost",
         says: "two Sentinels are stopped for 20 s",
-        closed: seconds(30),
+        closed: seconds(25),
         lasts: seconds(20),
         expects: Expects::Stays,
         begin: |scene| scene.others.iter().try_for_each(|node| sentinel(node, "stop")),
@@ -485,7 +536,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "sentinels-anew",
-        says: "SENTINEL REMOVE and MONITOR on all three: they know neither epoch nor replicas nor each other",
+        says: "SENTINEL REMOVE and MONITOR on all three: configuration epoch 0, and they know neither replicas nor each other",
         expects: Expects::Untouched,
         begin: |scene| on_all(scene, |node| monitor_anew(node, &scene.primary)),
         // Sentinel lets nobody set a script while it runs.
@@ -513,7 +564,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "failover",
         says: "SENTINEL FAILOVER by hand; nothing is broken",
-        closed: seconds(8),
+        closed: seconds(5),
         expects: Expects::Moves,
         is_chief: true,
         begin: |scene| scene.primary.redis(26379, FAILOVER).map(drop),
@@ -522,7 +573,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "failover-other",
         says: "SENTINEL FAILOVER by hand, on the Sentinel of {other}",
-        closed: seconds(8),
+        closed: seconds(5),
         expects: Expects::Moves,
         begin: |scene| scene.others[0].redis(26379, FAILOVER).map(drop),
         ..FAULT
@@ -551,6 +602,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(12),
         closed: seconds(30),
         is_single: false,
+        is_of_one_epoch: true,
         begin: |scene| {
             let [first, second] = &scene.others;
             let resets = thread::scope(|scope| {
@@ -563,8 +615,9 @@ pub const FAULTS: &[Fault] = &[
                     Err(error) => format!("  {} is not: {error:#}", node.name()),
                 });
             }
-            let [first, second] = resets;
-            first.or(second).map(drop)
+            let epochs = resets.into_iter().flatten();
+            scene.epochs.lock().unwrap_or_else(PoisonError::into_inner).extend(epochs);
+            Ok(())
         },
         // They may disagree for ever now, about one epoch: a new one ends that.
         end: |scene| {
@@ -587,7 +640,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "failover-twice",
         says: "SENTINEL FAILOVER by hand, and again as soon as Sentinel allows",
-        closed: seconds(25),
+        closed: seconds(12),
         lasts: seconds(12),
         is_single: false,
         begin: |scene| {
@@ -765,7 +818,7 @@ pub const FAULTS: &[Fault] = &[
         name: "full-successor",
         says: "/run and rolegate's state directory are full on {other}, whose Redis alone may be chosen, and SENTINEL FAILOVER by hand",
         lasts: seconds(25),
-        closed: seconds(30),
+        closed: seconds(20),
         needs: Needs::Rolegate,
         begin: |scene| {
             fill(&scene.others[0])?;
@@ -783,7 +836,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "journald-freeze",
         says: "journald stands still on all nodes, and 2 s later SENTINEL FAILOVER by hand",
-        closed: seconds(8),
+        closed: seconds(5),
         lasts: seconds(15),
         expects: Expects::Moves,
         begin: |scene| {
@@ -799,7 +852,7 @@ pub const FAULTS: &[Fault] = &[
         name: "pacemaker-kill",
         says: "Pacemaker on {primary} is killed",
         lasts: seconds(15),
-        expects: Expects::Stays,
+        expects: Expects::Untouched,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &PACEMAKER, Signal::SIGKILL),
         end: |scene| scene.primary.sh("systemctl reset-failed pacemaker; systemctl start pacemaker").map(drop),
@@ -809,6 +862,7 @@ pub const FAULTS: &[Fault] = &[
         name: "pacemaker-freeze",
         says: "Pacemaker on {primary} stands still for 12 s",
         lasts: seconds(12),
+        expects: Expects::Untouched,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &PACEMAKER, Signal::SIGSTOP),
         end: |scene| signal_all(scene, &PACEMAKER, Signal::SIGCONT),
@@ -817,8 +871,9 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "corosync-kill",
         says: "corosync on {primary} is killed",
-        closed: seconds(30),
+        closed: seconds(5),
         lasts: seconds(15),
+        expects: Expects::Stays,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGKILL),
         end: |scene| {
@@ -833,8 +888,9 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "corosync-freeze",
         says: "corosync on {primary} stands still for 20 s",
-        closed: seconds(30),
+        closed: seconds(5),
         lasts: seconds(20),
+        expects: Expects::Stays,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGSTOP),
         end: |scene| signal_all(scene, &["corosync"], Signal::SIGCONT),
@@ -843,7 +899,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "flush",
         says: "nft flush ruleset on {primary}",
-        closed: seconds(3),
+        closed: seconds(1),
         expects: Expects::Stays,
         needs: Needs::Rolegate,
         begin: |scene| scene.primary.sh("nft flush ruleset").map(drop),
@@ -852,7 +908,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "ruleset-reload",
         says: "the ruleset of {primary} is saved, flushed and loaded again",
-        closed: seconds(3),
+        closed: seconds(1),
         expects: Expects::Stays,
         needs: Needs::Rolegate,
         begin: |scene| {
@@ -864,7 +920,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "nftables-reload",
         says: "systemctl reload nftables on {primary}: Debian's /etc/nftables.conf, which begins with flush ruleset",
-        closed: seconds(3),
+        closed: seconds(1),
         expects: Expects::Stays,
         needs: Needs::Rolegate,
         // Starting and stopping it flush the ruleset as well.
@@ -950,7 +1006,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "disable",
         says: "the gate is disabled for 10 s",
-        closed: seconds(20),
+        closed: seconds(15),
         lasts: seconds(10),
         expects: Expects::Stays,
         needs: Needs::Gate,
@@ -977,7 +1033,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "maintenance-failover",
         says: "SENTINEL FAILOVER by hand while Pacemaker is in maintenance mode for 12 s",
-        closed: seconds(25),
+        closed: seconds(20),
         lasts: seconds(12),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
@@ -1036,7 +1092,7 @@ fn takes_long(node: &Host, command: &[&str]) -> Result<()> {
     done.with_context(|| format!("on {}", node.name())).map(drop)
 }
 
-/// Has a node's Sentinel forget all, and monitor the primary as the bed's configuration has it, but for the hook.
+/// Has a node's Sentinel forget all but its run id and current epoch, and monitor the primary as the bed's configuration has it, but for the hook.
 fn monitor_anew(node: &Host, primary: &Host) -> Result<()> {
     let options = node.bed().options();
     node.redis(26379, &["SENTINEL", "REMOVE", "mymaster"])?;
@@ -1249,13 +1305,24 @@ pub fn are_whole() -> Result<()> {
     let names: std::collections::BTreeSet<&str> = FAULTS.iter().map(|fault| fault.name).collect();
     ensure!(names.len() == FAULTS.len() && !names.contains(""), "{names:?}");
     let chief: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.is_chief).collect();
-    // Those of comparison systems have no gate.
     // What is expected is judged by what was seen.
-    let (reset, kill) = (Fault::named("reset"), Fault::named("client-kill"));
-    let (Ok(reset), Ok(kill)) = (reset, kill) else { bail!("two faults are called otherwise now") };
-    let (none, some) = (Duration::ZERO, Duration::from_millis(1));
-    ensure!(reset.met(false, none, 0) && kill.met(false, none, 3));
-    ensure!(!reset.met(true, none, 0) && !reset.met(false, some, 0) && !reset.met(false, none, 1));
+    let named = |name: &str| Fault::named(name).map_err(anyhow::Error::msg);
+    let untouched = Came::default();
+    let (some, moved) = (Came { closed: Duration::from_millis(1), ..untouched }, Came { moved: true, ..untouched });
+    let (cut, unanswered) = (Came { cut: 3, ..untouched }, Came { unanswered: 1, ..untouched });
+    for (name, wanted) in
+        [("reset", [true, false, false]), ("client-kill", [true, true, false]), ("busy-script", [true, false, true])]
+    {
+        let fault = named(name)?;
+        let met = [untouched, cut, unanswered].map(|came| fault.met(&came));
+        ensure!(met == wanted && !fault.met(&some) && !fault.met(&moved), "{name}: {met:?}");
+    }
+    let two = named("failover-two-reset")?;
+    ensure!(two.missed(&[5, 5]).is_none() && named("reset")?.missed(&[]).is_none());
+    for epochs in [&[][..], &[5], &[5, 6], &[5, 5, 5]] {
+        ensure!(two.missed(epochs).is_some(), "{epochs:?}");
+    }
+    // Comparison systems have no gate.
     ensure!(chief.len() == 8 && chief.iter().all(|fault| fault.needs == Needs::Sentinel), "{chief:?}");
     Ok(())
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rolegate::params::Params;
 
 use super::faults::{FAULTS, Fault};
 use super::spread::Spread;
-use super::suite::{Figures, Line, STALLED_MS, System};
+use super::suite::{Figures, ISOLATED_WRITERS, Line, RATE, STALLED_MS, System};
 use super::table::example;
-use super::watch::BLIND;
+use super::watch::{BLIND, WANTED};
 
 /// How often each fault is to have been measured.
 const RUNS: usize = 10;
@@ -20,6 +22,12 @@ const OPENING: [&str; 4] = ["kill", "power-cut", "isolate", "failover"];
 
 /// In which faults each run loses at most a tenth of what plain Sentinel loses.
 const LOSING: [&str; 5] = ["isolate", "isolate-frozen", "cut-redis", "failover", "restart-empty"];
+
+/// In which faults a primary is isolated with writers, and loses what it acknowledges in its last lease, or a little longer: what had not
+/// reached a replica when it was cut off.
+const ISOLATED: [&str; 6] =
+    ["isolate", "isolate-frozen", "isolate-stop", "isolate-demote", "isolate-freeze", "isolate-ignore"];
+const A_LITTLE: Duration = Duration::from_millis(200);
 
 /// In which faults writers through HAProxy wait no longer than with plain Sentinel.
 const WAITING: [&str; 2] = ["kill", "power-cut"];
@@ -33,26 +41,39 @@ pub struct Criterion {
     pub wanted: String,
     /// What the lines show.
     pub found: String,
-    /// Whether that is it; None where there is nothing to compare it with.
-    pub met: Option<bool>,
+    /// Whether that is it.
+    pub met: bool,
 }
 
 impl Criterion {
     fn new(of: impl Into<String>, wanted: impl Into<String>, found: impl Into<String>, met: bool) -> Self {
-        Criterion { of: of.into(), wanted: wanted.into(), found: found.into(), met: Some(met) }
+        Criterion { of: of.into(), wanted: wanted.into(), found: found.into(), met }
     }
 }
 
-/// What was measured in a line that counts: one that was seen closely, on a machine that ran.
-fn measured(line: &Line) -> Option<&Figures> {
+/// What was measured in a line that counts: one that was seen closely, where there is a gate to be seen, on a machine that ran.
+pub(super) fn measured(line: &Line) -> Option<&Figures> {
     let counts = |figures: &&Figures| {
-        figures.longest_pause_ms < BLIND.as_secs_f64() * 1e3 && figures.stalled_ms < STALLED_MS && !line.blind
+        let is_seen = !line.system.is_rolegate() || figures.longest_pause_ms < BLIND.as_secs_f64() * 1e3;
+        is_seen && figures.stalled_ms < STALLED_MS && !line.blind
     };
     line.figures.as_ref().filter(counts)
 }
 
+/// Whether a run came as expected: by what was expected when it ran, and by what is expected now, which may be more.
+pub(super) fn is_as_expected(line: &Line, figures: &Figures) -> bool {
+    let now = Fault::named(&line.fault).map_or(true, |fault| match line.system {
+        System::Stonith => fault.met_with_stonith(&figures.came()),
+        _ => fault.met(&figures.came()),
+    });
+    figures.as_expected == Some(true) && now
+}
+
 /// All that is wanted, in the order in which it is shown.
-pub fn judge(lines: &[Line]) -> Vec<Criterion> {
+///
+/// # Errors
+/// When the default lease cannot be read.
+pub fn judge(lines: &[Line]) -> Result<Vec<Criterion>> {
     let ours = || lines.iter().filter(|line| line.system.is_rolegate());
     let mut all = vec![
         never("stale acknowledgements", ours(), |figures| figures.stale as f64),
@@ -65,10 +86,19 @@ pub fn judge(lines: &[Line]) -> Vec<Criterion> {
         none("runs that failed", ours().filter(|line| line.figures.is_none() && !line.blind)),
         none(
             "runs that did not come as expected",
-            ours().filter(|line| measured(line).is_some_and(|figures| figures.as_expected != Some(true))),
+            ours().filter(|line| measured(line).is_some_and(|figures| !is_as_expected(line, figures))),
         ),
+        each(
+            "99 of 100 times between two looks at a firewall (ms)",
+            WANTED.as_secs_f64() * 1e3,
+            "in each measured run",
+            ours(),
+            |figures| figures.pause_p99_ms.unwrap_or(f64::INFINITY),
+        ),
+        isolated(ours())?,
+        runs("measured runs", System::Rolegate, FAULTS.iter().map(|fault| fault.name), lines),
+        runs("measured runs of plain Sentinel", System::Plain, LOSING.into_iter().chain(WAITING), lines),
     ];
-    all.extend(FAULTS.iter().map(|fault| runs(fault, lines)));
     all.extend(OPENING.map(|fault| {
         let times = values(&of(lines, fault, System::Rolegate, None), |figures| figures.named_to_open_ms);
         let wanted = format!("median at most {TO_OPEN_MS} ms");
@@ -85,7 +115,7 @@ pub fn judge(lines: &[Line]) -> Vec<Criterion> {
         let outage = |figures: &Figures| figures.outage_haproxy_ms;
         all.extend(against_plain(lines, fault, "outage through HAProxy (ms)", outage, 1.0, |spread| spread.median));
     }
-    all
+    Ok(all)
 }
 
 /// That a figure is zero in every line that has figures, however well it was seen.
@@ -114,15 +144,48 @@ fn names(lines: &[&Line]) -> String {
     all.join(", ")
 }
 
-fn runs(fault: &Fault, lines: &[Line]) -> Criterion {
-    let of = lines.iter().filter(|line| line.fault == fault.name && line.system == System::Rolegate);
-    let counted = of.filter(|line| measured(line).is_some()).count();
-    Criterion::new(
-        format!("{}: measured runs", fault.name),
-        format!("at least {RUNS}"),
-        counted.to_string(),
-        counted >= RUNS,
-    )
+/// That a figure is at most `most` in every measured line.
+fn each<'l>(
+    of: &str,
+    most: f64,
+    why: &str,
+    lines: impl Iterator<Item = &'l Line>,
+    figure: fn(&Figures) -> f64,
+) -> Criterion {
+    let values: Vec<(&Line, f64)> = lines.filter_map(|line| Some((line, figure(measured(line)?)))).collect();
+    let bad: Vec<&Line> = values.iter().filter(|(_, value)| *value > most).map(|(line, _)| *line).collect();
+    let mut found = Spread::of(values.iter().map(|(_, value)| *value).collect())
+        .map_or_else(|_| "none".to_owned(), |spread| spread.to_string());
+    if !bad.is_empty() {
+        found += &format!("; more in {}: {}", bad.len(), names(&bad));
+    }
+    Criterion::new(of, format!("at most {most:.0} {why}"), found, bad.is_empty() && !values.is_empty())
+}
+
+/// That what an isolated primary loses is what its writers can have got acknowledged in its last lease.
+fn isolated<'l>(lines: impl Iterator<Item = &'l Line>) -> Result<Criterion> {
+    let lease = Params::read(|_| None).context("the default lease")?.lease;
+    let most = (lease + A_LITTLE).as_secs_f64() * f64::from(ISOLATED_WRITERS * RATE);
+    let why = format!(
+        "in each measured run ({ISOLATED_WRITERS} writers, {RATE}/s each, a lease of {} s and {} s)",
+        lease.as_secs_f64(),
+        A_LITTLE.as_secs_f64()
+    );
+    let lines = lines.filter(|line| ISOLATED.contains(&line.fault.as_str()));
+    Ok(each("lost in isolation, bounded by the lease", most, &why, lines, |figures| figures.lost as f64))
+}
+
+/// That each of these faults was measured often enough on a system; else which were not.
+fn runs<'f>(of: &str, system: System, faults: impl Iterator<Item = &'f str>, lines: &[Line]) -> Criterion {
+    let counted = |fault: &str| self::of(lines, fault, system, None).len();
+    let (enough, lacking): (Vec<_>, Vec<_>) =
+        faults.map(|fault| (fault, counted(fault))).partition(|(_, counted)| *counted >= RUNS);
+    let lacks: Vec<String> = lacking.iter().map(|(fault, counted)| format!("{fault} ({counted})")).collect();
+    let found = match lacks.is_empty() {
+        true => format!("all {} have", enough.len()),
+        false => format!("{} have; {} lack some: {}", enough.len(), lacks.len(), lacks.join(", ")),
+    };
+    Criterion::new(of, format!("at least {RUNS} of each fault"), found, lacks.is_empty())
 }
 
 /// The figures of a system in one fault, of one commit or of all.
@@ -162,12 +225,8 @@ fn against_plain(
         ));
     }
     if all.is_empty() {
-        all.push(Criterion {
-            of: format!("{fault}: {what}"),
-            wanted: "plain Sentinel's runs of the same commit".to_owned(),
-            found: "none".to_owned(),
-            met: None,
-        });
+        let title = format!("{fault}: {what}");
+        all.push(Criterion::new(title, "measured runs, and plain Sentinel's of the same commit", "none", false));
     }
     all
 }
@@ -176,23 +235,19 @@ fn against_plain(
 pub fn markdown(criteria: &[Criterion]) -> String {
     let mut text = "| criterion | wanted | found | verdict |\n|---|---|---|---|\n".to_owned();
     for Criterion { of, wanted, found, met } in criteria {
-        let verdict = match met {
-            Some(true) => "met",
-            Some(false) => "MISSED",
-            None => "not compared",
-        };
+        let verdict = if *met { "met" } else { "MISSED" };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "| {of} | {wanted} | {found} | {verdict} |");
     }
     text
 }
 
-/// That all that can be judged is met.
+/// That all is met.
 ///
 /// # Errors
 /// How much is not.
 pub fn ensure_met(criteria: &[Criterion]) -> Result<()> {
-    let missed = criteria.iter().filter(|criterion| criterion.met == Some(false)).count();
+    let missed = criteria.iter().filter(|criterion| !criterion.met).count();
     ensure!(missed == 0, "{missed} of {} criteria are missed", criteria.len());
     Ok(())
 }
@@ -205,18 +260,16 @@ pub fn judges_right() -> Result<()> {
     let good = || -> Vec<Line> {
         let each =
             FAULTS.iter().flat_map(|fault| (0..RUNS).map(|_| example(fault.name, System::Rolegate, 0, Some(0.0))));
-        let plain = LOSING.iter().chain(&WAITING).map(|fault| example(fault, System::Plain, 500, None));
+        let plain = LOSING.iter().chain(&WAITING);
+        let plain = plain.flat_map(|fault| (0..RUNS).map(|_| example(fault, System::Plain, 500, None)));
         each.chain(plain).collect()
     };
-    let missed = |lines: &[Line]| -> Vec<String> {
-        judge(lines)
-            .into_iter()
-            .filter(|criterion| criterion.met == Some(false))
-            .map(|criterion| criterion.of)
-            .collect()
+    let missed = |lines: &[Line]| -> Result<Vec<String>> {
+        let criteria = judge(lines)?.into_iter();
+        Ok(criteria.filter(|criterion| !criterion.met).map(|criterion| criterion.of).collect())
     };
-    ensure!(missed(&good()).is_empty(), "{}", markdown(&judge(&good())));
-    ensure!(ensure_met(&judge(&good())).is_ok() && ensure_met(&judge(&[])).is_err());
+    ensure!(missed(&good())?.is_empty(), "{}", markdown(&judge(&good())?));
+    ensure!(ensure_met(&judge(&good())?).is_ok() && ensure_met(&judge(&[])?).is_err());
     // The first of a fault's lines is changed; what is missed then.
     let check = |fault: &str, change: &dyn Fn(&mut Line, &mut Figures), wanted: &[&str]| -> Result<()> {
         let mut lines = good();
@@ -224,8 +277,8 @@ pub fn judges_right() -> Result<()> {
         let mut figures = line.figures.take().expect("figures in each line");
         change(line, &mut figures);
         line.figures = Some(figures).filter(|_| line.trouble.is_none());
-        let found = missed(&lines);
-        ensure!(found == wanted, "{fault}: {found:?}, wanted {wanted:?}\n{}", markdown(&judge(&lines)));
+        let found = missed(&lines)?;
+        ensure!(found == wanted, "{fault}: {found:?}, wanted {wanted:?}\n{}", markdown(&judge(&lines)?));
         Ok(())
     };
     check("reset", &|_, figures| figures.stale = 1, &["stale acknowledgements"])?;
@@ -233,21 +286,30 @@ pub fn judges_right() -> Result<()> {
     check("reset", &|_, figures| figures.wait_lost = 1, &["lost of what WAIT 1 confirmed, in single faults"])?;
     check("power-cut-all", &|_, figures| figures.wait_lost = 1, &[])?;
     check("reset", &|_, figures| figures.as_expected = Some(false), &["runs that did not come as expected"])?;
-    check("reset", &|line, _| line.trouble = Some("not well".into()), &["runs that failed", "reset: measured runs"])?;
+    check("reset", &|line, _| line.trouble = Some("not well".into()), &["runs that failed", "measured runs"])?;
     let blind = |line: &mut Line, _: &mut Figures| (line.blind, line.trouble) = (true, Some("busy".into()));
-    check("reset", &blind, &["reset: measured runs"])?;
+    check("reset", &blind, &["measured runs"])?;
+    // What is expected now, whatever was when it ran.
+    check("reset", &|_, figures| figures.unanswered = Some(1), &["runs that did not come as expected"])?;
+    check("flush", &|_, figures| figures.no_gate_ms = Some(999.0), &[])?;
+    check("flush", &|_, figures| figures.no_gate_ms = Some(1001.0), &["runs that did not come as expected"])?;
+    let looks = ["99 of 100 times between two looks at a firewall (ms)"];
+    check("reset", &|_, figures| figures.pause_p99_ms = Some(10.1), &looks)?;
+    check("reset", &|_, figures| figures.pause_p99_ms = None, &looks)?;
+    check("isolate-stop", &|_, figures| figures.lost = 880, &[])?;
+    check("isolate-stop", &|_, figures| figures.lost = 881, &["lost in isolation, bounded by the lease"])?;
     // Before runs were called blind for that.
-    check("reset", &|_, figures| figures.longest_pause_ms = 60.0, &["reset: measured runs"])?;
-    check("reset", &|_, figures| figures.stalled_ms = 2500.0, &["reset: measured runs"])?;
+    check("reset", &|_, figures| figures.longest_pause_ms = 60.0, &["measured runs"])?;
+    check("reset", &|_, figures| figures.stalled_ms = 2500.0, &["measured runs"])?;
     // What must never be counts all the same.
     let unseen = |_: &mut Line, figures: &mut Figures| (figures.stalled_ms, figures.stale) = (2500.0, 1);
-    check("reset", &unseen, &["stale acknowledgements", "reset: measured runs"])?;
+    check("reset", &unseen, &["stale acknowledgements", "measured runs"])?;
     check("kill", &|_, figures| figures.named_to_open_ms = Some(900.0), &[])?;
     check("isolate", &|_, figures| figures.lost = 51, &["isolate: lost, abc"])?;
     check("isolate", &|_, figures| figures.lost = 50, &[])?;
     check("kill", &|_, figures| figures.lost = 51, &[])?;
     check("kill", &|_, figures| figures.outage_haproxy_ms = 9e3, &[])?;
-    check("reset", &|line, _| line.system = System::Stonith, &["reset: measured runs"])?;
+    check("reset", &|line, _| line.system = System::Stonith, &["measured runs"])?;
     check("reset", &|line, _| line.commit = "other".into(), &[])?;
 
     let mut slow = good();
@@ -256,13 +318,18 @@ pub fn judges_right() -> Result<()> {
         (figures.named_to_open_ms, figures.outage_haproxy_ms) = (Some(501.0), 2001.0);
     }
     let wanted = ["kill: named to open", "kill: outage through HAProxy (ms), abc"];
-    ensure!(missed(&slow) == wanted, "{:?}", missed(&slow));
-    // Plain Sentinel's runs of another commit are no measure.
+    ensure!(missed(&slow)? == wanted, "{:?}", missed(&slow)?);
+    // Plain Sentinel's runs of another commit are no measure, and one run less is too few.
     for line in slow.iter_mut().filter(|line| line.system == System::Plain) {
         line.commit = "other".into();
     }
-    ensure!(missed(&slow) == ["kill: named to open"], "{:?}", missed(&slow));
-    let alone = judge(&slow).into_iter().filter(|criterion| criterion.met.is_none()).count();
-    ensure!(alone == LOSING.len() + WAITING.len(), "{}", markdown(&judge(&slow)));
+    let alone = missed(&slow)?;
+    ensure!(alone.len() == 1 + LOSING.len() + WAITING.len() && alone[0] == "kill: named to open", "{alone:?}");
+    let mut few = good();
+    let place = few.iter().position(|line| line.system == System::Plain).context("plain Sentinel's lines")?;
+    few.remove(place);
+    ensure!(missed(&few)? == ["measured runs of plain Sentinel"], "{:?}", missed(&few)?);
+    let said = markdown(&judge(&few)?);
+    ensure!(said.contains(&format!("{} (9)", LOSING[0])), "{said}");
     Ok(())
 }

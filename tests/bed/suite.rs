@@ -12,8 +12,8 @@ use clap::ValueEnum;
 use rolegate::command::Cmd;
 use serde::{Deserialize, Serialize};
 
-use super::faults::{BEYOND, Expects, FAULTS, Fault, Needs, Scene};
-use super::load::{Bounds, Load, Writer};
+use super::faults::{BEYOND, Came, Expects, FAULTS, Fault, Needs, Scene};
+use super::load::{Bounds, Load, Writer, WriterReport};
 use super::watch::{BLIND, Seen, Watch};
 use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, judge, power, project, table, wait_every};
 
@@ -157,12 +157,13 @@ Figures of a run:
                     got them; through HAProxy, which may hold up what it has, only those that were sent behind it, or came
                     later behind it than any thread of this program was woken too late
   cut               established connections of writers that the other side ended; unanswered: no answer on one for 1 s
-  two gates         for how long 6381 was open in two nodes' firewalls at once
+  two gates         for how long 6381 was open in two nodes' firewalls at once: 0, or 5 ms and more, the time from
+                    one look to the next
   no gate           from the fault on, for how long it was open in none
   outage            longest time without an acknowledgement on the majority's side, through HAProxy / straight to the nodes
   named to open     from a majority of Sentinels naming another node to its 6381 open
-  blind             longest time between two looks at one node's firewall: shorter overlaps can be missed. From 50 ms on
-                    the run is not measured
+  blind             longest time between two looks at one node's firewall: an opening that lies wholly between two looks is
+                    missed. From 50 ms on the run is not measured
   stalled           longest time for which this machine kept an ordinary thread waiting; from 2 s on Sentinels are in TILT
                     for 30 s, and the run is not measured
 
@@ -171,8 +172,12 @@ A run takes 20 to 60 s; each system has a bed of its own, raised in half a minut
   scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
   scripts/faults isolate power-cut corosync-freeze --against stonith --not-rolegate --out figures.jsonl
   scripts/faults --chief --against iptables --not-rolegate --out figures.jsonl
-  scripts/faults --table figures.jsonl
-  scripts/faults --judge figures.jsonl";
+  scripts/faults --table figures.jsonl --commit 79a31a2
+  scripts/faults --judge figures.jsonl --commit 79a31a2
+  scripts/faults --paste docs/faults.jsonl";
+
+/// What goes with running faults only.
+const RUNNING: [&str; 4] = ["faults", "chief", "against", "out"];
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -202,13 +207,19 @@ pub struct Args {
     /// has the next [default: the time].
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Only make a Markdown table from the lines in this file: medians, with the least and the most.
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    /// Only make the Markdown tables of README.md and docs/lease.md from the lines in this file: medians, with the least and the most.
+    #[arg(long, value_name = "FILE", group = "lines", conflicts_with_all = RUNNING)]
     table: Option<PathBuf>,
+    /// The same, and put them into README.md and docs/lease.md.
+    #[arg(long, value_name = "FILE", group = "lines", conflicts_with_all = RUNNING)]
+    paste: Option<PathBuf>,
     /// Only judge the lines in this file by what is wanted before rolegate is called safe: a table of what is wanted and what was found,
     /// and exit code 1 where anything is missed.
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    #[arg(long, value_name = "FILE", group = "lines", conflicts_with_all = RUNNING)]
     judge: Option<PathBuf>,
+    /// Of that file only the lines of this commit.
+    #[arg(long, value_name = "COMMIT", requires = "lines")]
+    commit: Option<String>,
     /// Only show the faults there are.
     #[arg(long, exclusive = true)]
     list: bool,
@@ -270,7 +281,8 @@ pub struct Figures {
     /// Attempts of writers on an established connection that nobody answered within a second.
     #[serde(default)]
     pub unanswered: Option<u64>,
-    /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate.
+    /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate. In lines from before 5 ms were the least, an overlap
+    /// that one look alone saw is 0.
     pub two_gates_ms: Option<f64>,
     /// From the fault on, for how long no node's 6381 was open in its firewall; None without a gate.
     pub no_gate_ms: Option<f64>,
@@ -290,6 +302,9 @@ pub struct Figures {
     /// The nodes whose power STONITH cut.
     #[serde(default)]
     pub cut: Vec<String>,
+    /// The epochs of the failovers in which the fault reset Sentinels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<u64>,
     /// From the end of the fault until all was well; at least 5 s, before which nobody looks.
     pub recovered_ms: f64,
     /// The longest time between two looks at one node's firewall: shorter overlaps may have been missed.
@@ -308,8 +323,23 @@ pub struct Figures {
 /// From here on Sentinels of a machine that stood still are in TILT: what was measured is the machine.
 pub const STALLED_MS: f64 = 2000.0;
 
-/// Writes per second of each writer.
-const RATE: u32 = 200;
+impl Figures {
+    /// What is compared with what was expected.
+    pub fn came(&self) -> Came {
+        Came {
+            moved: self.moved,
+            closed: Duration::from_secs_f64(self.no_gate_ms.unwrap_or_default() / 1e3),
+            cut: self.connections_cut.unwrap_or_default(),
+            unanswered: self.unanswered.unwrap_or_default(),
+        }
+    }
+}
+
+/// Writes per second of each writer, at most.
+pub const RATE: u32 = 200;
+
+/// How many writers of those that do not WAIT go on at a primary that is isolated with a client host: through HAProxy, and straight to it.
+pub const ISOLATED_WRITERS: u32 = 2;
 
 /// How long writers write before the fault, and up to [`CHANCE`] longer: most of what Sentinels and keepers do they do each second or
 /// more often.
@@ -344,12 +374,21 @@ pub fn main(name: &str, args: &Args) -> Result<()> {
         println!("\n* chief");
         return Ok(());
     }
+    let lines_of = |file: &Path| -> Result<Vec<Line>> {
+        let mut lines = table::read(file)?;
+        lines.retain(|line| args.commit.as_ref().is_none_or(|commit| line.commit.starts_with(commit)));
+        ensure!(!lines.is_empty(), "{} has no lines of that commit", file.display());
+        Ok(lines)
+    };
     if let Some(file) = &args.table {
-        print!("{}", table::markdown(&table::read(file)?));
+        print!("{}", table::of_documents(&lines_of(file)?, args.commit.as_deref()));
         return Ok(());
     }
+    if let Some(file) = &args.paste {
+        return table::paste(&lines_of(file)?, args.commit.as_deref());
+    }
     if let Some(file) = &args.judge {
-        let criteria = judge::judge(&table::read(file)?);
+        let criteria = judge::judge(&lines_of(file)?)?;
         print!("{}", judge::markdown(&criteria));
         return judge::ensure_met(&criteria);
     }
@@ -411,14 +450,14 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     };
     let at = UNIX_EPOCH.elapsed()?.as_secs();
     let (figures, cut) = power::serving(&standing, || run(&standing, system, fault, seed));
-    let figures = figures.map(|figures| with_power(figures, cut, system));
+    let figures = figures.map(|figures| with_power(figures, cut, system, fault));
     if jail::interrupted() {
         bail!("interrupted");
     }
     let recovered = figures.is_ok();
     let mut trouble = figures.as_ref().err().map(|error| format!("{error:#}"));
     let mut figures = figures.ok();
-    let unseen = figures.as_ref().and_then(|figures| unseen(system, figures));
+    let unseen = figures.as_ref().and_then(|figures| unseen(system, fault, figures));
     let blind = unseen.is_some();
     if blind {
         (trouble, figures) = (unseen, None);
@@ -452,7 +491,7 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
 }
 
 /// Why a run proves nothing. What must never be counts also where not all was seen.
-fn unseen(system: System, figures: &Figures) -> Option<String> {
+fn unseen(system: System, fault: &Fault, figures: &Figures) -> Option<String> {
     let (pause, stalled) = (figures.longest_pause_ms, figures.stalled_ms);
     if is_wrong(system, figures) {
         None
@@ -461,17 +500,18 @@ fn unseen(system: System, figures: &Figures) -> Option<String> {
     } else if stalled >= STALLED_MS {
         Some(format!("the machine stood still for {stalled} ms"))
     } else {
-        None
+        fault.missed(&figures.epochs)
     }
 }
 
-/// The figures of a run in which STONITH cut the power of `cut`. Where there is STONITH, it is expected of it.
-fn with_power(figures: Figures, cut: Vec<String>, system: System) -> Figures {
-    let as_expected = match figures.as_expected {
-        Some(expected) if system == System::Stonith => Some(expected && !cut.is_empty()),
-        other => other,
-    };
-    Figures { cut, as_expected, ..figures }
+/// The figures of a run in which STONITH cut the power of `cut`. Where there is STONITH, it is expected of it, whatever would have become of
+/// the primary without.
+fn with_power(figures: Figures, cut: Vec<String>, system: System, fault: &Fault) -> Figures {
+    if system != System::Stonith {
+        return Figures { cut, ..figures };
+    }
+    let as_expected = Some(!cut.is_empty() && fault.met_with_stonith(&figures.came()));
+    Figures { cut, as_expected, expected: Fault::expected_with_stonith(), ..figures }
 }
 
 /// Makes a bed of an earlier run as a new one.
@@ -544,7 +584,8 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
     let recovered = recovered.map_or_else(ends, Ok)?;
     let untouched = fault.expects == Expects::Untouched;
-    for writer in report.writers.iter().filter(|writer| writer.stale > 0 || untouched && writer.cut > 0) {
+    let is_odd = |writer: &&WriterReport| writer.stale > 0 || untouched && writer.cut + writer.unanswered > 0;
+    for writer in report.writers.iter().filter(is_odd) {
         bed.say(&format!("  {writer:?}"));
     }
 
@@ -555,7 +596,8 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let waiting = || report.writers.iter().filter(|writer| writer.wait);
     let gated = |figure: f64| system.is_rolegate().then_some(figure);
     let pauses = seen.pauses();
-    let (none_open, moved) = (seen.none_open(begun), new != old);
+    let came =
+        Came { moved: new != old, closed: seen.none_open(begun), cut: report.cut, unanswered: report.unanswered };
     Ok(Figures {
         acknowledged: report.acknowledged,
         lost: report.lost,
@@ -565,14 +607,15 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         connections_cut: Some(report.cut),
         unanswered: Some(report.unanswered),
         two_gates_ms: gated(milliseconds(seen.two_open())),
-        no_gate_ms: gated(milliseconds(none_open)),
+        no_gate_ms: gated(milliseconds(came.closed)),
         outage_haproxy_ms: outage(IpAddr::is_loopback),
         outage_direct_ms: outage(|target| !target.is_loopback()),
         named_to_open_ms: named_to_open(&seen, old, begun).and_then(gated),
-        moved,
+        moved: came.moved,
         expected: fault.expected(),
-        as_expected: system.is_rolegate().then(|| fault.met(moved, none_open, report.cut)),
+        as_expected: system.is_rolegate().then(|| fault.met(&came)),
         cut: Vec::new(),
+        epochs: scene.epochs(),
         recovered_ms: milliseconds(recovered),
         longest_pause_ms: milliseconds(pauses.longest),
         pause_p99_ms: Some(milliseconds(pauses.p99)),
@@ -676,7 +719,7 @@ fn summary(line: &Line) -> String {
     let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
     format!(
         "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, cut {}, unanswered {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
-         open {}, {} (expected: {}){}{}, well after {:.1} s, \
+         open {}, {} (expected: {}){}{}{}, well after {:.1} s, \
          blind for {:.0} ms (99 of 100 times for {:.1} at most, {:.2} % of the time for more than 10), stalled for {:.0} ms",
         line.fault,
         line.system.word(),
@@ -697,6 +740,7 @@ fn summary(line: &Line) -> String {
         figures.expected,
         if figures.as_expected == Some(false) { " NOT AS EXPECTED" } else { "" },
         if figures.cut.is_empty() { String::new() } else { format!(", power cut on {}", figures.cut.join(", ")) },
+        if figures.epochs.is_empty() { String::new() } else { format!(", reset in epochs {:?}", figures.epochs) },
         figures.recovered_ms / 1e3,
         figures.longest_pause_ms,
         figures.pause_p99_ms.unwrap_or_default(),

@@ -1,12 +1,14 @@
-//! Lines of figures as a Markdown table.
+//! Lines of figures as Markdown tables: one that has all, for who has just run faults, and those of README.md and docs/lease.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::faults::{FAULTS, Fault};
+use super::faults::{Expects, FAULTS, Fault};
+use super::judge::{is_as_expected, measured};
+use super::project;
 use super::spread::Spread;
 use super::suite::{Figures, Line, STALLED_MS, System, Versions};
 
@@ -119,24 +121,236 @@ fn ran(lines: &[Line]) -> String {
     let versions: BTreeSet<&Versions> = lines.iter().map(|line| &line.versions).collect();
     let versions: Vec<String> = versions
         .into_iter()
-        .map(|Versions { redis, pacemaker, kernel }| format!("Redis {redis}, Pacemaker {pacemaker}, kernel {kernel}"))
+        .map(|Versions { redis, pacemaker, kernel }| {
+            let kernel = kernel.split_once('-').map_or(kernel.as_str(), |(version, _)| version);
+            format!("Redis {redis}, Pacemaker {pacemaker}, kernel {kernel}")
+        })
         .collect();
-    let figures = || lines.iter().filter_map(|line| line.figures.as_ref());
-    let ours = || lines.iter().filter(|line| line.system.is_rolegate()).filter_map(|line| line.figures.as_ref());
+    let ours = || lines.iter().filter(|line| line.system.is_rolegate());
+    let seen = |figure: fn(&Figures) -> Option<f64>| {
+        let values = ours().filter_map(|line| figure(measured(line)?)).collect();
+        Spread::of(values).map_or_else(
+            |_| "-".to_owned(),
+            |Spread { median, max, .. }| format!("{median:.1} ms (at most {max:.1} ms in a run)"),
+        )
+    };
+    let figures = || ours().filter_map(|line| line.figures.as_ref());
+    let stalled = lines.iter().filter_map(|line| line.figures.as_ref()).map(|figures| figures.stalled_ms);
     format!(
-        "{} runs, medians with the least and the most; {}; commits (runs) {}; a node's firewall was read at least each {:.0} ms \
-         ({:.2} % of the time less often than each 10 ms); the machine stood still for up to {:.0} ms. In the {} measured runs of rolegate {} stale acknowledgements, and {} ms with two \
-         gates.\n",
+        "{} runs, medians with the least and the most; {}; commits (runs) {}. In the {} runs of rolegate with figures {} stale acknowledgements, and {} ms \
+         with two gates. Between two looks at a node's firewall 99 of 100 times passed no more than {}, the longest time in a run was {}; {:.1} % of the time at \
+         most passed in pauses of more than 10 ms. The machine stood still for up to {:.0} ms.\n",
         lines.len(),
         versions.join("; "),
         commits.join(", "),
-        figures().map(|figures| figures.longest_pause_ms).fold(0.0, f64::max),
-        figures().filter_map(|figures| figures.paused_percent).fold(0.0, f64::max),
-        figures().map(|figures| figures.stalled_ms).fold(0.0, f64::max),
-        ours().count(),
-        ours().map(|figures| figures.stale).sum::<usize>(),
-        ours().filter_map(|figures| figures.two_gates_ms).sum::<f64>(),
+        figures().count(),
+        figures().map(|figures| figures.stale).sum::<usize>(),
+        figures().filter_map(|figures| figures.two_gates_ms).sum::<f64>(),
+        seen(|figures| figures.pause_p99_ms),
+        seen(|figures| Some(figures.longest_pause_ms)),
+        ours().filter_map(|line| measured(line)?.paused_percent).fold(0.0, f64::max),
+        stalled.fold(0.0, f64::max),
     )
+}
+
+/// A document that has a table made from a file of lines.
+struct Document {
+    /// Where it is in the project.
+    path: &'static str,
+    table: fn(&[Line]) -> String,
+}
+
+/// The documents, and the file.
+const DOCUMENTS: [Document; 2] =
+    [Document { path: "README.md", table: beside_plain }, Document { path: "docs/lease.md", table: costs }];
+const FILE: &str = "docs/faults.jsonl";
+
+/// What stands around a table in a document.
+const BEGIN: &str = "<!-- by scripts/faults --paste docs/faults.jsonl";
+const END: &str = "<!-- end of that -->";
+
+/// Each document's name, and its table as it is to stand there.
+pub fn of_documents(lines: &[Line], commit: Option<&str>) -> String {
+    let each = DOCUMENTS.iter().map(|document| format!("{}:\n\n{}\n", document.path, block(document, lines, commit)));
+    each.collect::<Vec<_>>().join("\n")
+}
+
+/// Puts the tables into the documents.
+///
+/// # Errors
+/// When a document has no place for its table, or cannot be written.
+pub fn paste(lines: &[Line], commit: Option<&str>) -> Result<()> {
+    for document in &DOCUMENTS {
+        let path = project().join(document.path);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let (before, old, after) = parts(&text).with_context(|| path.display().to_string())?;
+        let new = block(document, lines, commit);
+        if new != old {
+            fs::write(&path, [before, &new, after].concat()).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// That the documents have the tables that the file makes: those of the commit that they name, where they name one.
+///
+/// # Errors
+/// When not.
+pub fn documents_are_made() -> Result<()> {
+    let lines = read(&project().join(FILE))?;
+    for document in &DOCUMENTS {
+        let text = fs::read_to_string(project().join(document.path))?;
+        let (_, old, _) = parts(&text).context(document.path)?;
+        let commit = old.lines().next().and_then(|begin| begin.strip_prefix(BEGIN)?.strip_prefix(" --commit "));
+        let commit = commit.and_then(|rest| rest.split(' ').next());
+        let mut lines = lines.clone();
+        lines.retain(|line| commit.is_none_or(|commit| line.commit.starts_with(commit)));
+        let new = block(document, &lines, commit);
+        let options = commit.map_or(String::new(), |commit| format!(" --commit {commit}"));
+        ensure!(
+            old == new,
+            "{} has not the table that {FILE} makes: run scripts/faults --paste {FILE}{options}\n{new}",
+            document.path
+        );
+    }
+    Ok(())
+}
+
+fn block(document: &Document, lines: &[Line], commit: Option<&str>) -> String {
+    let options = commit.map_or(String::new(), |commit| format!(" --commit {commit}"));
+    format!("{BEGIN}{options} -->\n{}{END}", (document.table)(lines))
+}
+
+/// What stands before the table of a document, the table, and what stands behind it.
+fn parts(text: &str) -> Result<(&str, &str, &str)> {
+    let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
+        bail!("it has no line {BEGIN:?}, or none {END:?} below it");
+    };
+    let end = end + END.len();
+    ensure!(begin < end, "it has {END:?} above {BEGIN:?}");
+    Ok((&text[..begin], &text[begin..end], &text[end..]))
+}
+
+/// The faults that plain Sentinel has met, too.
+fn beside_plain(lines: &[Line]) -> String {
+    let mut text = "| fault | runs | lost of acknowledged | stale / two gates | outage (s) | named to open (s) | plain Sentinel: runs | lost of \
+                    acknowledged | stale | outage (s) |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for fault in faults(lines) {
+        let (ours, plain) = (of(lines, fault, System::Rolegate), of(lines, fault, System::Plain));
+        if ours.is_empty() || plain.is_empty() {
+            continue;
+        }
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            what(fault),
+            runs(&ours),
+            lost(&ours),
+            never(&ours),
+            outage(&ours),
+            spread(&ours, 2, |figures| Some(figures.named_to_open_ms? / 1e3)),
+            runs(&plain),
+            lost(&plain),
+            spread(&plain, 0, |figures| Some(figures.stale as f64)),
+            outage(&plain),
+        );
+    }
+    text + "\n" + &ran(lines)
+}
+
+/// All faults and operations, with rolegate.
+fn costs(lines: &[Line]) -> String {
+    let mut text = "| fault or operation | runs | outage (s) | 6381 closed (s) | lost of acknowledged | of `WAIT 1` | stale / two gates | named to open \
+                    (s) | as expected |\n|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for fault in faults(lines) {
+        let systems: BTreeSet<System> =
+            lines.iter().map(|line| line.system).filter(|system| system.is_rolegate()).collect();
+        for system in systems {
+            let of = of(lines, fault, system);
+            let met: Vec<bool> = of.iter().filter_map(|line| Some(is_as_expected(line, measured(line)?))).collect();
+            let expected = match met.iter().filter(|met| **met).count() {
+                all if all == met.len() => "all".to_owned(),
+                some => format!("{some} of {}", met.len()),
+            };
+            if of.is_empty() {
+                continue;
+            }
+            let on = if system == System::Rolegate { String::new() } else { format!(" ({})", system.word()) };
+            text += &format!(
+                "| {}{on} | {} | {} | {} | {} | {} | {} | {} | {expected} |\n",
+                what(fault),
+                runs(&of),
+                outage(&of),
+                spread(&of, 1, |figures| Some(figures.no_gate_ms? / 1e3)),
+                lost(&of),
+                spread(&of, 0, |figures| Some(figures.wait_lost as f64)),
+                never(&of),
+                spread(&of, 2, |figures| Some(figures.named_to_open_ms? / 1e3)),
+            );
+        }
+    }
+    text
+}
+
+/// The faults in these lines, in the order of their definitions.
+fn faults(lines: &[Line]) -> Vec<&str> {
+    let place = |name: &str| FAULTS.iter().position(|fault| fault.name == name).unwrap_or(FAULTS.len());
+    let all: BTreeSet<(usize, &str)> = lines.iter().map(|line| (place(&line.fault), line.fault.as_str())).collect();
+    all.into_iter().map(|(_, fault)| fault).collect()
+}
+
+fn of<'l>(lines: &'l [Line], fault: &str, system: System) -> Vec<&'l Line> {
+    lines.iter().filter(|line| line.fault == fault && line.system == system).collect()
+}
+
+fn what(fault: &str) -> String {
+    let says = FAULTS.iter().find(|known| known.name == fault).map(Fault::says_of_any);
+    says.map_or_else(|| format!("`{fault}`"), |says| format!("`{fault}`: {says}"))
+}
+
+/// The median of the measured runs, with the least and the most where they are others as written.
+fn spread(lines: &[&Line], decimals: usize, figure: impl Fn(&Figures) -> Option<f64>) -> String {
+    let values = lines.iter().filter_map(|line| figure(measured(line)?)).collect();
+    let write = |value: f64| grouped(&format!("{value:.decimals$}"));
+    match Spread::of(values).map(|Spread { min, median, max, .. }| [min, median, max].map(write)) {
+        Err(_) => "-".to_owned(),
+        Ok([min, median, max]) if min == max => median,
+        Ok([min, median, max]) => format!("{median} ({min} to {max})"),
+    }
+}
+
+fn outage(lines: &[&Line]) -> String {
+    spread(lines, 1, |figures| Some(figures.outage_haproxy_ms / 1e3))
+}
+
+fn lost(lines: &[&Line]) -> String {
+    let acknowledged = Spread::of(lines.iter().filter_map(|line| Some(measured(line)?.acknowledged as f64)).collect());
+    let of = acknowledged.map_or_else(|_| "-".to_owned(), |spread| grouped(&format!("{:.0}", spread.median)));
+    format!("{} of {of}", spread(lines, 0, |figures| Some(figures.lost as f64)))
+}
+
+/// What must never be: the worst of all runs with figures, however well they were seen.
+fn never(lines: &[&Line]) -> String {
+    let figures = || lines.iter().filter_map(|line| line.figures.as_ref());
+    let stale = figures().map(|figures| figures.stale).max().unwrap_or_default();
+    // In full: a fraction of a millisecond is not zero.
+    let gates = figures().filter_map(|figures| figures.two_gates_ms).fold(0.0, f64::max);
+    format!("{stale} / {gates} ms")
+}
+
+/// A number with a comma before each three of its digits.
+fn grouped(number: &str) -> String {
+    let (whole, rest) =
+        number.split_once('.').map_or((number, String::new()), |(whole, rest)| (whole, format!(".{rest}")));
+    let mut text = String::new();
+    for (place, digit) in whole.chars().enumerate() {
+        if place > 0 && (whole.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text + &rest
 }
 
 /// A line such as a run could have left.
@@ -155,17 +369,18 @@ pub fn example(fault: &str, system: System, lost: usize, gates: Option<f64>) -> 
             wait_acknowledged: 10,
             wait_lost: 0,
             stale: lost / 2,
-            connections_cut: Some(3),
+            connections_cut: Some(0),
             unanswered: Some(0),
             two_gates_ms: gates,
             no_gate_ms: gates,
             outage_haproxy_ms: 1500.0 + lost as f64,
             outage_direct_ms: 700.0,
             named_to_open_ms: gates.map(|_| 250.0),
-            moved: true,
+            moved: Fault::named(fault).is_ok_and(|fault| fault.expects == Expects::Moves),
             expected: "moves".into(),
             as_expected: gates.map(|time| time == 0.0),
             cut: Vec::new(),
+            epochs: Vec::new(),
             recovered_ms: 1.0,
             longest_pause_ms: 12.0,
             pause_p99_ms: Some(8.5),
@@ -217,5 +432,33 @@ pub fn reads_right() -> Result<()> {
     ];
     ensure!(rows == expected, "{table}");
     ensure!(table.contains("commits (runs) abc (8), def (1)") && table.contains("50 stale"), "{table}");
+
+    let lines = read(file.path())?;
+    let rows: Vec<String> =
+        beside_plain(&lines).lines().filter(|row| row.contains("isolate")).map(str::to_owned).collect();
+    let expected = format!(
+        "| `isolate`: {} | 4 | 25 (10 to 40) of 1,000 | 20 / 0.4 ms | 1.5 | 0.25 | 1 | 500 of 1,000 | 250 | 2.0 |",
+        says("isolate")
+    );
+    ensure!(rows == [expected], "{rows:?}");
+    let costs = costs(&lines);
+    let rows: Vec<&str> = costs.lines().skip(2).collect();
+    let expected = [
+        format!(
+            "| `kill`: {} | 3 (1 failed, 1 not measured) | 1.5 | 0.0 | 0 of 1,000 | 0 | 0 / 0 ms | 0.25 | all |",
+            says("kill")
+        ),
+        format!(
+            "| `isolate`: {} | 4 | 1.5 | 0.0 | 25 (10 to 40) of 1,000 | 0 | 20 / 0.4 ms | 0.25 | 3 of 4 |",
+            says("isolate")
+        ),
+        "| `gone` | 1 | 1.5 | 0.0 | 0 of 1,000 | 0 | 0 / 0 ms | 0.25 | all |".to_owned(),
+    ];
+    ensure!(rows == expected, "{costs}");
+    ensure!(["7", "700", "7000.5", "1234567"].map(grouped) == ["7", "700", "7,000.5", "1,234,567"]);
+    let text = format!("before\n{BEGIN} -->\nold\n{END}\nbehind");
+    let (before, old, behind) = parts(&text)?;
+    ensure!((before, behind) == ("before\n", "\nbehind") && old.contains("old"), "{old}");
+    ensure!(parts("nothing").is_err() && parts(&format!("{END}{BEGIN}")).is_err());
     Ok(())
 }

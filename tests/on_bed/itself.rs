@@ -24,6 +24,7 @@ pub const ALONE: &[(&str, Alone)] = &[
     ("faults::definitions_are_whole", bed::faults::are_whole),
     ("judge::lines_are_judged_by_what_is_wanted", bed::judge::judges_right),
     ("table::lines_become_a_table", bed::table::reads_right),
+    ("table::documents_have_the_tables_of_the_file", bed::table::documents_are_made),
     ("watch::what_was_seen_is_counted_right", bed::watch::counts_right),
     ("itself::an_up_that_fails_leaves_nothing", failed_up),
     ("itself::a_root_that_cannot_be_built_leaves_nothing", failed_root),
