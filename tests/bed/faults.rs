@@ -871,9 +871,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "corosync-kill",
         says: "corosync on {primary} is killed",
-        closed: seconds(5),
         lasts: seconds(15),
-        expects: Expects::Stays,
+        expects: Expects::Untouched,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGKILL),
         end: |scene| {
@@ -888,9 +887,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "corosync-freeze",
         says: "corosync on {primary} stands still for 20 s",
-        closed: seconds(5),
         lasts: seconds(20),
-        expects: Expects::Stays,
+        expects: Expects::Untouched,
         needs: Needs::Rolegate,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGSTOP),
         end: |scene| signal_all(scene, &["corosync"], Signal::SIGCONT),
