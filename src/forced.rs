@@ -18,9 +18,24 @@ use crate::permission::{DIRECTORY, file_of, replace};
 /// How long the command that forces a port may take from asking for it to opening it.
 pub const PREPARES: Duration = Duration::from_secs(20);
 
+/// The version of what stands in the files; the first, of which one is that says none. Of another one nothing is forced.
+const VERSION: u32 = 1;
+
+fn first() -> u32 {
+    1
+}
+
+/// A file. Fields that a later release adds are no reason to end what is open.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(default = "first")]
+    version: u32,
+    #[serde(flatten)]
+    force: Force,
+}
+
 /// One that was asked for, or is open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Force {
     /// Who did it, until when, and why.
     pub text: String,
@@ -69,8 +84,8 @@ impl Store {
 
     /// What stands there, unless its time is over. A file that cannot be understood forces nothing.
     pub fn read(&self) -> Option<Force> {
-        let force: Force = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
-        (force.until_ms > now_ms()).then_some(force)
+        let Written { version, force } = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        (version == VERSION && force.until_ms > now_ms()).then_some(force)
     }
 
     /// Replaces it.
@@ -78,7 +93,7 @@ impl Store {
     /// # Errors
     /// The system's.
     pub fn write(&self, force: &Force) -> io::Result<()> {
-        replace(&self.path, &serde_json::to_string(force)?)
+        replace(&self.path, &serde_json::to_string(&Written { version: VERSION, force: force.clone() })?)
     }
 
     /// Takes it away; done if there is none. The port is as it was.
@@ -188,6 +203,21 @@ mod tests {
             fs::write(&store.path, text).unwrap();
             assert_eq!(store.read(), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_does_not_end_what_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::under(directory.path(), "RedisGate");
+        let until_ms = now_ms() + 60_000;
+        let force = Force { until_ms, ..force(true) };
+        let fields = format!(r#""text":"by ann","opened":true,"until_ms":{until_ms},"opens_until_ms":20"#);
+        for (more, read) in [("", true), ("\"version\":1,\"new\":[1],", true), ("\"version\":2,", false)] {
+            fs::write(&store.path, format!("{{{more}{fields}}}")).unwrap();
+            assert_eq!(store.read(), read.then(|| force.clone()), "{more}");
+        }
+        store.write(&force).unwrap();
+        assert!(fs::read_to_string(&store.path).unwrap().contains("\"version\":1"));
     }
 
     proptest! {
