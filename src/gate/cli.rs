@@ -82,7 +82,11 @@ enum Command {
         json: bool,
     },
     /// Closes both ports and takes all that is ours out of the firewall.
-    Remove,
+    Remove {
+        /// Of every gate on this host, whatever its ports.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -149,6 +153,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<String, GateError> {
     let args = &cli.gate;
+    if let Command::Remove { all: true } = cli.command {
+        super::remove_all(args.timeout)?;
+        return Ok("nothing is left of any gate on this host\n".to_owned());
+    }
     let ports = Ports::new(args.ro_port, args.rw_port, args.redis_port)?;
     let gate = Gate::new(ports, args.backend, args.timeout)?.sparing_others();
     let state = match &cli.command {
@@ -160,7 +168,7 @@ fn run(cli: &Cli) -> Result<String, GateError> {
             let json = serde_json::json!(gate.state()?);
             return Ok(format!("{json}\n"));
         }
-        Command::Remove => {
+        Command::Remove { .. } => {
             gate.remove()?;
             return Ok(format!("nothing is left of the gate on ports {} and {}\n", ports.ro, ports.rw));
         }
@@ -242,6 +250,8 @@ mod tests {
         assert!(Cli::try_parse_from(["rolegate-port", "open", "rw", "--for", "0s"]).is_err());
         assert!(Cli::try_parse_from(["rolegate-port", "open", "rw", "--for", "20s"]).is_ok());
         assert!(Cli::try_parse_from(["rolegate-port", "close", "all", "--rw-port", "7001"]).is_ok());
+        // The package's prerm.
+        assert!(Cli::try_parse_from(["rolegate-port", "remove", "--all"]).is_ok());
     }
 
     #[test]

@@ -88,9 +88,13 @@ fn install(bed: &Bed) -> Result<()> {
         let (before, settings) = (files(&last)?, "/etc/rolegate/rolegate.toml");
         last.sh(&format!("cp -p {settings} /tmp"))?;
         last.install(PACKAGE)?;
-        last.sh(
-            "systemctl enable --now rolegate-metrics.timer; rolegate-port baseline; rolegate-port open ro --for 20s",
-        )?;
+        // The second gate's ports are not the usual ones.
+        let Master { redis, ro, rw, .. } = CACHE;
+        let second = format!("rolegate-port --redis-port {redis} --ro-port {ro} --rw-port {rw} baseline");
+        last.sh(&format!(
+            "systemctl enable --now rolegate-metrics.timer rolegate-backup.timer && rolegate-port baseline && \
+             rolegate-port open ro --for 20s && {second}"
+        ))?;
         last.sh("ls /etc/rolegate/rolegate.toml /usr/share/man/man8/rolegate-history.8.gz")?;
         wait_for("the keeper's files", LONG, || {
             last.sh("test -e /run/rolegate/keeper.sock && test -d /var/lib/rolegate")
@@ -103,6 +107,8 @@ fn install(bed: &Bed) -> Result<()> {
         ensure!(left.is_empty() && gone == [settings], "purge has left {left:?} and taken {gone:?}");
         last.sh(&format!("cp -p /tmp/rolegate.toml {settings}"))?;
         ensure!(last.sh("pidof rolegate-keeper").is_err(), "the keeper runs on");
+        let timers = "systemctl is-active rolegate-metrics.timer rolegate-backup.timer";
+        ensure!(last.sh(timers).is_err(), "a timer runs on");
     }
     for node in bed.nodes() {
         let fresh = node.sh("test -e /usr/sbin/rolegate").is_err();
