@@ -24,6 +24,8 @@ pub struct Cib {
     pub gates: Vec<Resource>,
     /// The resources of agent ocf:rolegate:block.
     pub blocks: Vec<Resource>,
+    /// The ids of the fencing devices (class `stonith`).
+    pub fencing: Vec<String>,
     /// The addresses that some resource of the cluster manages (parameter `ip`), with its id.
     pub managed_addresses: Vec<(String, IpAddr)>,
     /// The location constraints.
@@ -295,6 +297,9 @@ fn read_primitive(cib: &mut Cib, resources: Element, top: Element, primitive: El
         }
     }
     let id = text(primitive, "id");
+    if attribute("class") == Some("stonith") {
+        cib.fencing.push(id.clone());
+    }
     if let Some(address) = parameters.get("ip").and_then(|ip| ip.parse().ok()) {
         cib.managed_addresses.push((id.clone(), address));
     }

@@ -53,8 +53,8 @@ pub const CHECKS: &[Check] = &[
     of_cluster("maintenance", "maintenance mode", "off", "in it Pacemaker promotes nobody after a failover"),
     of_cluster(
         "stonith",
-        "the property stonith-enabled",
-        "true, with devices that were tried",
+        "the property stonith-enabled, and fencing devices",
+        "true, with a fencing device (or stonith-watchdog-timeout); whether it works, only a try shows",
         "the lease ends a stale primary without it, but not a paused virtual machine, and other resources (a VIP) need it",
     ),
     of_cluster(
@@ -149,7 +149,7 @@ pub const CHECKS: &[Check] = &[
     of_cluster(
         "sentinel-epochs",
         "the configuration epochs",
-        "the same everywhere, not below those of failovers that were",
+        "the same everywhere, not below the one with which a port was opened here",
         "Sentinels believe the higher one: one that was set up anew can be told old things",
     ),
     of_cluster(
@@ -204,7 +204,7 @@ pub const CHECKS: &[Check] = &[
     of_cluster(
         "min-replicas",
         "min-replicas-to-write and min-replicas-max-lag",
-        "1 or more (below the number of replicas), and 10 s or less, on every node",
+        "1 or more (below the number of replicas, where there are two or more), and 10 s or less, on every node",
         "with 0 a primary that no replica hears goes on acknowledging writes that only it has",
     ),
     of_cluster(

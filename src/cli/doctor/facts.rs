@@ -6,7 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use super::rules::{self, Found, Ruleset};
 use super::servers::{self, Redis, Sentinel};
 use super::users::{self, User};
 use crate::gate::Ports;
+use crate::keeper::timeline::{self, Event, What};
+use crate::keeper::{history, memory};
 use crate::layout::guards;
 use crate::pacemaker::cib::Rule;
 use crate::pacemaker::{self, Cib, is_minus_infinity};
@@ -65,6 +67,8 @@ pub struct ClusterFacts {
     pub version: Option<String>,
     /// The feature set of each node, where it is known.
     pub feature_sets: BTreeMap<String, String>,
+    /// What can fence: the ids of the devices, and `stonith-watchdog-timeout` where that is set.
+    pub fencing: Vec<String>,
 }
 
 /// What Sentinel's user may change in the cluster.
@@ -95,6 +99,8 @@ pub struct Master {
     pub least_of_lease: Option<Told<Option<u64>>>,
     /// The lines of this node's redis.conf.
     pub redis_conf: Option<Told<Vec<String>>>,
+    /// The highest epoch with which the port was opened here since the last failover.
+    pub opened_in: Option<u64>,
 }
 
 /// This machine.
@@ -258,8 +264,26 @@ fn master(group: &Group, settings: &Settings, me: Option<&str>, root: bool) -> M
             sentinels: sentinels.into_iter().map(|(address, thread)| (address, joined(thread))).collect(),
             least_of_lease: lease.map(joined),
             redis_conf: None,
+            opened_in: opened_in(&group.master, group.last_failover.as_ref().map_or(0, |last| last.at)),
         }
     })
+}
+
+/// The highest epoch with which the port of `master` was opened here, as this node's keeper has noted it; not before `since`, in seconds.
+fn opened_in(master: &str, since: u64) -> Option<u64> {
+    let notes = history::texts(Path::new(memory::DIRECTORY)).ok()?;
+    let files = notes.into_iter().flatten().filter_map(|notes| timeline::read(&notes.text.ok()?).ok());
+    let events = files.filter(|file| file.head.master == master).flat_map(|file| file.events);
+    highest_epoch(events, since)
+}
+
+/// The highest epoch of an opening, not before `since`: a failover gives all Sentinels a new one, and what was before is history.
+fn highest_epoch(events: impl Iterator<Item = Event>, since: u64) -> Option<u64> {
+    let openings = events.filter(|event| event.at / 1000 >= since).filter_map(|event| match event.what {
+        What::Opened { epoch, .. } => Some(epoch),
+        _ => None,
+    });
+    openings.max()
 }
 
 /// The files of this node's servers, which say themselves where these are, and the certificates that they name.
@@ -318,6 +342,9 @@ fn users_of(lines: &[String]) -> Option<Vec<User>> {
     Some(users)
 }
 
+/// The time after which a node without quorum has reset itself by its watchdog. Since Pacemaker 3.0.2 it has another name, too.
+const WATCHDOG: &str = "stonith-watchdog-timeout";
+
 fn cluster(cib: &Cib) -> ClusterFacts {
     let off = |name: &str| {
         cib.properties
@@ -325,6 +352,8 @@ fn cluster(cib: &Cib) -> ClusterFacts {
             .is_some_and(|value| ["false", "off", "no", "n", "0"].contains(&value.to_lowercase().as_str()))
     };
     let opt_in = off("symmetric-cluster");
+    let time = cib.properties.get("fencing-watchdog-timeout").or(cib.properties.get(WATCHDOG));
+    let watchdog = time.filter(|time| !["", "0", "0s"].contains(&time.as_str()));
     let allows = |rule: &Rule| {
         rule.role.is_none()
             && rule.score.as_deref().is_none_or(|score| !score.starts_with('-') && !is_minus_infinity(score))
@@ -352,6 +381,7 @@ fn cluster(cib: &Cib) -> ClusterFacts {
             .iter()
             .filter_map(|node| Some((node.name.clone(), node.transient("#feature-set")?.to_owned())))
             .collect(),
+        fencing: cib.fencing.iter().cloned().chain(watchdog.map(|_| WATCHDOG.to_owned())).collect(),
     }
 }
 
@@ -423,4 +453,38 @@ fn acl(process: &Process, cib: &Cib, text: &str, attribute: &str) -> Told<Acl> {
         (found.role, found.property, found.elsewhere, found.rename) = (role, property, elsewhere, rename);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_of_before_the_last_failover_is_history() {
+        let opened = |at, epoch| Event { at, what: What::Opened { node: "node1".into(), epoch } };
+        let events = [opened(5_000, 12), opened(9_100, 7), opened(9_900, 3)];
+        let highest = |since| highest_epoch(events.iter().cloned(), since);
+        assert_eq!((highest(0), highest(9), highest(10)), (Some(12), Some(7), None));
+    }
+
+    #[test]
+    fn what_can_fence_is_seen() {
+        let seen = |properties: &str, resources: &str| {
+            let text = format!(
+                "<cib><configuration><crm_config><cluster_property_set id=\"o\">{properties}</cluster_property_set></crm_config>\
+                 <resources>{resources}</resources></configuration></cib>"
+            );
+            cluster(&pacemaker::cib::parse(&text).unwrap()).fencing
+        };
+        let watchdog = |time: &str| format!("<nvpair id=\"w\" name=\"{WATCHDOG}\" value=\"{time}\"/>");
+        let device = "<clone id=\"c\"><primitive id=\"f\" class=\"stonith\" type=\"fence_ipmilan\"/></clone>";
+        let templated =
+            "<template id=\"t\" class=\"stonith\" type=\"fence_ipmilan\"/><primitive id=\"g\" template=\"t\"/>";
+        assert_eq!(
+            seen(&watchdog("0"), "<primitive id=\"r\" class=\"ocf\" provider=\"heartbeat\" type=\"IPaddr2\"/>"),
+            [""; 0]
+        );
+        assert_eq!(seen(&watchdog("10s"), device), ["f", WATCHDOG]);
+        assert_eq!(seen("", templated), ["g"]);
+    }
 }

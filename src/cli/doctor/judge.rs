@@ -129,6 +129,9 @@ const OF_CLUSTER: [&str; 5] = ["pacemaker", "gate", "quorum", "quorum-policy", "
 
 const AS_ROOT: &str = "run it as root";
 
+/// What brings a file of the package back that somebody has taken away.
+const AGAIN: &str = "apt install --reinstall ./rolegate_*.deb    (the file from which it was installed)";
+
 const PROTECTED: &str =
     "protected mode is on and the default user needs no password: who comes from another host is refused";
 
@@ -226,11 +229,19 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 fn cluster(facts: &Facts, book: &mut Book) {
     match facts.report.cluster.stonith {
-        Some(true) => book.well("stonith", "on"),
+        Some(true) => match &facts.cluster {
+            Ok(cluster) if cluster.fencing.is_empty() => book.warn(
+                "stonith",
+                "stonith-enabled is true, and there is no fencing device: Pacemaker starts nothing",
+                "pcs stonith create ...; then, when a node may go down: pcs stonith fence NODE",
+            ),
+            Ok(cluster) => book.well("stonith", format!("on, with {}", cluster.fencing.join(", "))),
+            Err(why) => book.skip("stonith", why),
+        },
         Some(false) => book.warn(
             "stonith",
             "stonith-enabled is false",
-            "pcs stonith create ...; pcs property set stonith-enabled=true    (docs/lease.md says what the lease covers without it)",
+            "pcs stonith create ...; pcs property set stonith-enabled=true    (/usr/share/doc/rolegate/lease.md says what the lease covers without it)",
         ),
         None => {}
     }
@@ -246,7 +257,7 @@ fn cluster(facts: &Facts, book: &mut Book) {
                 Severity::Critical,
                 format!("symmetric-cluster is false, and no rule lets {} run anywhere", gates.join(", ")),
                 format!(
-                    "pcs constraint location {clone}-clone rule score=0 defined {attribute}    (as in ocf/pcs/gate.sh)"
+                    "pcs constraint location {clone}-clone rule score=0 defined {attribute}    (as in /usr/share/doc/rolegate/pcs/gate.sh)"
                 ),
             );
         }
@@ -315,10 +326,10 @@ fn sentinels(group: &Group, master: &Master, book: &mut Book) {
     }
     book.well("sentinel-count", format!("{name}: {count}, which know each other"));
     book.well("sentinel-quorum", format!("{name}: {majority}"));
-    epochs(group, book);
+    epochs(group, master, book);
 }
 
-fn epochs(group: &Group, book: &mut Book) {
+fn epochs(group: &Group, master: &Master, book: &mut Book) {
     let known = group.sentinels.iter().filter(|sentinel| !sentinel.finishing && !sentinel.stranger);
     let epochs: Vec<(&str, u64)> = known.filter_map(|one| Some((one.address.as_str(), one.epoch?))).collect();
     let Some(highest) = epochs.iter().map(|(_, epoch)| *epoch).max() else { return };
@@ -330,12 +341,19 @@ fn epochs(group: &Group, book: &mut Book) {
         let what = format!("Sentinel {address} has epoch {epoch} of {name}, another has {highest}");
         book.warn("sentinel-epochs", what, &cure);
     }
+    // Of a minority it can be that it alone is behind.
+    let most = epochs.len() * 2 > group.sentinels.len();
     // The keeper has seen a failover to whom they name; none leaves the epoch at 0.
     let seen = group.last_failover.as_ref().filter(|last| !last.or_earlier);
     if let (0, Some(last)) = (highest, seen) {
         let what = format!(
             "all Sentinels have epoch 0 of {name}, though its primary has moved to {} before: they were set up anew, or lost what they knew",
             last.to.as_deref().unwrap_or("this one")
+        );
+        book.warn("sentinel-epochs", what, &cure);
+    } else if let Some(epoch) = master.opened_in.filter(|epoch| *epoch > highest && most) {
+        let what = format!(
+            "the Sentinels have epoch {highest} of {name}, and had {epoch} when the port was opened here: they were set up anew, or lost what they knew"
         );
         book.warn("sentinel-epochs", what, cure);
     }
@@ -442,7 +460,7 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
                     "sentinel-rights",
                     severity,
                     what,
-                    "README.md, \"Passwords\", has the rights: ACL SETUSER there, and in sentinel.conf",
+                    "/usr/share/doc/rolegate/README.md, \"Passwords\", has the rights: ACL SETUSER there, and in sentinel.conf",
                 );
             }
         }
@@ -464,7 +482,7 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
                 "redis-rights",
                 node,
                 format!("Redis denies our user {}", denied.join(", ")),
-                "README.md, \"Passwords\", has the rights: ACL SETUSER there, and in redis.conf",
+                "/usr/share/doc/rolegate/README.md, \"Passwords\", has the rights: ACL SETUSER there, and in redis.conf",
             ),
         }
     }
@@ -476,8 +494,9 @@ fn redis(facts: &Facts, group: &Group, master: &Master, book: &mut Book) {
         group.nodes.iter().filter_map(|node| Some((node, master.redis.get(&node.name)?.as_ref().ok()?))).collect();
     for (node, told) in &master.redis {
         if told.as_ref().is_err_and(|why| why.starts_with("DENIED")) {
-            let mend =
-                format!("on {node}: redis-cli CONFIG SET protected-mode no, or a password (README.md, \"Passwords\")");
+            let mend = format!(
+                "on {node}: redis-cli CONFIG SET protected-mode no, or a password (/usr/share/doc/rolegate/README.md, \"Passwords\")"
+            );
             book.bad_on("protected-mode", node, Severity::Critical, PROTECTED, mend);
         }
     }
@@ -499,6 +518,12 @@ fn redis(facts: &Facts, group: &Group, master: &Master, book: &mut Book) {
                 name,
                 Severity::Critical,
                 format!("min-replicas-to-write is {least}, and it can have {replicas} replicas: as primary it takes no writes"),
+                set("min-replicas-to-write", "1"),
+            ),
+            Some(least @ 2..=9999) if least as usize == replicas => book.warn_on(
+                "min-replicas",
+                name,
+                format!("min-replicas-to-write is {least}, and it can have {replicas} replicas: as primary it takes no writes without one of them"),
                 set("min-replicas-to-write", "1"),
             ),
             Some(least) => match number("min-replicas-max-lag") {
@@ -651,7 +676,7 @@ fn users(facts: &Facts, node: &NodeFacts, redis: &Redis, book: &mut Book, cli: &
             "protected-mode",
             name,
             "the default user needs no password",
-            "requirepass and masterauth on all nodes, sentinel auth-pass in the Sentinels; README.md, \"Passwords\"",
+            "requirepass and masterauth on all nodes, sentinel auth-pass in the Sentinels; /usr/share/doc/rolegate/README.md, \"Passwords\"",
         ),
         (false, _) => book.well("protected-mode", format!("{name}: the default user needs a password, or is off")),
     }
@@ -782,7 +807,7 @@ fn sentinel_here(facts: &Facts, book: &mut Book) {
     }
     let properties = machine.units.as_ref().and_then(|units| units.as_ref().ok()).and_then(|units| units.get(unit));
     let dropin = format!(
-        "the package has it ({unit}.d/rolegate.conf below /usr/lib/systemd/system): dpkg -i it again; then systemctl daemon-reload; systemctl restart {unit}"
+        "the package has it ({unit}.d/rolegate.conf below /usr/lib/systemd/system): {AGAIN}; then systemctl daemon-reload; systemctl restart {unit}"
     );
     let restart =
         format!("systemctl daemon-reload; systemctl restart {unit}    (with the drop-in in place it starts rightly)");
@@ -846,7 +871,7 @@ fn acl(facts: &Facts, book: &mut Book) {
         Some(Ok(acl)) => acl,
     };
     let user = &acl.user;
-    let recipe = "sh ocf/pcs/acl.sh    (or ocf/crmsh/acl.crm, ocf/xml/acl.xml)";
+    let recipe = "sh /usr/share/doc/rolegate/pcs/acl.sh    (or crmsh/acl.crm, xml/acl.xml there)";
     if !acl.enabled {
         let what =
             format!("enable-acl is not set: who takes over {user}, Sentinel's account, may change the whole cluster");
@@ -879,12 +904,7 @@ fn keeper_unit(facts: &Facts, book: &mut Book) {
         units => units.as_ref().and_then(|units| units.as_ref().ok()).and_then(|units| units.get(machine::KEEPER_UNIT)),
     };
     let Some(unit) = unit.filter(|unit| property(unit, "LoadState") == "loaded") else {
-        return book.bad(
-            id,
-            Severity::Critical,
-            "rolegate-keeper.service is not installed on this node",
-            "dpkg -i the package again",
-        );
+        return book.bad(id, Severity::Critical, "rolegate-keeper.service is not installed on this node", AGAIN);
     };
     let restart = "systemctl restart rolegate-keeper    (costs nothing)";
     if property(unit, "UnitFileState") != "enabled" {
@@ -982,7 +1002,7 @@ fn firewall(facts: &Facts, book: &mut Book) {
         let what = format!(
             "{chain} drops what no rule accepts, and none is seen that accepts redirected connections: clients would hang"
         );
-        book.warn("foreign-rules", what, "nft insert rule inet filter input tcp dport 6379 ct status dnat accept    (README.md has the lines of other firewalls)");
+        book.warn("foreign-rules", what, "nft insert rule inet filter input tcp dport 6379 ct status dnat accept    (/usr/share/doc/rolegate/README.md has the lines of other firewalls)");
     }
     book.well("foreign-rules", "none that matters");
     let Some(port) = facts.report.masters.first().map(|judged| judged.group.redis_port) else { return };
@@ -1163,6 +1183,7 @@ pub(super) mod tests {
             redis: group.nodes.iter().map(|node| (node.name.clone(), Ok(a_redis()))).collect(),
             sentinels: group.sentinels.iter().map(|one| (one.address.clone(), Ok(a_sentinel()))).collect(),
             least_of_lease: Some(Ok(Some(1300))),
+            opened_in: Some(3),
             redis_conf: Some(Ok(vec!["port 6379".into()])),
         };
         let exec = "/usr/bin/redis-sentinel /usr/lib /usr/sbin/crm_node /usr/sbin/crm_attribute /usr/sbin/cibadmin";
@@ -1200,7 +1221,7 @@ pub(super) mod tests {
             report,
             me: Some("node1".into()),
             root: true,
-            cluster: Ok(ClusterFacts::default()),
+            cluster: Ok(ClusterFacts { fencing: vec!["fence1".into()], ..ClusterFacts::default() }),
             acl: Some(Ok(acl)),
             masters: vec![master],
             machine,
@@ -1235,6 +1256,10 @@ pub(super) mod tests {
         facts.acl.as_mut().unwrap().as_mut().unwrap()
     }
 
+    fn cluster_of(facts: &mut Facts) -> &mut ClusterFacts {
+        facts.cluster.as_mut().unwrap()
+    }
+
     fn found(facts: &mut Facts) -> &mut Found {
         facts.machine.rules.as_mut().unwrap().as_mut().unwrap()
     }
@@ -1248,11 +1273,9 @@ pub(super) mod tests {
 
     const TABLE: &[Case] = &[
         (|f| f.report.cluster.stonith = Some(false), "stonith", Severity::Warning, "is false"),
+        (|f| cluster_of(f).fencing.clear(), "stonith", Severity::Warning, "there is no fencing device"),
         (
-            |f| {
-                let not_allowed = vec!["RedisGate".to_owned()];
-                f.cluster = Ok(ClusterFacts { opt_in: true, not_allowed, ..ClusterFacts::default() });
-            },
+            |f| (cluster_of(f).opt_in, cluster_of(f).not_allowed) = (true, vec!["RedisGate".to_owned()]),
             "symmetric",
             Severity::Critical,
             "no rule lets RedisGate run",
@@ -1276,6 +1299,7 @@ pub(super) mod tests {
             "TILT",
         ),
         (|f| group(f).sentinels[2].epoch = Some(1), "sentinel-epochs", Severity::Warning, "SENTINEL FAILOVER mymaster"),
+        (|f| f.masters[0].opened_in = Some(9), "sentinel-epochs", Severity::Warning, "had 9 when the port was"),
         (|f| say(f, 0, "down-after-milliseconds", "6000"), "down-after", Severity::Warning, "another has 6000 ms"),
         (
             |f| (0..3).for_each(|n| say(f, n, "down-after-milliseconds", "1000")),
@@ -1355,6 +1379,12 @@ pub(super) mod tests {
             "min-replicas",
             Severity::Critical,
             "it can have 2 replicas",
+        ),
+        (
+            |f| set(f, "node1", "min-replicas-to-write", "2"),
+            "min-replicas",
+            Severity::Warning,
+            "takes no writes without one of them",
         ),
         (|f| set(f, "node2", "replica-announce-ip", "10.9.9.9"), "announce", Severity::Critical, "announces 10.9.9.9"),
         (
@@ -1497,7 +1527,7 @@ pub(super) mod tests {
         facts.cluster = Err("crm_node is not installed".into());
         let outcomes = judge(&facts);
         assert_eq!(outcomes["pacemaker"].findings[0].found, "crm_node is not installed");
-        assert_eq!(outcomes["keeper-unit"].findings[0].mend.as_deref(), Some("dpkg -i the package again"));
+        assert_eq!(outcomes["keeper-unit"].findings[0].mend.as_deref(), Some(AGAIN));
         for id in ["gate", "writers", "sentinel-count", "min-replicas", "versions"] {
             assert!(outcomes[id].findings.is_empty(), "{id}: {:#?}", outcomes[id]);
         }

@@ -34,7 +34,7 @@ pub struct Args {
     /// Show what is well, too: a line for each check
     #[arg(long)]
     all: bool,
-    /// All of it, for programs: docs/doctor.md has the fields
+    /// All of it, for programs: /usr/share/doc/rolegate/doctor.md has the fields
     #[arg(long)]
     json: bool,
     /// A line for each check there is: its id and what it looks at
@@ -191,6 +191,11 @@ mod tests {
 
     const DOCUMENT: &str = include_str!("../../../docs/doctor.md");
 
+    /// The fields of version 1, of which none is ever taken away.
+    const VERSION_1: &str = "schema code at took_ms node checks checks[].id checks[].state checks[].what checks[].expected checks[].why checks[].here_only \
+        checks[].found checks[].findings checks[].findings[].severity checks[].findings[].nodes checks[].findings[].found \
+        checks[].findings[].mend";
+
     /// The rows of a table of the document, by their first column.
     fn rows(heading: &str) -> Vec<Vec<&'static str>> {
         let table = DOCUMENT.lines().skip_while(|line| !line.starts_with(heading)).skip(2);
@@ -220,6 +225,8 @@ mod tests {
         super::super::status::tests::paths(&value, "", &mut found);
         let documented: BTreeSet<String> = rows("| field | is |").iter().map(|row| row[0].to_owned()).collect();
         assert_eq!(found, documented);
+        assert_eq!(SCHEMA, 1);
+        super::super::status::tests::is_version(&found, VERSION_1);
         assert!(DOCUMENT.contains(&format!("The schema's version is **{SCHEMA}**")));
         assert_eq!((report.code, report.exit()), (2, CliCode::Critical));
     }
@@ -239,7 +246,7 @@ mod tests {
         assert!(text.contains("  warning   conntrack: room for tracked connections\n"), "{text}");
         assert!(text.contains("            found: 900 of 1000\n            -> sysctl -w "), "{text}");
         assert!(text.contains("run it on node2, too") && !text.contains("stonith"), "{text}");
-        assert!(plain(true).contains("  well      stonith             on\n"), "{}", plain(true));
+        assert!(plain(true).contains("  well      stonith             on, with fence1\n"), "{}", plain(true));
         let without = Report::of(&outcomes, None, |id| id != "conntrack");
         assert_eq!(without.exit(), CliCode::Ok);
     }
