@@ -34,7 +34,7 @@ pub struct Args {
     /// Those since then: 30m, 2h or 3d ago, or a time as 2026-11-29T16:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Since>,
-    /// For programs: docs/history.md has the fields
+    /// For programs: /usr/share/doc/rolegate/history.md has the fields
     #[arg(long)]
     json: bool,
 }
@@ -349,6 +349,7 @@ fn text(report: &Report, chosen: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::status::tests as status;
     use super::*;
 
     fn address(n: u8) -> SocketAddr {
@@ -425,6 +426,66 @@ mod tests {
             assert!(said.contains(part), "no {part:?}: {said}");
         }
         assert!(text(&report(&[]), true).contains("no failover was seen by the keeper of node2 since then"));
+    }
+
+    /// The fields of version 1, of which none is ever taken away.
+    const VERSION_1: &str = "schema masters masters[].master masters[].node masters[].failovers masters[].failovers[].at_ms masters[].failovers[].kind \
+        masters[].failovers[].from masters[].failovers[].to masters[].failovers[].cause masters[].failovers[].because \
+        masters[].failovers[].closed masters[].failovers[].closed.at_ms masters[].failovers[].closed.node masters[].failovers[].opened \
+        masters[].failovers[].opened.at_ms masters[].failovers[].opened.node masters[].failovers[].closed_for_ms \
+        masters[].failovers[].steps masters[].failovers[].steps[].at_ms masters[].failovers[].steps[].after_ms \
+        masters[].failovers[].steps[].step_ms masters[].failovers[].steps[].text masters[].failovers[].steps[].what \
+        masters[].failovers[].steps[].nodes masters[].failovers[].steps[].sentinel masters[].failovers[].steps[].says \
+        masters[].failovers[].steps[].why masters[].failovers[].steps[].granted masters[].failovers[].steps[].node \
+        masters[].failovers[].steps[].epoch masters[].failovers[].steps[].role masters[].failovers[].left_out masters[].not_understood \
+        unreadable";
+
+    #[test]
+    fn each_field_of_the_json_stands_in_the_document_under_its_name() {
+        let node = || "node1".to_owned();
+        let why = || "why".to_owned();
+        let moment = || Some(Moment { at_ms: 7, node: node() });
+        let steps = [
+            What::Begun { nodes: [(node(), address(1))].into() },
+            sentinel(1, Step::Switched { from: address(1), to: address(2) }),
+            What::Asked { why: why() },
+            What::Permission { granted: "promoted".into() },
+            What::Waits { why: why() },
+            What::Closed { node: node(), why: why() },
+            What::Opened { node: node(), epoch: 4 },
+            What::SeenClosed { node: node() },
+            What::SeenOpen { node: node() },
+            What::Role { node: node(), role: None },
+        ];
+        let step = |what: What| Line { at_ms: 7, after_ms: 0, step_ms: 0, text: why(), what };
+        let told = Told {
+            at_ms: 7,
+            kind: "failover",
+            from: None,
+            to: None,
+            cause: None,
+            because: why(),
+            closed: moment(),
+            opened: moment(),
+            closed_for_ms: None,
+            steps: steps.map(step).into(),
+            left_out: 0,
+        };
+        let mut report = report(&[]);
+        report.masters[0].failovers = vec![told];
+        let mut found = std::collections::BTreeSet::new();
+        status::paths(&serde_json::to_value(&report).unwrap(), "", &mut found);
+        // Names of nodes, and what is of one kind or another.
+        let steps = "masters[].failovers[].steps[]";
+        found.retain(|path| !["nodes.", "says."].iter().any(|part| path.starts_with(&format!("{steps}.{part}"))));
+        let document = include_str!("../../docs/history.md");
+        let (of_json, _) = document.split_once("## The journal").unwrap();
+        let rows = of_json.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let documented: std::collections::BTreeSet<String> = rows.map(|(path, _)| path.to_owned()).collect();
+        assert_eq!(found, documented);
+        assert!(document.contains(&format!("the schema's version is **{SCHEMA}**")));
+        assert_eq!(SCHEMA, 1);
+        status::is_version(&found, VERSION_1);
     }
 
     #[test]

@@ -34,7 +34,7 @@ const SCHEMA: u32 = 1;
 /// The arguments.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// All that was seen, for programs: docs/status.md has the fields
+    /// All that was seen, for programs: /usr/share/doc/rolegate/status.md has the fields
     #[arg(long)]
     json: bool,
     /// Only this master name
@@ -320,6 +320,51 @@ pub(super) mod tests {
         Report { code: 2, cluster: healthy_cluster(), problems, masters, ..Report::empty(0) }
     }
 
+    /// The fields of version 1. One is added when the document gets it; none is ever taken away or renamed: that is another version.
+    const VERSION_1: &str = "schema code at took_ms error cluster cluster.seen_from cluster.error cluster.from_disk cluster.quorum cluster.maintenance_mode \
+        cluster.stonith cluster.no_quorum_policy problems problems[].severity problems[].what problems[].next masters masters[].code \
+        masters[].writers masters[].problems masters[].problems[].severity masters[].problems[].what masters[].problems[].next \
+        masters[].master masters[].resource masters[].attribute masters[].ro_port masters[].rw_port masters[].redis_port \
+        masters[].lease_ms masters[].record_error masters[].record_waits_for masters[].rules masters[].rules.by_role \
+        masters[].rules.by_fence masters[].nodes masters[].nodes[].name masters[].nodes[].address masters[].nodes[].member \
+        masters[].nodes[].member.online masters[].nodes[].member.standby masters[].nodes[].member.maintenance \
+        masters[].nodes[].member.unclean masters[].nodes[].member.pending masters[].nodes[].role masters[].nodes[].hidden_role \
+        masters[].nodes[].fence masters[].nodes[].forced masters[].nodes[].record masters[].nodes[].confirmed_off masters[].nodes[].bans \
+        masters[].nodes[].bans[].constraint masters[].nodes[].bans[].until masters[].nodes[].gate masters[].nodes[].gate.role \
+        masters[].nodes[].gate.by_blocks masters[].nodes[].gate.failed masters[].nodes[].gate.blocked masters[].nodes[].gate.unmanaged \
+        masters[].nodes[].fail_count masters[].nodes[].failures masters[].nodes[].failures[].operation \
+        masters[].nodes[].failures[].reason masters[].nodes[].failures[].degraded masters[].nodes[].redis masters[].nodes[].redis.answer \
+        masters[].nodes[].redis.why masters[].nodes[].redis.run_id masters[].nodes[].redis.version masters[].nodes[].redis.primary \
+        masters[].nodes[].redis.loading masters[].nodes[].redis.offset masters[].nodes[].redis.replicas \
+        masters[].nodes[].redis.replicas[].address masters[].nodes[].redis.replicas[].acknowledged_seconds masters[].nodes[].redis.of \
+        masters[].nodes[].redis.link_up masters[].nodes[].redis.link_down_seconds masters[].nodes[].marks \
+        masters[].nodes[].marks[].setting masters[].nodes[].marks[].value masters[].nodes[].marks[].before masters[].nodes[].keeper \
+        masters[].nodes[].lease_at_most_ms masters[].nodes[].behind masters[].nodes[].behind.bytes masters[].nodes[].behind.seconds \
+        masters[].nodes[].ro masters[].nodes[].ro.port masters[].nodes[].ro.server masters[].nodes[].ro.run_id \
+        masters[].nodes[].ro.primary masters[].nodes[].ro.loading masters[].nodes[].ro.why masters[].nodes[].rw \
+        masters[].nodes[].rw.port masters[].nodes[].rw.server masters[].nodes[].rw.run_id masters[].nodes[].rw.primary \
+        masters[].nodes[].rw.loading masters[].nodes[].rw.why masters[].sentinels masters[].sentinels[].address masters[].sentinels[].id \
+        masters[].sentinels[].error masters[].sentinels[].other_id masters[].sentinels[].stranger masters[].sentinels[].names \
+        masters[].sentinels[].names_node masters[].sentinels[].names_nobody masters[].sentinels[].names_for_seconds \
+        masters[].sentinels[].down_for_seconds masters[].sentinels[].epoch masters[].sentinels[].flags \
+        masters[].sentinels[].primary_run_id masters[].sentinels[].finishing masters[].verdict masters[].verdict.named \
+        masters[].verdict.points_at masters[].verdict.points_at_node masters[].verdict.points_for_seconds masters[].verdict.answered \
+        masters[].verdict.needed masters[].verdict.total masters[].verdict.notes masters[].firewall masters[].firewall.firewall \
+        masters[].firewall.why masters[].firewall.backend masters[].firewall.baseline masters[].firewall.ro_open_ms \
+        masters[].firewall.rw_open_ms masters[].firewall.listeners masters[].denied masters[].denied.redis masters[].denied.sentinel \
+        masters[].keeper masters[].keeper.open masters[].keeper.why masters[].last_failover masters[].last_failover.at \
+        masters[].last_failover.seconds_ago masters[].last_failover.or_earlier masters[].last_failover.from masters[].last_failover.to \
+        masters[].last_failover.cause masters[].last_failover.because";
+
+    /// That what was found are the fields of a version, no fewer and no more.
+    pub(in super::super) fn is_version(found: &std::collections::BTreeSet<String>, fields: &str) {
+        let fields: std::collections::BTreeSet<String> = fields.split_whitespace().map(str::to_owned).collect();
+        let gone: Vec<&String> = fields.difference(found).collect();
+        assert!(gone.is_empty(), "gone, which a program may read, so that it takes another version: {gone:#?}");
+        let new: Vec<&String> = found.difference(&fields).collect();
+        assert!(new.is_empty(), "new, and to be listed from now on: {new:#?}");
+    }
+
     /// Where each value of a document is: `masters[].nodes[].name`.
     pub(in super::super) fn paths(value: &serde_json::Value, at: &str, found: &mut std::collections::BTreeSet<String>) {
         match value {
@@ -351,6 +396,8 @@ pub(super) mod tests {
             "not documented: {missing:#?}\ndocumented, and not there: {gone:#?}"
         );
         assert!(document.contains(&format!("The schema's version is **{SCHEMA}**")));
+        assert_eq!(SCHEMA, 1);
+        is_version(&found, VERSION_1);
     }
 
     #[test]
