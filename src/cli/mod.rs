@@ -33,6 +33,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anstream::AutoStream;
+use anstream::stream::{AsLockedWrite, RawStream};
 use clap::{Parser, Subcommand};
 
 use crate::causes::with_causes;
@@ -55,6 +57,13 @@ use crate::together::together;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+impl Cli {
+    /// What is to be done: without a word, to show how things are.
+    fn chosen(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Status(status::Args::default()))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,7 +127,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { CliCode::Unknown } else { CliCode::Ok }.into();
         }
     };
-    let result = match cli.command.unwrap_or(Command::Status(status::Args::default())) {
+    let result = match cli.chosen() {
         Command::Status(args) => status::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::History(args) => history::run(&args),
@@ -218,7 +227,11 @@ fn say(text: impl AsRef<str>) {
 
 /// Prints text with colours, where the terminal has them (not with NO_COLOR, TERM=dumb, or into a pipe).
 fn say_in_colour(text: &str) {
-    let _closed = write!(anstream::stdout(), "{text}");
+    write_in_colour(std::io::stdout(), text);
+}
+
+fn write_in_colour<S: RawStream + AsLockedWrite>(to: S, text: &str) {
+    let _closed = write!(AutoStream::auto(to), "{text}");
 }
 
 /// A time in words: 14 s, 5 min, 2 h 5 min, 3 d 4 h.
@@ -312,6 +325,37 @@ mod tests {
     fn what_is_to_be_pasted_is_quoted() {
         let words = ["open", "node1", "--for", "10m", "--reason", "it's a b", "", "$HOME;ls"];
         assert_eq!(typed(words), r"open node1 --for 10m --reason 'it'\''s a b' '' '$HOME;ls'");
+    }
+
+    #[test]
+    fn without_a_word_it_shows_how_things_are() {
+        let command = Cli::try_parse_from(["rolegate"]).unwrap().chosen();
+        assert!(matches!(command, Command::Status(_)), "{command:?}");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        use std::fs::File;
+        use std::io::{Read, Seek};
+        if std::env::var_os("CLICOLOR_FORCE").is_some() {
+            return;
+        }
+        let text = table::styled("closed", table::style::WARN);
+        assert!(text.contains('\x1b'), "{text:?}");
+        let mut file = tempfile::tempfile().unwrap();
+        write_in_colour(file.try_clone().unwrap(), &text);
+        file.rewind().unwrap();
+        assert_eq!(std::io::read_to_string(&file).unwrap(), "closed");
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        write_in_colour(File::from(terminal.slave), &text);
+        let mut shown = [0; 100];
+        let length = File::from(terminal.master).read(&mut shown).unwrap();
+        let shown = String::from_utf8_lossy(&shown[..length]).into_owned();
+        let variable = |name: &str| std::env::var(name).ok();
+        let bare = variable("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || variable("CLICOLOR").is_some_and(|value| value == "0")
+            || variable("CI").or(variable("CLICOLOR")).is_none() && variable("TERM").is_none_or(|term| term == "dumb");
+        assert_eq!(shown, if bare { "closed" } else { text.as_str() });
     }
 
     #[test]
