@@ -106,7 +106,7 @@ pub fn write(cib: &Cib, gate: &Gate, changes: &[Change]) -> Result<(), Stop> {
             }
             _ => pacemaker::set_attribute(&change.node, attribute, change.to.as_str())?,
         }
-        info!(MASTER = %gate.params.master, NODE = %change.node, ROLE = change.to.as_str(), OPERATOR = operator(), "{}: {change}", gate.params.master);
+        info!(MASTER = %gate.params.master, NODE = %change.node, ROLE = change.to.as_str(), REASON = "what Sentinels name", OPERATOR = operator(), "{}: {change}", gate.params.master);
     }
     Ok(())
 }

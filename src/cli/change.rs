@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fence::Act;
 use super::switchover::Interruption;
 use super::{Gate, Stop, gates, init, say};
 use crate::exit::CliCode;
@@ -109,10 +110,15 @@ pub fn step_by_step(id: &str, goal: &Basis, within: Duration, again: &str) -> Re
     }
     let steps = way.len();
     for (n, next) in (1..).zip(way) {
-        if let Change::One(step) = at.change_to(&next) {
+        let change = at.change_to(&next);
+        if let Change::One(step) = &change {
             say(format!("step {n} of {steps}: {step}"));
         }
         write(id, &next, again)?;
+        if let Change::One(step) = &change {
+            let act = Act { reason: "init --replace", ..Act::default() };
+            act.note([&gate], &format!("the record is changed, step {n} of {steps}: {step}"));
+        }
         followed(id, within, &interruption, again)?;
         at = next;
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Gate, Stop, change, fence, gates, init, look, say};
+use super::{Gate, Stop, change, fence, gates, init, local, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::gate::{self, GateError};
@@ -25,6 +25,8 @@ use crate::settings::Settings;
 use crate::stand;
 use crate::switchover;
 use crate::together::together;
+
+const ACT: fence::Act = fence::Act { node: None, role: None, reason: "deinit" };
 
 /// How long Pacemaker may take to stop a gate everywhere.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -61,7 +63,7 @@ pub struct Args {
 /// `rolegate deinit`.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
     if args.local {
-        return local(args.dry_run);
+        return of_node(args.dry_run);
     }
     let settings = Settings::load()?;
     let cluster = look()?;
@@ -118,6 +120,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         quorum()?;
         for gate in &running {
             pacemaker::disable(&gate.resource.outer_id)?;
+            ACT.note([*gate], &format!("{} is disabled", gate.resource.outer_id));
         }
     }
     let nodes: Vec<String> = cluster.cib.nodes.iter().map(|node| node.name.clone()).collect();
@@ -139,9 +142,13 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     }
     // Last: the tools override quorum, and a minority's edits can win the merge.
     quorum()?;
-    for removal in &removals {
-        removal.carry_out()?;
-    }
+    let taken = removals.iter().try_for_each(Removal::carry_out);
+    let what = match &taken {
+        Ok(()) => "what init has put into the cluster is taken out".to_owned(),
+        Err(stop) => format!("what init has put into the cluster is not all taken out: {}", stop.message),
+    };
+    ACT.note(&chosen, &what);
+    taken?;
     for note in priorities(&chosen, &settings) {
         say(format!("note: {note}"));
         code = CliCode::Warning;
@@ -369,7 +376,7 @@ fn number(reply: &Value) -> Option<u32> {
 }
 
 /// `rolegate deinit --local`.
-fn local(dry_run: bool) -> Result<CliCode, Stop> {
+fn of_node(dry_run: bool) -> Result<CliCode, Stop> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Stop::refused("the firewall and the keeper's files are root's: run it as root"));
     }
@@ -406,6 +413,7 @@ fn local(dry_run: bool) -> Result<CliCode, Stop> {
                 _ => {}
             }
         }
+        local::note(None, "deinit --local", "what a gate left on this node is taken out");
     }
     for file in &waiting {
         let before = fs::read_to_string(file).unwrap_or_default();

@@ -132,13 +132,8 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
         None => {
             let marker = marker(CLOSED_BY, &operator(), SystemTime::now(), args.reason.as_deref());
             pacemaker::set_attribute(name, FENCE_ATTRIBUTE, &marker)?;
-            info!(
-                NODE = name,
-                ROLE = "fail",
-                REASON = args.reason,
-                OPERATOR = operator(),
-                "{name} is fenced: {marker}"
-            );
+            let act = Act { role: Some(Role::Fail), ..Act::on(name, args.reason.as_deref().unwrap_or("fence")) };
+            act.note(gates, &format!("{name} is fenced: {marker}"));
         }
     }
     for gate in gates {
@@ -223,7 +218,7 @@ pub(super) fn unfence_in_cluster(name: &str, lifted: bool) -> Result<CliCode, St
     let was = marker.is_some() || lifted;
     if marker.is_some() {
         pacemaker::delete_attribute(name, FENCE_ATTRIBUTE)?;
-        info!(NODE = name, OPERATOR = operator(), "{name} is no longer fenced");
+        Act::on(name, "unfence").note(gates, &format!("{name} is no longer fenced"));
         say(format!("{name} is no longer fenced"));
     }
     if !here && marker.is_some_and(|marker| marker.contains(ITSELF)) {
@@ -514,6 +509,39 @@ pub(super) fn operator() -> String {
     });
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
     format!("{}@{}", user.unwrap_or_else(|| "unknown".to_owned()), host.unwrap_or_else(|_| "unknown".to_owned()))
+}
+
+/// What an operator has done, for the journal ([`crate::logging`]).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Act<'a> {
+    /// The node that it is about, where it is about one.
+    pub(super) node: Option<&'a str>,
+    /// What the node is by that.
+    pub(super) role: Option<Role>,
+    /// Why: as the operator says, else the command.
+    pub(super) reason: &'a str,
+}
+
+impl<'a> Act<'a> {
+    /// On one node.
+    pub(super) fn on(node: &'a str, reason: &'a str) -> Self {
+        Act { node: Some(node), role: None, reason }
+    }
+
+    /// One record for each of `gates`, so that each is found by its MASTER; without any, one that has none.
+    pub(super) fn note<'b>(&self, gates: impl IntoIterator<Item = &'b Gate>, what: &str) {
+        let mut masters = gates.into_iter().map(|gate| gate.params.master.as_str()).peekable();
+        if masters.peek().is_none() {
+            self.write(None, what);
+        }
+        masters.for_each(|master| self.write(Some(master), &format!("{master}: {what}")));
+    }
+
+    fn write(&self, master: Option<&str>, what: &str) {
+        let Act { node, role, reason } = *self;
+        let role = role.map(Role::as_str);
+        info!(MASTER = master, NODE = node, ROLE = role, REASON = reason, OPERATOR = operator(), "{what}");
+    }
 }
 
 /// What was done, by whom, when and why: for a fence the value of [`FENCE_ATTRIBUTE`]. Others print it: nothing in it may end a line or a quotation.

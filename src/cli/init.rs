@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::fence::operator;
+use super::fence::{Act, operator};
 use super::found::{self, Found, Given};
 use super::judge::without_quorum;
 use super::probe;
@@ -221,6 +221,10 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     }
     if !plan.constraints.is_empty() {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;
+    }
+    if !(plan.constraints.is_empty() && plan.meta.is_empty()) {
+        let act = Act { reason: "init", ..Act::default() };
+        act.note([&gate], &format!("location rules or meta-attributes of {} were written", gate.resource.id));
     }
     assign::write(&cluster.cib, &gate, &changes)?;
     if steps.is_some() || !waits.is_empty() && !replaces {

@@ -2,15 +2,17 @@
 
 use std::time::SystemTime;
 
-use super::fence::{marker, operator, unfence_in_cluster};
+use super::fence::{Act, marker, operator, unfence_in_cluster};
 use super::{Cluster, Stop, gates, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::gate::{Desired, Gate, Ports};
+use crate::keeper::known_node_name;
 use crate::keeper::socket::{self, Request};
 use crate::local_fence::{ITSELF, LocalFence};
 use crate::pacemaker::{self, FENCE_ATTRIBUTE};
 use crate::permission;
+use crate::role::Role;
 use crate::settings::Settings;
 
 /// The ports of the gates of this node, by what stands on its disk and what Pacemaker has permitted; the usual ones where nothing does.
@@ -21,6 +23,15 @@ fn ports() -> Vec<Ports> {
     ports.sort_unstable_by_key(|ports| (ports.rw, ports.ro, ports.redis));
     ports.dedup();
     if ports.is_empty() { vec![Ports::default()] } else { ports }
+}
+
+/// Notes in the journal what was done on this node, by what stands on its disk.
+pub(super) fn note(role: Option<Role>, reason: &str, what: &str) {
+    let cib = pacemaker::read_cib_on_disk().ok();
+    let host = || Some(nix::unistd::gethostname().ok()?.to_string_lossy().into_owned());
+    let me = cib.as_ref().and_then(known_node_name).or_else(host);
+    let gates = cib.as_ref().map(|cib| gates(cib).0).unwrap_or_default();
+    Act { node: me.as_deref(), role, reason }.note(&gates, what);
 }
 
 /// What closes a node's ports where no fence can be set: while they run, a monitor or the keeper would open what may be open.
@@ -70,6 +81,12 @@ pub fn fence(reason: Option<&str>) -> Result<CliCode, Stop> {
             }
         }
     }
+    let what = match (&set, failed) {
+        (Err(error), _) => format!("no fence can be set on this node: {error}"),
+        (Ok(_), false) => format!("this node is fenced by itself: {text}"),
+        (Ok(_), true) => format!("this node is fenced by itself, and not all ports were seen closed: {text}"),
+    };
+    note(Some(Role::Fail), reason.unwrap_or("fence --local"), &what);
     let lasts = set.map_err(|error| {
         let then = last_resort(&ports);
         Stop::refused(format!("no fence can be set ({error}): what may open opens again. To keep it closed: {then}"))
@@ -102,6 +119,9 @@ pub fn unfence() -> Result<CliCode, Stop> {
     root("rolegate unfence --local")?;
     let was = LocalFence::default().read();
     LocalFence::default().lift().map_err(|error| Stop::refused(format!("the fence stands: {error}")))?;
+    if was.is_some() {
+        note(None, "unfence --local", "this node is no longer fenced by itself");
+    }
     say(if was.is_some() { "this node is no longer fenced by itself" } else { "this node was not fenced by itself" });
     let not_asked = |why: &str| {
         say(format!(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::facts::lively;
-use super::fence::{marker, operator};
+use super::fence::{Act, marker, operator};
 use super::probe::{self, Port};
 use super::{Gate, Stop, gates, look, say};
 use crate::exit::CliCode;
@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         let before = Said::read(node.permanent(&attribute));
         let by = marker("by", &operator(), SystemTime::now(), args.reason.as_deref());
         write(name, &attribute, &Said { shown: Shown::Off, boot: before.boot, by }.text())?;
+        Act::on(name, "confirm-off").note([gate], &format!("{name} is confirmed off"));
     }
     say(format!("{name} is confirmed off, until it shows up"));
     Ok(CliCode::Ok)

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::facts::{self, ClusterFacts, Group, Member, NodeFacts, Server};
-use super::fence::{marker, operator, utc};
+use super::fence::{Act, marker, operator, utc};
 use super::judge;
 use super::probe::{self, Port};
 use super::status::no_such_master;
@@ -22,6 +22,7 @@ use crate::forced::{Force, PREPARES, Store, now_ms};
 use crate::gate::{self, Desired, Want};
 use crate::keeper::socket::{self, Report, Request};
 use crate::local_fence::LocalFence;
+use crate::role::Role;
 use crate::settings::Settings;
 
 /// How long a look may take.
@@ -387,6 +388,8 @@ fn force(args: &Args, gate: &Gate, settings: &Settings, time: Duration) -> Resul
         look_at_once(gate);
         return Err(stop);
     }
+    let act = Act::on(&args.node, args.reason.as_deref().unwrap_or("open --force"));
+    Act { role: Some(Role::Primary), ..act }.note([gate], &force.text);
     (force.opened, force.until_ms) = (true, now_ms() + millis(time));
     if let Err(error) = store.write(&force) {
         say(format!("warning: {error}: the keeper closes it in {} s", PREPARES.as_secs()));
@@ -468,6 +471,9 @@ fn cancel(args: &Args) -> Result<CliCode, Stop> {
         let port = gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)
             .and_then(|gate| gate.set(Desired { ro: Want::Keep, rw: Want::Close }));
         look_at_once(gate);
+        let seen = if port.is_ok() { "is closed" } else { "was not seen closed" };
+        let act = Act::on(&me, args.reason.as_deref().unwrap_or("open --cancel"));
+        act.note([gate], &format!("{rw} of {me} is forced open by hand no more, and {seen}"));
         match port {
             Ok(_) => {
                 closed += 1;

@@ -333,7 +333,7 @@ impl Group {
         let lines = record.sentinels().iter().map(|sentinel| {
             Line::to(sentinel, handover::Place { gate: gate_id, master: &params.master, node: &node.name }, &common)
         });
-        let hand = hand::Keeper::new(&common.me, gate_id, &params.attribute, writers(&params, &record, &node));
+        let hand = hand::Keeper::new(&common.me, gate_id, &params, writers(&params, &record, &node));
         let lines = lines.collect();
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

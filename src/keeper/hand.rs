@@ -17,6 +17,7 @@ use crate::forced::{self, Around, Force, Store};
 use crate::gate::LONGEST;
 use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, FENCE_ATTRIBUTE, PacemakerError, cib::Node};
+use crate::params::Params;
 use crate::permission::{DIRECTORY, file_of, replace};
 
 /// From one attempt to tell the cluster to the next.
@@ -30,11 +31,12 @@ const CONNECTS_WITHIN: Duration = Duration::from_millis(300);
 /// See the module.
 pub struct Keeper {
     me: String,
+    master: String,
     /// The attribute that shows a force.
     attribute: String,
     local: LocalFence,
     store: Store,
-    /// Stands there as long as the attribute may.
+    /// Stands there as long as the attribute may: the attribute's text, and nothing that a release could read otherwise.
     shown_file: PathBuf,
     fence: Option<String>,
     force: Option<Force>,
@@ -52,19 +54,20 @@ pub struct Keeper {
 
 /// What the cluster has been told.
 enum Told {
-    Fence,
+    Fence(String),
     Force(String),
     /// That it is over.
     NoForce,
 }
 
 impl Keeper {
-    /// Of the gate resource `gate`, on the node `me`, whose role the attribute `role` carries; `others` are the other nodes' read-write ports.
-    pub fn new(me: &str, gate: &str, role: &str, others: Vec<(String, SocketAddr)>) -> Self {
+    /// Of the gate resource `gate` with these parameters, on the node `me`; `others` are the other nodes' read-write ports.
+    pub fn new(me: &str, gate: &str, params: &Params, others: Vec<(String, SocketAddr)>) -> Self {
         let shown_file = file_of(Path::new(DIRECTORY), "shown", gate);
         let mut keeper = Keeper {
             me: me.to_owned(),
-            attribute: forced::attribute(role),
+            master: params.master.clone(),
+            attribute: forced::attribute(&params.attribute),
             local: LocalFence::default(),
             store: Store::new(gate),
             shown: fs::read_to_string(&shown_file).ok(),
@@ -159,7 +162,8 @@ impl Keeper {
             }
             if let Some(fence) = fence {
                 let fence = if fence.is_empty() { "ports closed by operator" } else { &fence };
-                return pacemaker::set_attribute(&me, FENCE_ATTRIBUTE, fence).map(|()| Told::Fence).map_err(text);
+                pacemaker::set_attribute(&me, FENCE_ATTRIBUTE, fence).map_err(text)?;
+                return Ok(Told::Fence(fence.to_owned()));
             }
             match force {
                 Some(force) => {
@@ -193,8 +197,8 @@ impl Keeper {
             Ok(told) => {
                 self.said.clear();
                 match told {
-                    Told::Fence => {
-                        info!("the cluster knows that this node is fenced");
+                    Told::Fence(fence) => {
+                        info!(MASTER = %self.master, NODE = %self.me, ROLE = "fail", REASON = %fence, "{}: the cluster knows that this node is fenced", self.master);
                         // What stands on the disk is read again some time later.
                         self.not_before = Some(Instant::now() + PAUSE);
                     }
@@ -205,7 +209,7 @@ impl Keeper {
             Err(why) => {
                 self.not_before = Some(Instant::now() + PAUSE);
                 if self.said != why {
-                    warn!("what was done by hand on this node is not shown in the cluster yet: {why}");
+                    warn!(MASTER = %self.master, NODE = %self.me, REASON = %why, "what was done by hand on this node is not shown in the cluster yet: {why}");
                     self.said = why;
                 }
             }

@@ -57,6 +57,7 @@ use events::SentinelEvent;
 use group::{Common, Group, Note};
 use handover::Lines;
 use history::History;
+use priority::Priority;
 use socket::{Asked, Request};
 
 /// Held by the one keeper of a node.
@@ -276,7 +277,7 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
             let redis = running.redis;
             end(running).await;
             stand::forget(&id);
-            put_priority_back(common, &id, redis);
+            put_priority_back(common, &master, &id, redis);
             let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
             let close = move || {
                 let gate = Gate::new(ports, firewall, within)?;
@@ -335,7 +336,7 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
             // Its record was taken away (rolegate deinit), or has this node no more.
             if let Some(running) = groups.remove(&id) {
                 info!("gate {id} has no record with this node any more");
-                put_priority_back(common, &id, running.redis);
+                put_priority_back(common, &guard.params.master, &id, running.redis);
             }
             told &= without_a_place(common, cib, &guard).await;
             continue;
@@ -375,13 +376,14 @@ fn redis_of(common: &Common, guard: &Guard) -> Option<SocketAddr> {
 }
 
 /// Where a gate is not kept any more, its Redis gets the replica-priority that it had.
-fn put_priority_back(common: &Common, id: &str, redis: SocketAddr) {
-    let (gate, settings) = (id.to_owned(), common.settings.clone());
+fn put_priority_back(common: &Common, master: &str, id: &str, redis: SocketAddr) {
+    let (priority, gate) = (Priority::new(&common.me, master, id), id.to_owned());
+    let settings = common.settings.clone();
     tokio::spawn(async move {
         // Its Redis may be down just now.
         for _ in 0..LEAVES {
-            let (id, settings) = (gate.clone(), settings.clone());
-            let Ok(Err(why)) = spawn_blocking(move || veto::leave(&id, redis, &settings)).await else { return };
+            let (priority, settings) = (priority.clone(), settings.clone());
+            let Ok(Err(why)) = spawn_blocking(move || veto::leave(&priority, redis, &settings)).await else { return };
             warn!(gate = %gate, "replica-priority is not put back: {why}");
             tokio::time::sleep(READ_AGAIN).await;
         }

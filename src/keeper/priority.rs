@@ -14,16 +14,19 @@ use crate::switchover;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where it is kept, for one gate.
+/// Where it is kept, for one gate: the number alone.
 #[derive(Debug, Clone)]
 pub struct Priority {
+    me: String,
+    master: String,
     path: PathBuf,
 }
 
 impl Priority {
-    /// That of the gate resource `instance`.
-    pub fn new(instance: &str) -> Self {
-        Priority { path: Path::new(memory::DIRECTORY).join(format!("priority-{}", memory::file_name(instance))) }
+    /// That of the gate resource `instance`, of `master`, on the node `me`.
+    pub fn new(me: &str, master: &str, instance: &str) -> Self {
+        let path = Path::new(memory::DIRECTORY).join(format!("priority-{}", memory::file_name(instance)));
+        Priority { me: me.to_owned(), master: master.to_owned(), path }
     }
 
     /// Whether a value waits to be put back.
@@ -60,15 +63,17 @@ impl Priority {
                 // First: a keeper that ends in between knows what to put back.
                 self.write(now)?;
                 ask(&["CONFIG", "SET", "replica-priority", "0"])?;
-                info!("replica-priority is 0 (it was {now}): Pacemaker does not let this node be primary");
+                let (master, me) = (&self.master, &self.me);
+                info!(MASTER = %master, NODE = %me, REASON = "refused", "{master}: replica-priority is 0 (it was {now}): Pacemaker does not let this node be primary");
                 Ok(())
             }
             (false, 0, Some(before)) => {
+                let (master, me) = (&self.master, &self.me);
                 ask(&["CONFIG", "SET", "replica-priority", &before.to_string()])?;
                 if let Err(why) = ask(&["CONFIG", "REWRITE"]) {
-                    info!("replica-priority {before} is not made permanent: {why}");
+                    info!(MASTER = %master, NODE = %me, REASON = %why, "{master}: replica-priority {before} is not made permanent: {why}");
                 }
-                info!("replica-priority is {before} again");
+                info!(MASTER = %master, NODE = %me, REASON = "no longer refused", "{master}: replica-priority is {before} again");
                 self.remove()
             }
             (false, _, _) => self.remove(),

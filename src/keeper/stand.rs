@@ -40,6 +40,8 @@ pub fn basis(params: &Params) -> Option<Basis> {
 
 /// What this node stands on, of one gate.
 pub struct Standing {
+    me: String,
+    master: String,
     gate: String,
     attribute: String,
     path: PathBuf,
@@ -132,10 +134,11 @@ impl Standing {
         let boot = boot_id();
         let says = own_said(cib, me, &attribute(master), boot_tag(&boot));
         let holds = holds.filter(|basis| says == Shown::Never || says.names(&basis.digest()));
-        Standing::under(Path::new(permission::DIRECTORY), &boot, gate, master, holds.cloned())
+        Standing::under(Path::new(permission::DIRECTORY), &boot, (me, gate, master), holds.cloned())
     }
 
-    fn under(directory: &Path, boot: &str, gate: &str, master: &str, holds: Option<Basis>) -> Self {
+    fn under(directory: &Path, boot: &str, of: (&str, &str, &str), holds: Option<Basis>) -> Self {
+        let (me, gate, master) = of;
         let path = directory.join(format!("record-{}", file_name(gate)));
         let written = match fs::read_to_string(&path) {
             Ok(text) => understood(&text, boot).unwrap_or_else(|| {
@@ -150,6 +153,8 @@ impl Standing {
         };
         let (on, last) = written.map_or((None, None), |(on, last)| (Some(on), last));
         Standing {
+            me: me.to_owned(),
+            master: master.to_owned(),
             gate: gate.to_owned(),
             attribute: attribute(master),
             path,
@@ -245,7 +250,7 @@ impl Standing {
             Err(why) => {
                 self.not_before = Some(Instant::now() + PAUSE_WHILE_WAITING);
                 if self.why.as_ref() != Some(&why) {
-                    warn!(gate = %self.gate, "it cannot be told in the cluster which record this node stands on: {why}");
+                    warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %why, "it cannot be told in the cluster which record this node stands on: {why}");
                 }
                 self.why = Some(why);
                 return Do::Nothing;
@@ -261,7 +266,7 @@ impl Standing {
                 _ => "the record has changed".to_owned(),
             }),
             Next::Void => {
-                warn!(gate = %self.gate, "others stand on another record than this node, which was taken for off: it begins anew");
+                warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = "other nodes stand on another record", "others stand on another record than this node, which was taken for off: it begins anew");
                 Do::Close("other nodes stand on another record".to_owned())
             }
             Next::Wait(_) | Next::TooFar => {
@@ -280,7 +285,7 @@ impl Standing {
                 if let Err(error) = self.write() {
                     warn!(gate = %self.gate, "{error}");
                 }
-                info!(gate = %self.gate, "this node stands on the record {digest}");
+                info!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = "record", "this node stands on the record {digest}");
                 self.why = None;
                 Do::Follow
             }
@@ -296,7 +301,7 @@ impl Standing {
                 }
                 self.unsettled = true;
                 if let Some(Change::One(step)) = on.map(|on| on.change_to(wanted)) {
-                    info!(gate = %self.gate, "this node goes on to the record {to}: {step}");
+                    info!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %step, "this node goes on to the record {to}: {step}");
                 }
                 self.why = None;
                 Do::Follow
@@ -324,7 +329,7 @@ impl Standing {
             }
         };
         if self.why.as_ref() != Some(&why) {
-            warn!(gate = %self.gate, "{why}");
+            warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %why, "{why}");
         }
         self.why = Some(why);
     }
@@ -515,7 +520,7 @@ mod tests {
     }
 
     fn then(directory: &Path, boot: &str, holds: Option<Basis>) -> Standing {
-        Standing::under(directory, boot, "Redis/Gate", "mymaster", holds)
+        Standing::under(directory, boot, ("node1", "Redis/Gate", "mymaster"), holds)
     }
 
     fn say(shown: Shown<String>, wanted: &Basis) -> Result<Outcome, String> {

@@ -451,7 +451,7 @@ impl Keeper {
 
     /// For one master name.
     pub fn new(site: Site) -> Self {
-        let priority = Priority::new(&site.gate);
+        let priority = Priority::new(&site.me, &site.master, &site.gate);
         Keeper {
             is_kept: priority.is_kept(),
             site,
@@ -645,8 +645,7 @@ fn pacemaker_is_idle() -> Result<bool, String> {
 ///
 /// # Errors
 /// Why its Redis has still the replica-priority of a refused node.
-pub fn leave(gate: &str, redis: SocketAddr, settings: &Settings) -> Result<(), String> {
-    let priority = Priority::new(gate);
+pub fn leave(priority: &Priority, redis: SocketAddr, settings: &Settings) -> Result<(), String> {
     if priority.is_kept() { priority.set(redis, &settings.redis, false) } else { Ok(()) }
 }
 

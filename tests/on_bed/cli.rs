@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::moves::recorded;
 use super::variants::keeper_log;
 use crate::OnBed;
 use crate::bed::{Bed, Host, NODES, address, gates, wait_for};
@@ -106,6 +107,7 @@ fn init(bed: &Bed) -> Result<()> {
     let primary = bed.primary()?.name().to_owned();
     let done = rolegate(&node, &["init"])?;
     ensure!(done.code == 0 && done.text.contains(&format!("Done: {primary} takes writes")), "{done:?}");
+    recorded(&node, None, "init", "the record of RedisGate was written")?;
     ensure!(gates::open_gates(bed)? == [primary.as_str()], "open on {:?}", gates::open_gates(bed)?);
     wait_status(&node, 0, "\"code\": 0")?;
 
@@ -126,6 +128,10 @@ fn status(bed: &Bed) -> Result<()> {
     let report = wait_status(&replica, 0, "\"code\": 0")?;
     let group = &report["masters"][0];
     ensure!(group["writers"] == serde_json::json!([primary]), "{group:#}");
+    // Without a word it says the same, and without colours where no terminal is.
+    let bare = rolegate(&replica, &[])?;
+    let is_status = bare.text.starts_with(&format!("mymaster: HEALTHY: {primary} takes writes"));
+    ensure!(bare.code == 0 && is_status && !bare.text.contains('\x1b'), "{bare:?}");
 
     let (server, sentinel) = (bed.server().unit(), bed.server().sentinel());
     replica.ask("systemctl", &["stop", server])?;
@@ -253,6 +259,7 @@ fn fence(bed: &Bed) -> Result<()> {
     let open = gates::open_gates(bed)?;
     let [writer] = open.as_slice() else { bail!("6381 is open on {open:?}: {said:?}") };
     ensure!(said.code == 0 && said.text.contains(&format!("mymaster: {writer} takes writes")), "{said:?}");
+    recorded(&node, Some(primary), "a \"trial\"", &format!("{primary} is fenced: ports closed by operator"))?;
     wait_status(&node, 1, "ports closed by operator")?;
 
     // The others may not be chosen: nobody can take over.
@@ -275,6 +282,7 @@ fn fence(bed: &Bed) -> Result<()> {
     let lifted = rolegate(&node, &["unfence", writer])?;
     ensure!(lifted.code == 0 && lifted.text.contains(&format!("{writer} takes writes")), "{lifted:?}");
     ensure!(gates::open_gates(bed)? == [writer]);
+    recorded(&node, Some(writer), "unfence", "is no longer fenced")?;
     let again = rolegate(&node, &["unfence", writer])?;
     ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
     rolegate(&node, &["unfence", primary])?;

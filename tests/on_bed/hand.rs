@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::cli::{healthy, rolegate, wait_status};
+use super::moves::recorded;
 use super::variants::keeper_log;
 use crate::OnBed;
 use crate::bed::{Bed, Host, NODES, gates, wait_for};
@@ -57,6 +58,7 @@ fn fenced_by_itself(bed: &Bed) -> Result<()> {
         let state = state(&node)?;
         ensure!(state["ro"]["open"] == false && state["rw"]["open"] == false, "{state}");
         ensure!(said.code == 0 && said.text.contains("rolegate unfence --local"), "{said:?}");
+        recorded(&node, Some(name), "a trial", "this node is fenced by itself")?;
         node.sh("systemctl restart rolegate-keeper")?;
         stays_closed(&node, Duration::from_secs(3))?;
         let again = rolegate(&node, &["fence", "--local"])?;
@@ -81,6 +83,7 @@ fn fenced_by_itself(bed: &Bed) -> Result<()> {
     stays_closed(&node, Duration::from_secs(1))?;
     let lifted = rolegate(&node, &["unfence", "--local"])?;
     ensure!(lifted.text.contains("no longer fenced by itself"), "{lifted:?}");
+    recorded(&node, Some(name), "unfence --local", "no longer fenced by itself")?;
     wait_status(&writer, 0, "\"code\": 0")?;
     let again = rolegate(&node, &["unfence", "--local"])?;
     ensure!(again.code == 0 && again.text.contains("was not fenced"), "{again:?}");
@@ -141,6 +144,7 @@ fn gives_way(bed: &Bed) -> Result<()> {
     ensure!(gates::open_gates(bed)? == [primary], "open on {:?}", gates::open_gates(bed)?);
     let mark = marked(&node)?;
     ensure!((55_000..80_000).contains(&mark), "it is marked {mark}");
+    recorded(&node, Some(primary), "a trial", "6381 forced open until")?;
     let report = wait_status(&one, 2, "forced open until")?.to_string();
     ensure!(report.contains("a trial"), "{report}");
     ensure!(one.ask("crm_mon", &["-1A"])?.contains("redis_role_forced"), "not in crm_mon");
@@ -227,6 +231,7 @@ fn ends_by_itself(bed: &Bed) -> Result<()> {
         let said = rolegate(&node, &["open", "--cancel", primary])?;
         ensure!(said.code == 0 && said.text.contains(&text) && state(&node)?["rw"]["open"] == false, "{said:?}");
     }
+    recorded(&node, Some(primary), "open --cancel", "is forced open by hand no more, and is closed")?;
     let said = force(&node, "60s", dead)?;
     ensure!(said.code == 0, "{said:?}");
     let said = rolegate(&node, &["fence", "--local"])?;

@@ -189,10 +189,43 @@ fn told(bed: &Bed, old: &str) -> Result<()> {
         }
     }
     for (node, wanted) in [(bed.host(old)?, "closed"), (new, "open")] {
-        let all = node.ask("journalctl", &["-q", "-o", "cat", "MASTER=mymaster", &format!("NODE={}", node.name())])?;
-        ensure!(all.contains(&format!("6381 is {wanted} for writing")), "{}: {all}", node.name());
+        let all = journal(&node, &["-t", "rolegate-keeper", "MASTER=mymaster", &format!("NODE={}", node.name())])?;
+        let text = format!("6381 is {wanted} for writing");
+        let is_it = |record: &&Value| record["MESSAGE"].as_str().is_some_and(|message| message.contains(&text));
+        let record =
+            all.iter().rev().find(is_it).with_context(|| format!("{}: no {text:?} in {all:#?}", node.name()))?;
+        let epoch: u64 = record["EPOCH"].as_str().context("EPOCH")?.parse()?;
+        let why = record["REASON"].as_str().unwrap_or_default();
+        match wanted {
+            "open" => ensure!(record["ROLE"] == "primary" && epoch > 0, "{record:#}"),
+            _ => ensure!(
+                !why.is_empty() && record["MESSAGE"].as_str().is_some_and(|text| text.ends_with(why)),
+                "{record:#}"
+            ),
+        }
     }
     Ok(())
+}
+
+/// The records in the journal of a node that these words choose, the oldest first.
+fn journal(on: &Host, words: &[&str]) -> Result<Vec<Value>> {
+    let text = on.ask("journalctl", &[&["--quiet", "--output=json"], words].concat())?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// That the journal of the node on which it was typed has what an operator has done: with its fields, and a message that says so.
+pub(super) fn recorded(on: &Host, node: Option<&str>, reason: &str, says: &str) -> Result<()> {
+    wait_for(&format!("a record of {reason}"), Duration::from_secs(10), || {
+        let all = journal(on, &["-t", "rolegate", "MASTER=mymaster"])?;
+        let is_it = |record: &Value| {
+            record["REASON"] == reason
+                && record["NODE"].as_str() == node
+                && record["OPERATOR"].as_str().is_some_and(|who| who.contains('@'))
+                && record["MESSAGE"].as_str().is_some_and(|message| message.contains(says))
+        };
+        ensure!(all.iter().any(is_it), "none of these says {says:?} of {node:?}: {all:#?}");
+        Ok(())
+    })
 }
 
 fn by_hand(bed: &Bed) -> Result<()> {

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::cli::{Said, healthy, rolegate, wait_status};
+use super::moves::recorded;
 use crate::OnBed;
 use crate::bed::{Bed, Host, gates, project, wait_for};
 
@@ -260,6 +261,7 @@ fn deinit(bed: &Bed) -> Result<()> {
     node.ask("crm_attribute", &["-N", "node1", "-n", "ops_own", "-v", "1"])?;
     let done = rolegate(&node, &["deinit", "--disable"])?;
     ensure!(done.code == 0 && done.text.contains("Done."), "{done:?}");
+    recorded(&node, None, "deinit", "what init has put into the cluster is taken out")?;
     let left = configuration()?;
     for gone in
         ["redis_role", "redis_fence", "name=\"sentinels\"", "name=\"nodes\"", "failure-timeout", "RedisGate-closed"]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::cli::{healthy, rolegate, wait_status};
+use super::moves::recorded;
 use super::variants::undisturbed;
 use crate::OnBed;
 use crate::bed::load::{Bounds, Load, Writer};
@@ -66,6 +67,7 @@ fn replaced(bed: &Bed) -> Result<()> {
     let said = rolegate(&node, &["init", "--replace"])?;
     let steps = ["step 1 of 2", "is removed", "step 2 of 2", "is added", "all nodes stand on it"];
     ensure!(said.code == 0 && steps.iter().all(|step| said.text.contains(step)), "{said:?}");
+    recorded(&node, None, "init --replace", "step 2 of 2")?;
     ensure!(sentinels(&node)?.contains(&id));
     let on = says(&node, &node)?;
     for of in bed.nodes() {
@@ -217,6 +219,7 @@ fn down(bed: &Bed) -> Result<()> {
     ensure!(no.code == 2 && no.text.contains("--yes"), "{no:?}");
     let yes = rolegate(&node, &["confirm-off", other, "--yes"])?;
     ensure!(yes.code == 0 && yes.text.contains("two nodes may take writes"), "{yes:?}");
+    recorded(&node, Some(other), "confirm-off", "is confirmed off")?;
     let second = all_on(other, &first)?;
     ensure!(second != first);
     wait_status(&node, 1, &format!("{other} was confirmed off by"))?;
