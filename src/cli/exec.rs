@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::fence::Act;
 use super::table::{Cell, style, table};
 use super::{Gate, Stop, facts, gates, say, say_in_colour};
 use crate::commands::{self, Kind};
@@ -27,6 +28,9 @@ use crate::server::{self, AskError, Credentials, Value};
 use crate::settings::{Settings, look_at_credentials, password_in};
 use crate::times;
 use crate::together::together;
+
+/// The version of what `--json` prints. README.md has its fields; `docs/status.md` says what a new one means.
+const SCHEMA: u32 = 1;
 
 /// How long Pacemaker may take to say where the nodes are; then what is on this node's disk has to do.
 const PACEMAKER: Duration = Duration::from_secs(2);
@@ -138,6 +142,11 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
             Answer { target, wrote, reply: reply.unwrap_or(Err(AskError::Silent)) }
         })
         .collect();
+    let not_sent = |answer: &&Answer| matches!(answer.reply, Err(AskError::Refused | AskError::Denied(_)));
+    for answer in answers.iter().filter(|answer| answer.wrote && !not_sent(answer)) {
+        // Arguments may be secrets.
+        Act::on(&answer.target.name, "exec").note([&gate], &format!("{} was sent", shown(&words[0])));
+    }
     if args.json {
         say(json(&words, &gate.params.master, &answers));
     } else {
@@ -477,7 +486,7 @@ fn json(words: &[Vec<u8>], master: &str, answers: &[Answer]) -> String {
         })
         .collect();
     let command: Vec<serde_json::Value> = words.iter().map(|word| bytes_as_json(word)).collect();
-    format!("{:#}", json!({ "master": master, "command": command, "nodes": nodes }))
+    format!("{:#}", json!({ "schema": SCHEMA, "master": master, "command": command, "nodes": nodes }))
 }
 
 /// Text as a string; what is none as `{"hex": "..."}`, an error as `{"error": "..."}`, a map as `{"map": [[key, value], ...]}`.
@@ -671,6 +680,14 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&json(&[b"GET".to_vec(), vec![0xff]], "m", &answers)).unwrap();
         assert_eq!((&json["nodes"][0]["reply"], &json["command"][1]["hex"]), (&json!("v"), &json!("ff")));
+        let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        // Those of version 1, of which none is ever taken away.
+        assert_eq!(
+            (&json["schema"], names(&json)),
+            (&json!(1), ["command", "master", "nodes", "schema"].map(String::from).into())
+        );
+        assert_eq!(names(&json["nodes"][0]), ["address", "node", "reply", "role"]);
+        assert_eq!(names(&json["nodes"][2]), ["address", "missing", "node", "role"]);
         assert!(json["nodes"][1]["reply"].is_null() && json["nodes"][2].get("reply").is_none());
         let blocks = [answer(0, Ok(bulk(b"a:1\r\nb:2\r\n"))), answer(1, Err(AskError::Refused))];
         let shown = anstream::adapter::strip_str(&text(&blocks, true)).to_string();
