@@ -112,6 +112,8 @@ impl Found {
 pub struct Given<'a> {
     /// `--node`.
     pub nodes: &'a [NodeEntry],
+    /// The nodes of the record that there is, but for those that are to leave it.
+    pub recorded: &'a [NodeEntry],
     /// The addresses by which each node is known.
     pub known: &'a BTreeMap<String, Vec<IpAddr>>,
     /// The cluster.
@@ -301,6 +303,19 @@ fn nodes(
             several => wrong.push(format!("{address} fits several nodes ({several:?}): say --node NAME={address}")),
         }
     }
+    for old in given.recorded {
+        let is_there = |entry: &NodeEntry| {
+            entry.name.eq_ignore_ascii_case(&old.name) || canonical(entry.address) == canonical(old.address)
+        };
+        // Behind a SENTINEL RESET replicas are unknown for some seconds: no reason to take a node's right to open away.
+        if given.cib.node(&old.name).is_some() && !entries.iter().any(is_there) {
+            notes.push(format!(
+                "Sentinels know no Redis of {0} now: it stays in the record (rolegate init --replace --without {0} takes it out)",
+                old.name
+            ));
+            entries.push(old.clone());
+        }
+    }
     for entry in &entries {
         if entry.address.port() != given.redis_port {
             wrong.push(format!(
@@ -394,7 +409,7 @@ pub(super) mod tests {
                 NodeEntry { name: name.into(), address: address.parse().unwrap() }
             })
             .collect();
-        find(asked, Given { nodes: &nodes, known: &known(), cib: &cluster(), redis_port: 6379 })
+        find(asked, Given { nodes: &nodes, recorded: &[], known: &known(), cib: &cluster(), redis_port: 6379 })
     }
 
     fn change(asked: &mut [Asked], change: impl Fn(&mut Survey)) {
@@ -407,6 +422,24 @@ pub(super) mod tests {
         assert_eq!(found.record, crate::record::tests::three());
         assert_eq!(found.notes, Vec::<String>::new());
         assert_eq!(found.verdict(&found.record).named.as_deref(), Some("node1"));
+    }
+
+    #[test]
+    fn a_node_whose_replica_is_unknown_stays_as_long_as_the_cluster_has_it() {
+        let mut asked = three();
+        change(&mut asked, |survey| survey.replicas.clear());
+        let mut recorded = crate::record::tests::three().nodes().to_vec();
+        recorded.push(NodeEntry { name: "gone".into(), address: "10.0.0.8:6379".parse().unwrap() });
+        let given = |recorded: &[NodeEntry]| {
+            find(&asked, Given { nodes: &[], recorded, known: &known(), cib: &cluster(), redis_port: 6379 }).unwrap()
+        };
+        let found = given(&recorded);
+        assert_eq!(found.record, crate::record::tests::three());
+        assert!(found.notes.len() == 2 && found.notes[0].contains("--without node2"), "{:?}", found.notes);
+        // One that is given another address is known.
+        recorded[0].address = "10.0.0.9:6379".parse().unwrap();
+        assert_eq!(given(&recorded).record, crate::record::tests::three());
+        assert_eq!(given(&[]).record.nodes().len(), 1);
     }
 
     #[test]

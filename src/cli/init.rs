@@ -42,12 +42,15 @@ pub struct Args {
     #[arg(long, value_name = "ID")]
     resource: Option<String>,
     /// The first Sentinel to ask, instead of the one on this node
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     sentinel: Option<SocketAddr>,
-    /// A node's data address, where it is not its address in the cluster (repeatable)
-    #[arg(long = "node", value_name = "NAME=ADDRESS:PORT")]
+    /// A node's data address, where it is another than its own (repeatable)
+    #[arg(long = "node", value_name = "NAME=IP:PORT")]
     nodes: Vec<Node>,
-    /// Replace a record that says something else: step by step, or at once where the gate is disabled
+    /// A node of the record that is to leave it (repeatable)
+    #[arg(long = "without", value_name = "NAME")]
+    without: Vec<String>,
+    /// Replace a record that says something else: step by step, or at once with the gate disabled
     #[arg(long)]
     replace: bool,
     /// How long all nodes may take to follow each step, in seconds
@@ -104,7 +107,9 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         return Err(Stop::unknown(format!("the Sentinel at {first}: {error}; {next}")));
     }
     let known = found::addresses_of(&cluster.cib.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>());
+    let recorded = recorded(&gate, &args.without)?;
     let given = Given {
+        recorded: &recorded,
         nodes: &args.nodes.iter().map(|node| node.0.clone()).collect::<Vec<_>>(),
         known: &known,
         cib: &cluster.cib,
@@ -112,6 +117,12 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     };
     let found = found::find(&asked, given)
         .map_err(|wrong| Stop::refused(format!("no record is written:\n  {}", wrong.join("\n  "))))?;
+    if let Some(name) = args.without.iter().find(|name| found.record.node(name).is_some()) {
+        return Err(Stop::refused(format!(
+            "--without {name}: Sentinels know its Redis, and may choose it: stop it there, and run SENTINEL RESET {} on each Sentinel",
+            gate.params.master
+        )));
+    }
     say(show(&found, &gate));
     // A step that was taken before: here it is seen to its end.
     let waits = change::waits_for(&gate, &cluster.cib);
@@ -242,6 +253,20 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     Ok(code.max(opened(&gate, record, &named, &settings)))
 }
 
+/// The nodes of the record that there is, but for these.
+fn recorded(gate: &Gate, without: &[String]) -> Result<Vec<NodeEntry>, Stop> {
+    let nodes = gate.params.record.as_ref().map_or(&[][..], |record| record.nodes());
+    let is = |node: &NodeEntry, name: &String| node.name.eq_ignore_ascii_case(name);
+    if let Some(name) = without.iter().find(|name| !nodes.iter().any(|node| is(node, name))) {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(Stop::refused(format!(
+            "--without {name}: no such node is in the record, which has {}",
+            names.join(", ")
+        )));
+    }
+    Ok(nodes.iter().filter(|node| !without.iter().any(|name| is(node, name))).cloned().collect())
+}
+
 /// This command once more.
 fn again(args: &Args, gate: &Gate) -> String {
     let mut words = vec!["rolegate".to_owned(), "init".to_owned(), "--master".to_owned(), gate.params.master.clone()];
@@ -251,6 +276,7 @@ fn again(args: &Args, gate: &Gate) -> String {
     with("--resource", args.resource.clone());
     with("--sentinel", args.sentinel.map(|address| address.to_string()));
     args.nodes.iter().for_each(|node| with("--node", Some(node.0.to_string())));
+    args.without.iter().for_each(|node| with("--without", Some(node.clone())));
     with("--wait", Some(args.wait).filter(|wait| *wait != WAIT_FOR_NODES).map(|wait| wait.to_string()));
     words.extend(args.replace.then(|| "--replace".to_owned()));
     typed(words)
@@ -540,7 +566,13 @@ mod tests {
 
     fn found() -> Found {
         let nodes: Vec<NodeEntry> = crate::record::tests::three().nodes().to_vec();
-        let given = Given { nodes: &nodes, known: &Default::default(), cib: &answers::cluster(), redis_port: 6379 };
+        let given = Given {
+            nodes: &nodes,
+            recorded: &[],
+            known: &Default::default(),
+            cib: &answers::cluster(),
+            redis_port: 6379,
+        };
         found::find(&answers::three(), given).unwrap()
     }
 

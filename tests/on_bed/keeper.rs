@@ -113,9 +113,8 @@ fn direct(bed: &Bed) -> Result<()> {
     let primary = with_gate(bed)?;
     let file = "/etc/rolegate/rolegate.toml";
     let doctor = |finds: &str| -> Result<()> {
-        let said = super::cli::rolegate(&primary, &["doctor"])?.text;
-        let line = said.lines().find(|line| line.split_whitespace().any(|word| word == "direct"));
-        ensure!(line.is_some_and(|line| line.contains(finds)), "{finds:?}: {said}");
+        let said = super::cli::rolegate(&primary, &["doctor", "--all", "--only", "direct"])?.text;
+        ensure!(said.contains(finds), "{finds:?}: {said}");
         Ok(())
     };
     let restart = |script: &str| -> Result<()> {
@@ -124,7 +123,7 @@ fn direct(bed: &Bed) -> Result<()> {
     reached(bed, true)?;
     let tried = (|| {
         restart(&format!(
-            "mkdir -p /etc/rolegate; touch {file}; cp {file} /root/kept; printf '[firewall]\\ndirect = []\\n' >> {file}"
+            "mkdir -p /etc/rolegate; touch {file}; cp {file} /root/kept; printf '[firewall]\\ndirect = []\\n' > {file}"
         ))?;
         reached(bed, false)?;
         // Replicas, Sentinels, keepers and clients of the gate need no more than that.

@@ -93,6 +93,17 @@ fn know_each_other(hosts: &[Host<'_>], others: usize) -> Result<()> {
     })
 }
 
+/// Waits until each of these Sentinels knows two replicas again.
+fn known(hosts: &[Host<'_>]) -> Result<()> {
+    wait_for("the Sentinels to know the replicas", LONG, || {
+        for host in hosts {
+            let said = host.redis(26379, &["SENTINEL", "MASTER", "mymaster"])?;
+            ensure!(said.contains("num-slaves\n2\n"), "{}: {said}", host.name());
+        }
+        Ok(())
+    })
+}
+
 /// Forgets Sentinels that are gone, on those that are there.
 fn reset(hosts: &[Host<'_>]) -> Result<()> {
     hosts.iter().try_for_each(|host| host.redis(26379, &["SENTINEL", "RESET", "mymaster"]).map(drop))
@@ -133,6 +144,7 @@ fn outside(bed: &Bed) -> Result<()> {
         }
         reset(&three)?;
         know_each_other(&three, 2)?;
+        known(&three)?;
         init()?;
         clients[0].redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
         wait_for("roles and gate to follow", LONG, || {
@@ -159,6 +171,7 @@ fn outside(bed: &Bed) -> Result<()> {
     know_each_other(&inside, 2)?;
     tried?;
     back?;
+    known(&inside)?;
     init()?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
