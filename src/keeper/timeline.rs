@@ -172,13 +172,14 @@ impl Story {
         self.events.last().map_or(0, |event| event.at)
     }
 
-    /// Whether what is noted at `at` is another story.
-    fn is_over(&self, at: u64) -> bool {
+    /// Whether this is another story: a failover that begins when all is open again is, however soon.
+    fn is_over(&self, event: &Event) -> bool {
         let (last, opened) = (self.last_at(), self.opened.as_ref().map(|(at, _)| *at));
+        let begins = matches!(event.what, What::Sentinel { says: Step::Tried, .. });
         match (&self.closed, opened) {
-            (_, Some(opened)) => at.saturating_sub(opened) > AFTER,
+            (_, Some(opened)) => begins || event.at.saturating_sub(opened) > AFTER,
             (Some(_), None) => false,
-            (None, None) => at.saturating_sub(last) > QUIET,
+            (None, None) => event.at.saturating_sub(last) > QUIET,
         }
     }
 
@@ -198,7 +199,7 @@ pub fn stories(events: &[Event]) -> Vec<Story> {
     // Who is open, as far as that is known.
     let mut open: Option<&str> = None;
     for (event, in_vain) in events.iter().zip(in_vain) {
-        if story.as_ref().is_some_and(|story| story.is_over(event.at)) {
+        if story.as_ref().is_some_and(|story| story.is_over(event)) {
             told.extend(story.take().filter(Story::counts));
         }
         let story = match &mut story {
@@ -354,6 +355,20 @@ mod tests {
         let [failover] = story.failovers.as_slice() else { panic!("{story:?}") };
         assert_eq!((failover.from, failover.to, failover.at), (address(1, 6379), address(2, 6379), 191));
         assert_eq!(failover.cause, Cause::PrimaryDown);
+    }
+
+    #[test]
+    fn a_failover_right_behind_an_opening_is_a_story_of_its_own() {
+        let notes = events(&[
+            (500, What::SeenOpen { node: "node1".into() }),
+            (3_480, says(1, Step::Tried)),
+            (3_600, What::SeenClosed { node: "node1".into() }),
+            (4_600, switched(1)),
+            (5_000, opened("node2")),
+        ]);
+        let told = stories(&notes);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((told[0].tried, told[0].events[0].at, &told[0].opened), (true, 3_480, &at(5_000, "node2")));
     }
 
     #[test]
