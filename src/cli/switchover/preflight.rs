@@ -242,11 +242,12 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
     }
     match &node.gate {
         Some(gate) if gate.blocked || gate.unmanaged => {
-            say(format!(
-                "has a gate that Pacemaker does not manage ({}): crm_resource {}",
-                gate.word(),
-                scene.group.cleanup
-            ));
+            // A failed stop blocks it; unmanaged by a setting, which no cleanup ends.
+            let next = match gate.blocked {
+                true => format!("crm_resource {}", scene.group.cleanup),
+                false => "rolegate status".to_owned(),
+            };
+            say(format!("has a gate that Pacemaker does not manage ({}): {next}", gate.word()));
         }
         Some(gate) if gate.role == "Unpromoted" => {}
         Some(gate) => say(format!("has a gate that is {}: rolegate status", gate.word())),
