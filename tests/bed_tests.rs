@@ -76,7 +76,9 @@ fn on_shared(trial: &Placed) -> Result<()> {
     let started = std::time::Instant::now();
     let done = run(bed);
     bed.say(&format!("{name} took {:.1} s", started.elapsed().as_secs_f64()));
-    if done.is_err() {
+    if let Err(error) = &done {
+        // Here too, not only at the end of all: who sees a part of what was printed sees why.
+        eprintln!("{error:#}");
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bed-logs").join(name.replace("::", "-"));
         match bed.collect_logs(&dir) {
             Ok(()) => eprintln!("logs are in {}", dir.display()),

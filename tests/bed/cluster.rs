@@ -161,6 +161,7 @@ impl Bed {
             ("network", "ip addr; ss -tanp".to_owned()),
             ("processes", "ps -efwwH".to_owned()),
             ("units", "systemctl --failed; systemctl list-units".to_owned()),
+            ("history", "rolegate history --last 10; cat /var/lib/rolegate/*history*".to_owned()),
         ];
         for host in self.hosts() {
             let there = dir.join(host.name());
