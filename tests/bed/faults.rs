@@ -37,6 +37,8 @@ pub struct Fault {
     pub is_chief: bool,
     /// What a bed must have for it.
     pub needs: Needs,
+    /// What becomes of the power of the primary's node where there is STONITH.
+    pub power: Power,
     /// It ends only when writers have stopped and what they wrote was looked for: nothing comes back.
     pub outlasts_writers: bool,
     /// Sets the bed up for it, without writers. The bed must be well afterwards; another node may be primary by then.
@@ -76,6 +78,17 @@ pub struct Came {
     pub cut: u64,
     /// How many writes on such a connection nobody answered within a second.
     pub unanswered: u64,
+}
+
+/// Whether STONITH cuts the power of the primary's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// The cluster does not lose the node: its power stays on, and all comes as without STONITH.
+    Stays,
+    /// The others lose the node.
+    IsCut,
+    /// Either way is right.
+    Either,
 }
 
 /// What a fault cannot do without.
@@ -165,14 +178,25 @@ impl Fault {
         right && came.closed <= self.may_be_closed()
     }
 
-    /// The same where STONITH cuts the power of a node.
-    pub fn met_with_stonith(&self, came: &Came) -> bool {
-        (came.moved || self.expects != Expects::Moves) && came.closed <= FENCED
+    /// The same where there is STONITH, which has cut the power of the nodes `cut`. One that is cut is never the primary in the end: nobody boots
+    /// it before.
+    pub fn met_with_stonith(&self, came: &Came, cut: &[String]) -> bool {
+        match (self.power, cut) {
+            (Power::Stays | Power::Either, []) => self.met(came),
+            (Power::IsCut, [_]) => came.moved && came.closed <= FENCED,
+            (Power::Either, _) => came.closed <= FENCED,
+            (Power::Stays | Power::IsCut, _) => false,
+        }
     }
 
     /// What is expected there, in a few words.
-    pub fn expected_with_stonith() -> String {
-        format!("a power cut, closed for {} s at most", FENCED.as_secs())
+    pub fn expected_with_stonith(&self) -> String {
+        let cut = format!("a power cut, closed for {} s at most", FENCED.as_secs());
+        match self.power {
+            Power::Stays => self.expected(),
+            Power::IsCut => cut,
+            Power::Either => format!("{}; or {cut}", self.expected()),
+        }
     }
 
     /// Why what happened was not this fault, given the epochs of the failovers in which Sentinels were reset.
@@ -220,6 +244,7 @@ const FAULT: Fault = Fault {
     is_single: true,
     is_chief: false,
     needs: Needs::Sentinel,
+    power: Power::Stays,
     outlasts_writers: false,
     before: nothing,
     begin: nothing,
@@ -359,6 +384,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(20),
         expects: Expects::Moves,
         is_chief: true,
+        power: Power::IsCut,
         begin: isolate,
         end: heal,
         ..FAULT
@@ -369,6 +395,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(20),
         expects: Expects::Moves,
         is_chief: true,
+        power: Power::IsCut,
         begin: |scene| {
             signal_all(scene, &PACEMAKER, Signal::SIGSTOP)?;
             signal_all(scene, &["corosync"], Signal::SIGSTOP)?;
@@ -387,6 +414,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(12),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         before: |scene| pcs(&scene.others[0], &["property", "set", "no-quorum-policy=stop"]),
         begin: isolate,
         end: heal,
@@ -399,6 +427,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(12),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         before: |scene| pcs(&scene.others[0], &["property", "set", "no-quorum-policy=demote"]),
         begin: isolate,
         end: heal,
@@ -411,6 +440,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(12),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         before: |scene| pcs(&scene.others[0], &["property", "set", "no-quorum-policy=freeze"]),
         begin: isolate,
         end: heal,
@@ -423,6 +453,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(12),
         expects: Expects::Moves,
         needs: Needs::Rolegate,
+        power: Power::Either,
         before: |scene| pcs(&scene.others[0], &["property", "set", "no-quorum-policy=ignore"]),
         begin: isolate,
         end: heal,
@@ -436,6 +467,7 @@ pub const FAULTS: &[Fault] = &[
         closed: seconds(10),
         lasts: seconds(3),
         expects: Expects::Stays,
+        power: Power::Either,
         begin: isolate,
         end: heal,
         ..FAULT
@@ -683,6 +715,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(20),
         expects: Expects::Moves,
         is_chief: true,
+        power: Power::IsCut,
         begin: |scene| scene.primary.freeze(),
         end: |scene| scene.primary.thaw(),
         ..FAULT
@@ -693,6 +726,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(15),
         expects: Expects::Moves,
         is_chief: true,
+        power: Power::IsCut,
         begin: |scene| scene.primary.power_off(),
         end: |scene| scene.primary.boot(),
         ..FAULT
@@ -712,6 +746,7 @@ pub const FAULTS: &[Fault] = &[
         closed: seconds(60),
         lasts: seconds(5),
         is_single: false,
+        power: Power::Either,
         begin: |scene| on_all(scene, |node| node.power_off()),
         end: |scene| on_all(scene, |node| node.boot()),
         ..FAULT
@@ -874,6 +909,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(15),
         expects: Expects::Untouched,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGKILL),
         end: |scene| {
             scene.primary.sh_within(
@@ -890,6 +926,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(20),
         expects: Expects::Untouched,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         begin: |scene| signal_all(scene, &["corosync"], Signal::SIGSTOP),
         end: |scene| signal_all(scene, &["corosync"], Signal::SIGCONT),
         ..FAULT
@@ -1319,6 +1356,21 @@ pub fn are_whole() -> Result<()> {
     ensure!(two.missed(&[5, 5]).is_none() && named("reset")?.missed(&[]).is_none());
     for epochs in [&[][..], &[5], &[5, 6], &[5, 5, 5]] {
         ensure!(two.missed(epochs).is_some(), "{epochs:?}");
+    }
+    // Where there is STONITH, with no, one and two nodes' power cut.
+    let cut = ["node1", "node2"].map(str::to_owned);
+    for (name, came, wanted) in [
+        ("kill", moved, [true, false, false]),
+        ("isolate", moved, [false, true, false]),
+        ("corosync-freeze", moved, [false, true, false]),
+        ("corosync-freeze", untouched, [false; 3]),
+        ("blip", untouched, [true; 3]),
+        ("blip", moved, [false, true, true]),
+    ] {
+        let fault = named(name)?;
+        let met = [0, 1, 2].map(|count| fault.met_with_stonith(&came, &cut[..count]));
+        let long = Came { closed: FENCED + Duration::from_millis(1), ..came };
+        ensure!(met == wanted && !fault.met_with_stonith(&long, &cut[..1]), "{name} with STONITH: {met:?}");
     }
     // Comparison systems have no gate.
     ensure!(chief.len() == 8 && chief.iter().all(|fault| fault.needs == Needs::Sentinel), "{chief:?}");

@@ -63,7 +63,7 @@ pub(super) fn measured(line: &Line) -> Option<&Figures> {
 /// Whether a run came as expected: by what was expected when it ran, and by what is expected now, which may be more.
 pub(super) fn is_as_expected(line: &Line, figures: &Figures) -> bool {
     let now = Fault::named(&line.fault).map_or(true, |fault| match line.system {
-        System::Stonith => fault.met_with_stonith(&figures.came()),
+        System::Stonith => fault.met_with_stonith(&figures.came(), &figures.cut),
         _ => fault.met(&figures.came()),
     });
     figures.as_expected == Some(true) && now

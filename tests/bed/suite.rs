@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use rolegate::command::Cmd;
 use serde::{Deserialize, Serialize};
 
-use super::faults::{BEYOND, Came, Expects, FAULTS, Fault, Needs, Scene};
+use super::faults::{BEYOND, Came, Expects, FAULTS, Fault, Needs, Power, Scene};
 use super::load::{Bounds, Load, Writer, WriterReport};
 use super::watch::{BLIND, Seen, Watch};
 use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, judge, power, project, table, wait_every};
@@ -450,7 +450,7 @@ fn one(bed: &mut Option<Bed>, name: &str, system: System, fault: &Fault, seed: u
     };
     let at = UNIX_EPOCH.elapsed()?.as_secs();
     let (figures, cut) = power::serving(&standing, || run(&standing, system, fault, seed));
-    let figures = figures.map(|figures| with_power(figures, cut, system, fault));
+    let figures = figures.map(|(figures, primary)| with_power(figures, cut, &primary, system, fault));
     if jail::interrupted() {
         bail!("interrupted");
     }
@@ -504,14 +504,15 @@ fn unseen(system: System, fault: &Fault, figures: &Figures) -> Option<String> {
     }
 }
 
-/// The figures of a run in which STONITH cut the power of `cut`. Where there is STONITH, it is expected of it, whatever would have become of
-/// the primary without.
-fn with_power(figures: Figures, cut: Vec<String>, system: System, fault: &Fault) -> Figures {
+/// The figures of a run in which STONITH cut the power of `cut`, with what is expected where there is STONITH. It may cut no other node's than
+/// that of `primary`.
+fn with_power(figures: Figures, cut: Vec<String>, primary: &str, system: System, fault: &Fault) -> Figures {
     if system != System::Stonith {
         return Figures { cut, ..figures };
     }
-    let as_expected = Some(!cut.is_empty() && fault.met_with_stonith(&figures.came()));
-    Figures { cut, as_expected, expected: Fault::expected_with_stonith(), ..figures }
+    let right_one = fault.power != Power::IsCut || cut.iter().all(|node| node == primary);
+    let as_expected = Some(right_one && fault.met_with_stonith(&figures.came(), &cut));
+    Figures { cut, as_expected, expected: fault.expected_with_stonith(), ..figures }
 }
 
 /// Makes a bed of an earlier run as a new one.
@@ -532,8 +533,8 @@ fn refresh(bed: &Bed, system: System) -> Result<()> {
     Ok(())
 }
 
-/// An error leaves the fault as it is: the bed is given up then.
-fn run(bed: &Bed, system: System, fault: &Fault, seed: u64) -> Result<Figures> {
+/// The figures, and the node on which the fault fell. An error leaves the fault as it is: the bed is given up then.
+fn run(bed: &Bed, system: System, fault: &Fault, seed: u64) -> Result<(Figures, String)> {
     let set = || -> Result<Scene> {
         let mut scene = Scene::set(bed)?;
         if chance(seed, 1) & 1 == 1 {
@@ -545,7 +546,7 @@ fn run(bed: &Bed, system: System, fault: &Fault, seed: u64) -> Result<Figures> {
     let scene = set()?;
     let figures = under_load(system, fault, &scene, seed)?;
     (fault.after)(&scene)?;
-    Ok(figures)
+    Ok((figures, scene.primary.name().to_owned()))
 }
 
 fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result<Figures> {
