@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rolegate::params::Params;
 
-use super::faults::{FAULTS, Fault};
+use super::faults::{FAULTS, Fault, Power};
 use super::spread::Spread;
 use super::suite::{Figures, ISOLATED_WRITERS, Line, RATE, STALLED_MS, System};
 use super::table::example;
@@ -31,6 +31,9 @@ const A_LITTLE: Duration = Duration::from_millis(200);
 
 /// In which faults writers through HAProxy wait no longer than with plain Sentinel.
 const WAITING: [&str; 2] = ["kill", "power-cut"];
+
+/// On what else each chief fault is to have been measured at least once.
+const BESIDE: [System; 5] = [System::Classic, System::Iptables, System::Stonith, System::Plain, System::Usual];
 
 /// One thing that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,9 +99,12 @@ pub fn judge(lines: &[Line]) -> Result<Vec<Criterion>> {
             |figures| figures.pause_p99_ms.unwrap_or(f64::INFINITY),
         ),
         isolated(ours())?,
-        runs("measured runs", System::Rolegate, FAULTS.iter().map(|fault| fault.name), lines),
-        runs("measured runs of plain Sentinel", System::Plain, LOSING.into_iter().chain(WAITING), lines),
+        runs("measured runs", System::Rolegate, RUNS, FAULTS.iter().map(|fault| fault.name), lines),
+        runs("measured runs of plain Sentinel", System::Plain, RUNS, LOSING.into_iter().chain(WAITING), lines),
     ];
+    all.extend(BESIDE.map(|system| {
+        runs(&format!("measured runs of the chief faults: {}", system.word()), system, 1, chief(), lines)
+    }));
     all.extend(OPENING.map(|fault| {
         let times = values(&of(lines, fault, System::Rolegate, None), |figures| figures.named_to_open_ms);
         let wanted = format!("median at most {TO_OPEN_MS} ms");
@@ -175,17 +181,28 @@ fn isolated<'l>(lines: impl Iterator<Item = &'l Line>) -> Result<Criterion> {
     Ok(each("lost in isolation, bounded by the lease", most, &why, lines, |figures| figures.lost as f64))
 }
 
-/// That each of these faults was measured often enough on a system; else which were not.
-fn runs<'f>(of: &str, system: System, faults: impl Iterator<Item = &'f str>, lines: &[Line]) -> Criterion {
+/// The names of the chief faults.
+fn chief() -> impl Iterator<Item = &'static str> {
+    FAULTS.iter().filter(|fault| fault.is_chief).map(|fault| fault.name)
+}
+
+/// That each of these faults was measured at least that often on a system; else which were not.
+fn runs<'f>(
+    of: &str,
+    system: System,
+    least: usize,
+    faults: impl Iterator<Item = &'f str>,
+    lines: &[Line],
+) -> Criterion {
     let counted = |fault: &str| self::of(lines, fault, system, None).len();
     let (enough, lacking): (Vec<_>, Vec<_>) =
-        faults.map(|fault| (fault, counted(fault))).partition(|(_, counted)| *counted >= RUNS);
+        faults.map(|fault| (fault, counted(fault))).partition(|(_, counted)| *counted >= least);
     let lacks: Vec<String> = lacking.iter().map(|(fault, counted)| format!("{fault} ({counted})")).collect();
     let found = match lacks.is_empty() {
         true => format!("all {} have", enough.len()),
         false => format!("{} have; {} lack some: {}", enough.len(), lacks.len(), lacks.join(", ")),
     };
-    Criterion::new(of, format!("at least {RUNS} of each fault"), found, lacks.is_empty())
+    Criterion::new(of, format!("at least {least} of each fault"), found, lacks.is_empty())
 }
 
 /// The figures of a system in one fault, of one commit or of all.
@@ -257,12 +274,24 @@ pub fn ensure_met(criteria: &[Criterion]) -> Result<()> {
 /// # Errors
 /// When not.
 pub fn judges_right() -> Result<()> {
+    let once = |fault: &str, system: System| {
+        let mut line = example(fault, system, 0, system.is_rolegate().then_some(0.0));
+        let is_cut = Fault::named(fault).is_ok_and(|fault| fault.power == Power::IsCut);
+        if let Some(figures) = line.figures.as_mut().filter(|_| system == System::Stonith && is_cut) {
+            figures.cut = vec!["node1".to_owned()];
+        }
+        line
+    };
     let good = || -> Vec<Line> {
         let each =
             FAULTS.iter().flat_map(|fault| (0..RUNS).map(|_| example(fault.name, System::Rolegate, 0, Some(0.0))));
         let plain = LOSING.iter().chain(&WAITING);
         let plain = plain.flat_map(|fault| (0..RUNS).map(|_| example(fault, System::Plain, 500, None)));
-        each.chain(plain).collect()
+        let plain: Vec<Line> = plain.collect();
+        let beside = BESIDE.iter().flat_map(|&system| chief().map(move |fault| once(fault, system)));
+        let is_new = |line: &Line| line.system != System::Plain || plain.iter().all(|other| other.fault != line.fault);
+        let beside: Vec<Line> = beside.filter(is_new).collect();
+        each.chain(plain).chain(beside).collect()
     };
     let missed = |lines: &[Line]| -> Result<Vec<String>> {
         let criteria = judge(lines)?.into_iter();
@@ -311,6 +340,34 @@ pub fn judges_right() -> Result<()> {
     check("kill", &|_, figures| figures.outage_haproxy_ms = 9e3, &[])?;
     check("reset", &|line, _| line.system = System::Stonith, &["measured runs"])?;
     check("reset", &|line, _| line.commit = "other".into(), &[])?;
+
+    // Another system's lines, as they were measured there.
+    for (system, fault, change, wanted) in [
+        (
+            System::Stonith,
+            "freeze",
+            (|figures| figures.cut.clear()) as fn(&mut Figures),
+            "runs that did not come as expected",
+        ),
+        (
+            System::Stonith,
+            "kill",
+            |figures| figures.cut = vec!["node1".to_owned()],
+            "runs that did not come as expected",
+        ),
+        (System::Classic, "kill", |figures| figures.stale = 1, "stale acknowledgements"),
+        (
+            System::Usual,
+            "kill",
+            |figures| figures.stalled_ms = 2500.0,
+            "measured runs of the chief faults: plain Sentinel, usual HAProxy",
+        ),
+    ] {
+        let mut lines = good();
+        let line = lines.iter_mut().find(|line| (line.system, line.fault.as_str()) == (system, fault));
+        change(line.and_then(|line| line.figures.as_mut()).context("each system's lines")?);
+        ensure!(missed(&lines)? == [wanted], "{fault} on {system:?}: {:?}", missed(&lines)?);
+    }
 
     let mut slow = good();
     for line in slow.iter_mut().filter(|line| line.system == System::Rolegate && line.fault == "kill") {

@@ -171,6 +171,7 @@ A run takes 20 to 60 s; each system has a bed of its own, raised in half a minut
 
   scripts/faults kill isolate --runs 10 --against plain --out figures.jsonl
   scripts/faults isolate power-cut corosync-freeze --against stonith --not-rolegate --out figures.jsonl
+  scripts/faults --chief --against plain --against usual --against classic --out figures.jsonl
   scripts/faults --chief --against iptables --not-rolegate --out figures.jsonl
   scripts/faults --table figures.jsonl --commit 79a31a2
   scripts/faults --judge figures.jsonl --commit 79a31a2

@@ -231,29 +231,43 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
     Ok((&text[..begin], &text[begin..end], &text[end..]))
 }
 
-/// The faults that plain Sentinel has met, too.
+/// The faults that plain Sentinel has met, too. Where it has as it is mostly set up, that is a row of its own.
 fn beside_plain(lines: &[Line]) -> String {
     let mut text = "| fault | runs | lost of acknowledged | stale / two gates | outage (s) | named to open (s) | plain Sentinel: runs | lost of \
                     acknowledged | stale | outage (s) |\n|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for fault in faults(lines) {
-        let (ours, plain) = (of(lines, fault, System::Rolegate), of(lines, fault, System::Plain));
-        if ours.is_empty() || plain.is_empty() {
+        let ours = of(lines, fault, System::Rolegate);
+        if ours.is_empty() {
             continue;
         }
-        text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
-            what(fault),
+        let mut own = format!(
+            "{} | {} | {} | {} | {}",
             runs(&ours),
             lost(&ours),
             never(&ours),
             outage(&ours),
             spread(&ours, 2, |figures| Some(figures.named_to_open_ms? / 1e3)),
-            runs(&plain),
-            lost(&plain),
-            spread(&plain, 0, |figures| Some(figures.stale as f64)),
-            outage(&plain),
         );
+        for system in [System::Plain, System::Usual] {
+            let plain = of(lines, fault, system);
+            if plain.is_empty() {
+                continue;
+            }
+            let against = match system {
+                System::Usual => format!("`{fault}`, against {}", system.word()),
+                _ => what(fault),
+            };
+            text += &format!(
+                "| {against} | {own} | {} | {} | {} | {} |\n",
+                runs(&plain),
+                lost(&plain),
+                spread(&plain, 0, |figures| Some(figures.stale as f64)),
+                outage(&plain),
+            );
+            // Once.
+            own = "| | | |".to_owned();
+        }
     }
     text + "\n" + &ran(lines)
 }
@@ -409,6 +423,7 @@ pub fn reads_right() -> Result<()> {
     lines.push(Line { commit: "def".into(), ..example("isolate", System::Rolegate, 40, Some(0.0)) });
     // A fault that is called otherwise now.
     lines.push(example("gone", System::Rolegate, 0, Some(0.0)));
+    lines.push(example("isolate", System::Usual, 700, None));
     let file = tempfile::NamedTempFile::new()?;
     let mut written = lines.iter().map(serde_json::to_string).collect::<Result<Vec<String>, _>>()?;
     // As lines were before these two were counted.
@@ -428,19 +443,23 @@ pub fn reads_right() -> Result<()> {
             says("isolate")
         ),
         "| isolate | plain Sentinel | 1 | 500 | 1000 | 0 | 250 | - | 2.00 | 0.70 | - | - |".to_owned(),
+        "| isolate | plain Sentinel, usual HAProxy | 1 | 700 | 1000 | 0 | 350 | - | 2.20 | 0.70 | - | - |".to_owned(),
         "| gone | rolegate | 1 | 0 | 1000 | 0 | 0 | 0 | 1.50 | 0.70 | 0.25 | all |".to_owned(),
     ];
     ensure!(rows == expected, "{table}");
-    ensure!(table.contains("commits (runs) abc (8), def (1)") && table.contains("50 stale"), "{table}");
+    ensure!(table.contains("commits (runs) abc (9), def (1)") && table.contains("50 stale"), "{table}");
 
     let lines = read(file.path())?;
     let rows: Vec<String> =
         beside_plain(&lines).lines().filter(|row| row.contains("isolate")).map(str::to_owned).collect();
-    let expected = format!(
-        "| `isolate`: {} | 4 | 25 (10 to 40) of 1,000 | 20 / 0.4 ms | 1.5 | 0.25 | 1 | 500 of 1,000 | 250 | 2.0 |",
-        says("isolate")
-    );
-    ensure!(rows == [expected], "{rows:?}");
+    let expected = [
+        format!(
+            "| `isolate`: {} | 4 | 25 (10 to 40) of 1,000 | 20 / 0.4 ms | 1.5 | 0.25 | 1 | 500 of 1,000 | 250 | 2.0 |",
+            says("isolate")
+        ),
+        "| `isolate`, against plain Sentinel, usual HAProxy | | | | | | 1 | 700 of 1,000 | 350 | 2.2 |".to_owned(),
+    ];
+    ensure!(rows == expected, "{rows:?}");
     let costs = costs(&lines);
     let rows: Vec<&str> = costs.lines().skip(2).collect();
     let expected = [
