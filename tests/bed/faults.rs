@@ -889,6 +889,7 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(15),
         expects: Expects::Untouched,
         needs: Needs::Rolegate,
+        power: Power::IsCut,
         begin: |scene| signal_all(scene, &PACEMAKER, Signal::SIGKILL),
         end: |scene| scene.primary.sh("systemctl reset-failed pacemaker; systemctl start pacemaker").map(drop),
         ..FAULT
@@ -1364,6 +1365,7 @@ pub fn are_whole() -> Result<()> {
         ("isolate", moved, [false, true, false]),
         ("corosync-freeze", moved, [false, true, false]),
         ("corosync-freeze", untouched, [false; 3]),
+        ("pacemaker-freeze", untouched, [true, false, false]),
         ("blip", untouched, [true; 3]),
         ("blip", moved, [false, true, true]),
     ] {
