@@ -433,6 +433,16 @@ impl Seen {
         let span = self.gates.get(place)?.open.iter().find(|span| span.to >= since)?;
         Some(span.from.max(since))
     }
+
+    /// When a node's read-write port, which was open at `since`, was seen open last before it closed; None where it was closed then, or
+    /// never closed. It closed within a look's time behind that.
+    pub fn closed(&self, node: &str, since: Instant) -> Option<Instant> {
+        let place = NODES.iter().position(|name| *name == node)?;
+        let looks = self.gates.get(place)?;
+        let span = looks.open.iter().find(|span| (span.from..=span.to).contains(&since))?;
+        let is_over = !looks.is_open || looks.open.last().is_some_and(|last| last.from > span.to);
+        is_over.then_some(span.to)
+    }
 }
 
 /// That it counts right, on spans made by hand.
@@ -480,6 +490,10 @@ pub fn counts_right() -> Result<()> {
     ensure!(seen.successor("node1", at(10)) == Some(("node2", at(65))), "{:?}", seen.successor("node1", at(10)));
     ensure!(seen.successor("node2", at(60)).is_none());
     ensure!(seen.opened("node2", at(65)) == Some(at(72)) && seen.opened("node2", at(80)) == Some(at(80)));
+    // node1 is open at the end, and was not at 150; node2 is closed.
+    let closed = [("node1", 50), ("node1", 150), ("node1", 301), ("node2", 100), ("node3", 0)];
+    let closed = closed.map(|(node, since)| seen.closed(node, at(since)));
+    ensure!(closed == [Some(at(100)), None, None, Some(at(190)), None], "{closed:?}");
     let pause = |ms: &u64| Duration::from_millis(*ms);
     let pauses = Pauses::of((0..198).map(|_| 8).chain([9, 407]).map(|ms| pause(&ms)).collect());
     ensure!((pauses.longest, pauses.p99) == (pause(&407), pause(&8)), "{pauses:?}");

@@ -1,5 +1,6 @@
 //! `rolegate` on a real cluster: what it says of it, and that what it says is so.
 
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,6 +9,7 @@ use serde_json::Value;
 use super::moves::recorded;
 use super::variants::keeper_log;
 use crate::OnBed;
+use crate::bed::watch::Watch;
 use crate::bed::{Bed, Host, NODES, address, gates, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
@@ -16,6 +18,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("status_says_who_is_banned_when_and_why_the_primary_moved_and_what_remains_of_the_lease", says_more),
     ("status_answers_within_three_seconds_with_two_hosts_frozen", frozen),
     ("fencing_the_primary_closes_it_before_the_command_returns", fence),
+    ("a_fence_closes_the_primary_soon_after_it_is_asked_for_and_before_another_opens", fence_closes),
     ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
     ("a_fence_closes_both_ports_where_pacemaker_does_nothing", fence_in_maintenance),
     ("a_gate_with_the_ports_of_another_is_refused_and_harms_nothing", newcomer),
@@ -231,7 +234,7 @@ fn frozen(bed: &Bed) -> Result<()> {
     bed.host(primary)?.freeze()?;
     // At once, and when the cluster has noticed.
     for pause in [0, 10] {
-        std::thread::sleep(Duration::from_secs(pause));
+        thread::sleep(Duration::from_secs(pause));
         let started = Instant::now();
         let said = rolegate(&node, &["status"])?;
         let took = started.elapsed();
@@ -288,6 +291,52 @@ fn fence(bed: &Bed) -> Result<()> {
     rolegate(&node, &["unfence", primary])?;
     bed.host(last)?.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// From the command to the closed port, as a firewall's reader outside the nodes sees it.
+fn fence_closes(bed: &Bed) -> Result<()> {
+    // For how long it may be open yet: far more than any of the three needs, for this machine is busy.
+    for (args, is_local, most) in [
+        (&["fence", "--no-switchover"][..], false, Duration::from_secs(3)),
+        (&["fence", "--local"], true, Duration::from_secs(3)),
+        (&["fence"], false, Duration::from_secs(20)),
+    ] {
+        let (primary, other) = healthy(bed)?;
+        bed.replicas_known()?;
+        let (on, args) = if is_local { (primary, args.to_vec()) } else { (other, [args, &[primary]].concat()) };
+        let node = bed.host(on)?;
+        let watch = Watch::start(bed);
+        thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        let said = rolegate(&node, &args)?;
+        let returned = Instant::now();
+        wait_for("another node's 6381 to open", LONG, || {
+            let open = gates::open_gates(bed)?;
+            ensure!(open.iter().any(|name| *name != primary), "open on {open:?}");
+            Ok(())
+        })?;
+        thread::sleep(Duration::from_millis(300));
+        let seen = watch.stop()?;
+        let what = format!("{} on {on}", args.join(" "));
+        let closed =
+            seen.closed(primary, begun).with_context(|| format!("{what}: 6381 of {primary} is open: {said:?}"))?;
+        let took = closed - begun;
+        let opened =
+            NODES.into_iter().filter(|name| *name != primary).filter_map(|name| seen.opened(name, begun)).min();
+        let opened = opened.context("no other 6381 was seen open")?;
+        bed.say(&format!(
+            "{what}: 6381 of {primary} closed after {} ms, the command took {} ms, another opened after {} ms",
+            took.as_millis(),
+            (returned - begun).as_millis(),
+            (opened - begun).as_millis()
+        ));
+        ensure!(took < most, "{what}: 6381 of {primary} closed after {took:?}, {most:?} at most");
+        ensure!(closed < returned, "{what} returned before 6381 of {primary} was closed: {said:?}");
+        ensure!(closed < opened && seen.two_open().is_zero(), "{what}: another opened before: {:?}", seen.two_open());
+        let again = seen.opened(primary, closed + Duration::from_millis(1));
+        ensure!(again.is_none(), "{what}: 6381 of {primary} opened again");
+    }
+    healthy(bed).map(drop)
 }
 
 fn fence_in_maintenance(bed: &Bed) -> Result<()> {
@@ -356,7 +405,7 @@ fn fence_holds(bed: &Bed) -> Result<()> {
         node.ask("crm_attribute", &["-N", other, "-n", "redis_role", "-v", "primary"])?;
         let open = gates::open_gates(bed)?;
         ensure!(!open.contains(&other), "6381 is open on {open:?}, {other} is fenced");
-        std::thread::sleep(Duration::from_millis(250));
+        thread::sleep(Duration::from_millis(250));
     }
     let lifted = rolegate(&node, &["unfence", other])?;
     ensure!(lifted.code == 0 && gates::open_gates(bed)? == [other], "{lifted:?}");
