@@ -105,7 +105,7 @@ struct Told {
     closed: Option<Moment>,
     /// Where it was opened last.
     opened: Option<Moment>,
-    /// From the one to the other.
+    /// From the one to the other; null where the closing was seen behind the opening.
     closed_for_ms: Option<u64>,
     steps: Vec<Line>,
     /// How many steps in the middle are not shown.
@@ -225,7 +225,9 @@ fn tell(story: &Story, me: &str, names: &Names) -> Told {
     };
     let moment =
         |moment: &Option<(u64, String)>| moment.as_ref().map(|(at, node)| Moment { at_ms: *at, node: node.clone() });
-    let closed_for_ms = story.closed.as_ref().zip(story.opened.as_ref());
+    // A closing that was seen behind the opening tells nothing of the time between.
+    let closed_for = story.closed.as_ref().zip(story.opened.as_ref());
+    let closed_for_ms = closed_for.and_then(|(closed, opened)| opened.0.checked_sub(closed.0));
     Told {
         at_ms: began,
         kind,
@@ -235,7 +237,7 @@ fn tell(story: &Story, me: &str, names: &Names) -> Told {
         because,
         closed: moment(&story.closed),
         opened: moment(&story.opened),
-        closed_for_ms: closed_for_ms.map(|(closed, opened)| opened.0.saturating_sub(closed.0)),
+        closed_for_ms,
         steps,
         left_out: story.left_out,
     }
@@ -324,6 +326,10 @@ fn text(report: &Report, chosen: bool) -> String {
                 (Some(closed), None, _) => {
                     line(styled(format!("  closed on {}, and not seen open since", closed.node), style::WARN));
                 }
+                (Some(closed), Some(opened), None) => line(format!(
+                    "  open on {}; only then {} was seen closed: for how long nobody took writes is known there",
+                    opened.node, closed.node
+                )),
                 (None, Some(opened), _) => line(format!("  open on {}; no closing was seen before", opened.node)),
                 _ => {}
             }

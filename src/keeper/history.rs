@@ -60,8 +60,9 @@ const PREFIX: &str = "failover-";
 /// And those of the notes.
 const NOTES: &str = "history-";
 
-/// What a Sentinel showed of a node's mark longer ago says nothing now: its looks come every 0.4 s, and it may be away.
-const SHOWN_FOR: Duration = Duration::from_secs(2);
+/// What a Sentinel showed of a node's mark longer ago says nothing now: its looks come every 0.4 s, and it may be away. A failover takes
+/// little longer than this: a closing that is seen later is seen behind the opening.
+const SHOWN_FOR: Duration = Duration::from_secs(1);
 
 /// Notes that come sooner after each other have the time between them by the clock that nobody sets.
 const ONE_CLOCK: Duration = Duration::from_secs(60);
@@ -131,11 +132,17 @@ impl Clock {
 }
 
 impl Shown {
-    /// Takes what one Sentinel shows, and says whether that changes what all of them come to. Of the first that is
-    /// so where it may be open: that nobody is, is known without.
-    fn take(&mut self, sentinel: usize, may_be_open: bool, now: Instant) -> bool {
-        self.by.insert(sentinel, (now, may_be_open));
+    /// Takes what one Sentinel shows (None: no line of the node), and says whether that changes what all of them come to. Of the first
+    /// that is so where it may be open: that nobody is, is known without.
+    fn take(&mut self, sentinel: usize, may_be_open: Option<bool>, now: Instant) -> bool {
+        match may_be_open {
+            Some(may_be_open) => _ = self.by.insert(sentinel, (now, may_be_open)),
+            None => _ = self.by.remove(&sentinel),
+        }
         self.by.retain(|_, (at, _)| now.saturating_duration_since(*at) < SHOWN_FOR);
+        if self.by.is_empty() {
+            return false;
+        }
         let all = self.by.values().any(|(_, may_be_open)| *may_be_open);
         self.may_be_open.replace(all).map_or(all, |before| before != all)
     }
@@ -339,16 +346,21 @@ impl History {
                 *of = (one.line, mark != Mark::Closed);
             }
         }
-        for (node, (_, may_be_open)) in newest {
-            if !book.noted.marks.contains_key(node) {
-                book.noted.marks.insert(node.to_owned(), Shown::default());
+        for node in newest.keys() {
+            if !book.noted.marks.contains_key(*node) {
+                book.noted.marks.insert((*node).to_owned(), Shown::default());
             }
-            let Some(shown) = book.noted.marks.get_mut(node) else { continue };
+        }
+        let mut changed = Vec::new();
+        for (node, shown) in &mut book.noted.marks {
+            let may_be_open = newest.get(node.as_str()).map(|(_, may_be_open)| *may_be_open);
             if shown.take(sentinel, may_be_open, now) {
-                let (node, open) = (node.to_owned(), shown.may_be_open == Some(true));
-                let what = if open { What::SeenOpen { node } } else { What::SeenClosed { node } };
-                self.note(master, book, what);
+                let (node, open) = (node.clone(), shown.may_be_open == Some(true));
+                changed.push(if open { What::SeenOpen { node } } else { What::SeenClosed { node } });
             }
+        }
+        for what in changed {
+            self.note(master, book, what);
         }
     }
 
@@ -555,6 +567,8 @@ mod tests {
         history.marks("m", 1, &seen(&[(1, held(1))]));
         // The new line counts, not the one that it replaces.
         history.marks("m", 0, &seen(&[(2, Mark::Closed), (1, held(1))]));
+        // One at which the node has no line any more does not speak for it.
+        history.marks("m", 1, &seen(&[]));
         history.marks("m", 1, &seen(&[(2, Mark::Closed)]));
         history.marks("m", 0, &seen(&[(2, held(2))]));
         history.marks("m", 0, &seen(&[(2, held(3))]));

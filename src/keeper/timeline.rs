@@ -138,7 +138,8 @@ pub struct Story {
     pub failovers: Vec<Failover>,
     /// A Sentinel began one.
     pub tried: bool,
-    /// When and on which node the port was closed first.
+    /// When and on which node the port was closed first. Later than `opened` where the old primary's mark was seen late: nobody knows
+    /// then when it closed.
     pub closed: Option<(u64, String)>,
     /// When and on which node it was opened last.
     pub opened: Option<(u64, String)>,
@@ -196,8 +197,9 @@ pub fn stories(events: &[Event]) -> Vec<Story> {
     let mut story: Option<Story> = None;
     let mut book = Book::default();
     let in_vain = in_vain(events);
-    // Who is open, as far as that is known.
+    // Who is open, as far as that is known; who was before it, and has not been seen closed.
     let mut open: Option<&str> = None;
+    let mut unseen: Option<&str> = None;
     for (event, in_vain) in events.iter().zip(in_vain) {
         if story.as_ref().is_some_and(|story| story.is_over(event)) {
             told.extend(story.take().filter(Story::counts));
@@ -232,8 +234,14 @@ pub fn stories(events: &[Event]) -> Vec<Story> {
                     open = None;
                     story.opened = None;
                     story.closed.get_or_insert((event.at, node.to_owned()));
+                } else if let Some(node) = what.closes().filter(|node| unseen == Some(*node)) {
+                    unseen = None;
+                    if story.opened.is_some() {
+                        story.closed.get_or_insert((event.at, node.to_owned()));
+                    }
                 }
                 if let Some(node) = what.opens() {
+                    unseen = open.filter(|before| *before != node);
                     open = Some(node);
                     story.opened = Some((event.at, node.to_owned()));
                 }
@@ -369,6 +377,24 @@ mod tests {
         let told = stories(&notes);
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!((told[0].tried, told[0].events[0].at, &told[0].opened), (true, 3_480, &at(5_000, "node2")));
+    }
+
+    #[test]
+    fn a_closing_that_is_seen_behind_the_opening_is_no_other_story() {
+        let open = |node: &str| What::SeenOpen { node: node.to_owned() };
+        let shut = |node: &str| What::SeenClosed { node: node.to_owned() };
+        let notes = events(&[
+            (500, open("node1")),
+            (10_000, says(1, Step::Tried)),
+            (10_600, switched(1)),
+            (10_900, open("node2")),
+            (11_200, shut("node1")),
+            // This says nothing new.
+            (11_700, shut("node1")),
+        ]);
+        let told = stories(&notes);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((&told[0].closed, &told[0].opened), (&at(11_200, "node1"), &at(10_900, "node2")));
     }
 
     #[test]

@@ -177,16 +177,23 @@ fn told(bed: &Bed, old: &str) -> Result<()> {
             "{}: {failover:#}",
             node.name()
         );
-        // Up to two looks at marks lie between what two nodes see.
-        let closed = failover["closed_for_ms"].as_u64().context("how long it was closed")?;
-        ensure!((200..30_000).contains(&closed), "{}: closed for {closed} ms", node.name());
+        let at = |moment: &str| failover[moment]["at_ms"].as_u64().with_context(|| format!("no {moment}: {failover:#}"));
+        let (closed, opened) = (at("closed")?, at("opened")?);
         let place = |part: &str| texts.iter().position(|text| text.contains(part));
-        let opened = place(&format!("{}: open", new.name()));
-        // The closing is seen late.
-        for first in [&["+try-failover", "+switch-master"][..], &[&format!("{old}: closed")]] {
-            let order: Vec<_> = first.iter().map(|part| place(part)).chain([opened]).collect();
-            ensure!(order.iter().all(Option::is_some) && order.is_sorted(), "{}: {order:?} in {texts:#?}", node.name());
+        let turned = [place("+try-failover"), place("+switch-master")];
+        let (shut, open) = (place(&format!("{old}: closed")), place(&format!("{}: open", new.name())));
+        ensure!(turned.iter().chain([&shut, &open]).all(Option::is_some), "{}: {texts:#?}", node.name());
+        match failover["closed_for_ms"].as_u64() {
+            Some(ms) => {
+                bed.say(&format!("{} saw it closed for {ms} ms", node.name()));
+                ensure!(ms < 30_000 && ms == opened - closed && shut < open, "{}: {failover:#}", node.name());
+                // Up to two looks at marks lie between what two nodes see.
+                ensure!(ms >= 200 || node.name() != old, "{}: {failover:#}", node.name());
+            }
+            // Who closed itself need not see it.
+            None => ensure!(node.name() != old && closed > opened && shut > open, "{}: {failover:#}", node.name()),
         }
+        ensure!(turned[0] < turned[1] && turned[1] < open, "{}: {texts:#?}", node.name());
     }
     for (node, wanted) in [(bed.host(old)?, "closed"), (new, "open")] {
         let all = journal(&node, &["-t", "rolegate-keeper", "MASTER=mymaster", &format!("NODE={}", node.name())])?;
