@@ -17,7 +17,7 @@ use crate::exit::CliCode;
 use crate::gate::{self, GateError};
 use crate::keeper::memory;
 use crate::pacemaker::cib::{self, Location, Resource};
-use crate::pacemaker::{self, Cib, FENCE_ATTRIBUTE};
+use crate::pacemaker::{self, Cib, FENCE_ATTRIBUTE, VERSION_ATTRIBUTE};
 use crate::permission;
 use crate::role::Role;
 use crate::server::{self, Value};
@@ -86,8 +86,8 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         return Ok(code);
     }
     // A fence closes the ports of all.
-    let with_fences = others.is_empty() && bad.is_empty();
-    let (removals, notes) = plan(&chosen, &cluster.cib, with_fences);
+    let is_last = others.is_empty() && bad.is_empty();
+    let (removals, notes) = plan(&chosen, &cluster.cib, is_last);
     for note in &notes {
         say(format!("note: {note}"));
         code = CliCode::Warning;
@@ -161,7 +161,9 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
 /// What of ours is nobody's when no gate is left: only shown, as another hook may have made it.
 fn without_a_gate(cib: &Cib) -> Vec<String> {
     let of_node = |node: &cib::Node| {
-        let left = ["redis_role", FENCE_ATTRIBUTE].into_iter().filter(|name| node.permanent(name).is_some());
+        let left = ["redis_role", FENCE_ATTRIBUTE, VERSION_ATTRIBUTE]
+            .into_iter()
+            .filter(|name| node.permanent(name).is_some());
         left.map(|name| format!("{0} has the attribute {name}: crm_attribute -N {0} -n {name} -D", node.name))
             .collect::<Vec<_>>()
     };
@@ -242,8 +244,8 @@ impl Removal {
 }
 
 /// What is to be taken out, in that order: the record first, without which nothing opens; fences last. And what stands there, but not as
-/// init makes it. Pure.
-fn plan(chosen: &[Gate], cib: &Cib, with_fences: bool) -> (Vec<Removal>, Vec<String>) {
+/// init makes it. `is_last`: no other gate is left. Pure.
+fn plan(chosen: &[Gate], cib: &Cib, is_last: bool) -> (Vec<Removal>, Vec<String>) {
     let (mut removals, mut notes) = (Vec::new(), Vec::new());
     for resource in chosen.iter().flat_map(Gate::resources) {
         let id_of = |name: &str| Some((name.to_owned(), resource.parameter_ids.get(name)?.clone()));
@@ -293,9 +295,15 @@ fn plan(chosen: &[Gate], cib: &Cib, with_fences: bool) -> (Vec<Removal>, Vec<Str
             }
         }
     }
+    // Behind the record, too. Keepers of other gates go on saying it.
+    for node in cib.nodes.iter().filter(|_| is_last) {
+        if let Some(version) = node.permanent(VERSION_ATTRIBUTE) {
+            removals.push(Removal::Attribute(node.name.clone(), VERSION_ATTRIBUTE.to_owned(), version.to_owned()));
+        }
+    }
     let fenced = cib.nodes.iter().filter_map(|node| Some((node, node.permanent(FENCE_ATTRIBUTE)?)));
     for (node, marker) in fenced {
-        match with_fences {
+        match is_last {
             true => removals.push(Removal::Attribute(node.name.clone(), FENCE_ATTRIBUTE.to_owned(), marker.to_owned())),
             false => notes.push(format!("{} is fenced, for the other gates too, and stays so", node.name)),
         }
@@ -472,7 +480,8 @@ mod tests {
     use crate::layout;
 
     const ROLES: &str = "<nodes><node id=\"1\" uname=\"node1\"><instance_attributes id=\"i1\">\
-        <nvpair id=\"r1\" name=\"redis_role\" value=\"primary\"/><nvpair id=\"o1\" name=\"own\" value=\"x\"/></instance_attributes></node>\
+        <nvpair id=\"r1\" name=\"redis_role\" value=\"primary\"/><nvpair id=\"o1\" name=\"own\" value=\"x\"/>\
+        <nvpair id=\"v1\" name=\"rolegate_version\" value=\"0.0.1\"/></instance_attributes></node>\
         <node id=\"2\" uname=\"node2\"><instance_attributes id=\"i2\"><nvpair id=\"r2\" name=\"redis_role\" value=\"fail\"/>\
         <nvpair id=\"f2\" name=\"redis_fence\" value=\"by ann\"/></instance_attributes></node></nodes>";
 
@@ -501,8 +510,8 @@ mod tests {
         format!("<nvpair id=\"RedisGate-meta_attributes-{name}\" name=\"{name}\" value=\"{value}\"/>")
     }
 
-    fn planned(cib: &Cib, with_fences: bool) -> (Vec<String>, Vec<String>) {
-        let (removals, notes) = plan(&layout::guards(cib).0, cib, with_fences);
+    fn planned(cib: &Cib, is_last: bool) -> (Vec<String>, Vec<String>) {
+        let (removals, notes) = plan(&layout::guards(cib).0, cib, is_last);
         (removals.iter().map(ToString::to_string).collect(), notes)
     }
 
@@ -523,13 +532,15 @@ mod tests {
                 "redis_role of node1: primary",
                 "redis_role of node2: fail",
                 "gate RedisGate: meta failure-timeout=15s",
+                "rolegate_version of node1: 0.0.1",
                 "redis_fence of node2: by ann",
             ]
         );
         assert_eq!(notes, Vec::<String>::new());
         let (removals, notes) = planned(&cib(&meta, ""), false);
         assert!(
-            !removals.iter().any(|one| one.contains("redis_fence")) && notes[0].contains("node2 is fenced"),
+            !removals.iter().any(|one| one.contains("redis_fence") || one.contains("rolegate_version"))
+                && notes[0].contains("node2 is fenced"),
             "{notes:?}"
         );
     }

@@ -17,6 +17,7 @@ mod looks;
 pub mod memory;
 mod mend;
 mod priority;
+mod release;
 mod restart;
 mod roles;
 pub mod socket;
@@ -58,6 +59,7 @@ use group::{Common, Group, Note};
 use handover::Lines;
 use history::History;
 use priority::Priority;
+use release::Release;
 use socket::{Asked, Request};
 
 /// Held by the one keeper of a node.
@@ -154,6 +156,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     let mut last: Option<Arc<Cib>> = None;
+    let mut release = Release::default();
     let epoch = Instant::now();
     info!("started");
     let mut read_again = tokio::time::interval(READ_AGAIN);
@@ -184,6 +187,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
             });
         }
         let Some(common) = &common else { continue };
+        release.show(&common.me, &cib);
         let outdated = groups.values().any(|running| running.task.is_finished());
         if last.as_ref() == Some(&cib) && !outdated {
             continue;

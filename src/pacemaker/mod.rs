@@ -20,6 +20,9 @@ pub use rules::is_minus_infinity;
 /// counts (a location rule bans the gate by it); its value says who did it, when and why.
 pub const FENCE_ATTRIBUTE: &str = "redis_fence";
 
+/// The node attribute in which the keeper of a node says which release of rolegate it is. Nothing is decided by it.
+pub const VERSION_ATTRIBUTE: &str = "rolegate_version";
+
 /// Where Pacemaker keeps the CIB between its runs.
 const CIB_ON_DISK: &str = "/var/lib/pacemaker/cib/cib.xml";
 

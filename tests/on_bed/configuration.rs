@@ -613,8 +613,9 @@ fn as_in_the_readme(seen: &str, primary: &str) -> Result<()> {
             "Current DC:",
             "Last updated:",
             "Last change:",
-            // What each node stands on: that layout's own tools have no such thing.
+            // What each node stands on, and its release: that layout's own tools have no such thing.
             "redis_record-",
+            "rolegate_version",
         ];
         if !line.is_empty() && !told.iter().any(|start| line.starts_with(start)) {
             shown.push(line);

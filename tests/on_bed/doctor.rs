@@ -167,6 +167,10 @@ fn healthy(bed: &Bed) -> Result<()> {
             ensure!(code == 1 && ids == DESERVED.into_iter().collect(), "{}: {found:#?}", node.name());
             for check in report["checks"].as_array().context("checks")? {
                 ensure!(check["state"] != "skipped" || check["id"] == "last-proof", "{}: {check:#}", node.name());
+                // Each knows the release of all.
+                let all = NODES.map(|name| format!("{name} {}", env!("CARGO_PKG_VERSION"))).join(", ");
+                let told = check["found"].to_string().contains(&format!("rolegate: {all}"));
+                ensure!(check["id"] != "versions" || told, "{}: {check:#}", node.name());
             }
             Ok(())
         })?;
@@ -239,6 +243,20 @@ fn cluster(bed: &Bed) -> Result<()> {
     ] {
         ensure!(says(&seen, id, text), "{id} does not say {text:?}: {seen:#?}");
     }
+
+    // A node's keeper says again which release it is when it starts.
+    third.ask("systemctl", &["stop", "rolegate-keeper"])?;
+    node.sh(&format!("crm_attribute -l forever -N {other} -n rolegate_version -v 99.10.0"))?;
+    let seen = findings(&look_by(&node, "rolegate doctor --json --only versions")?.1);
+    third.ask("systemctl", &["start", "rolegate-keeper"])?;
+    for text in ["different rolegates", &format!("{other} 99.10.0")] {
+        ensure!(says(&seen, "versions", text), "no {text:?}: {seen:#?}");
+    }
+    wait_for("all to be of one release", LONG, || {
+        let (_, report) = look_by(&node, "rolegate doctor --json --only versions,keeper")?;
+        ensure!(findings(&report).is_empty(), "{report:#}");
+        Ok(())
+    })?;
 
     // Pacemaker's manual has this form of the xpath; the second is that of ocf/pcs/acl.sh.
     let role = |xpath: &str| {

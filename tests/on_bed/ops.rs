@@ -263,9 +263,15 @@ fn deinit(bed: &Bed) -> Result<()> {
     ensure!(done.code == 0 && done.text.contains("Done."), "{done:?}");
     recorded(&node, None, "deinit", "what init has put into the cluster is taken out")?;
     let left = configuration()?;
-    for gone in
-        ["redis_role", "redis_fence", "name=\"sentinels\"", "name=\"nodes\"", "failure-timeout", "RedisGate-closed"]
-    {
+    for gone in [
+        "redis_role",
+        "redis_fence",
+        "rolegate_version",
+        "name=\"sentinels\"",
+        "name=\"nodes\"",
+        "failure-timeout",
+        "RedisGate-closed",
+    ] {
         ensure!(!left.contains(gone), "{gone} is left: {left}");
     }
     ensure!(left.contains("ops-own") && left.contains("ops_own"), "{left}");

@@ -252,8 +252,8 @@ pub const CHECKS: &[Check] = &[
     of_cluster(
         "versions",
         "versions of Redis, Sentinel, Pacemaker, rolegate and the kernel",
-        "no replica older than its primary, Sentinels of 6.2 or later, the same Pacemaker everywhere",
-        "an older server cannot load a newer one's data; older Sentinels stop running scripts after sixteen failures",
+        "no replica older than its primary, Sentinels of 6.2 or later, the same Pacemaker and the same rolegate everywhere",
+        "an older server cannot load a newer one's data; older Sentinels stop running scripts after sixteen failures; what a newer rolegate mends, an older one does not",
     ),
 ];
 

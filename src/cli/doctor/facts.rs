@@ -22,7 +22,7 @@ use crate::keeper::timeline::{self, Event, What};
 use crate::keeper::{history, memory};
 use crate::layout::guards;
 use crate::pacemaker::cib::Rule;
-use crate::pacemaker::{self, Cib, is_minus_infinity};
+use crate::pacemaker::{self, Cib, VERSION_ATTRIBUTE, is_minus_infinity};
 use crate::settings::Settings;
 
 /// Something, or why it cannot be told.
@@ -67,6 +67,8 @@ pub struct ClusterFacts {
     pub version: Option<String>,
     /// The feature set of each node, where it is known.
     pub feature_sets: BTreeMap<String, String>,
+    /// The release of rolegate of each node, by what its keeper has said last; of none that never said it.
+    pub releases: BTreeMap<String, String>,
     /// What can fence: the ids of the devices, and `stonith-watchdog-timeout` where that is set.
     pub fencing: Vec<String>,
 }
@@ -380,6 +382,11 @@ fn cluster(cib: &Cib) -> ClusterFacts {
             .nodes
             .iter()
             .filter_map(|node| Some((node.name.clone(), node.transient("#feature-set")?.to_owned())))
+            .collect(),
+        releases: cib
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.name.clone(), node.permanent(VERSION_ATTRIBUTE)?.to_owned())))
             .collect(),
         fencing: cib.fencing.iter().cloned().chain(watchdog.map(|_| WATCHDOG.to_owned())).collect(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::facts::{Group, NodeFacts, Server};
+use super::super::facts::{Group, Keeper, NodeFacts, Server};
 use super::super::judge::{Severity, failover};
 use super::checks::CHECKS;
 use super::facts::{Facts, Master};
@@ -1114,13 +1114,55 @@ fn versions(facts: &Facts, book: &mut Book) {
             book.well(id, format!("Pacemaker: {version}"));
         }
     }
-    book.well(
-        id,
-        format!("rolegate here: {}; those of other nodes cannot be told from here", env!("CARGO_PKG_VERSION")),
-    );
+    releases(facts, book);
     if !facts.machine.kernel.is_empty() {
         book.well(id, format!("kernel here: {}", facts.machine.kernel));
     }
+}
+
+/// All numbers of a version, as they count. What stands behind a `-` or `+` does not.
+fn numbers(version: &str) -> Vec<u64> {
+    let numbers = version.split(['-', '+']).next().unwrap_or_default();
+    numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+/// The releases of rolegate, by what the nodes' keepers have said.
+fn releases(facts: &Facts, book: &mut Book) {
+    let (id, here) = ("versions", env!("CARGO_PKG_VERSION"));
+    let Ok(cluster) = &facts.cluster else { return book.well(id, format!("rolegate here: {here}")) };
+    let nodes = facts.report.masters.iter().flat_map(|judged| &judged.group.nodes);
+    // The same of each master name.
+    let nodes: BTreeMap<&str, &NodeFacts> =
+        nodes.filter(|node| node.address.is_some()).map(|node| (node.name.as_str(), node)).collect();
+    let mut said: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, node) in nodes {
+        match cluster.releases.get(name) {
+            Some(release) => _ = said.insert(name, release),
+            // That a keeper does not run is another check's.
+            None if matches!(node.keeper, Some(Keeper::Lease | Keeper::Closed)) => book.warn_on(
+                id,
+                name,
+                "its keeper has not said which rolegate it is: it may be an older one",
+                format!("on {name}: rolegate --version; journalctl -u rolegate-keeper"),
+            ),
+            None => {}
+        }
+    }
+    let newest = said.values().chain([&here]).max_by_key(|release| numbers(release)).copied().unwrap_or(here);
+    let older: Vec<&str> = said.iter().filter(|(_, release)| **release != newest).map(|(node, _)| *node).collect();
+    let all: Vec<String> = said.iter().map(|(node, release)| format!("{node} {release}")).collect();
+    if !older.is_empty() {
+        let what = match newest == here && !said.values().any(|release| *release == newest) {
+            true => format!("the nodes run other rolegates ({}) than this one, {here}", all.join(", ")),
+            false => format!("the nodes run different rolegates ({})", all.join(", ")),
+        };
+        let mend = format!("on {}: apt install ./rolegate_{newest}*.deb    (replicas' nodes first)", older.join(", "));
+        book.warn(id, what, mend);
+    }
+    book.well(
+        id,
+        if all.is_empty() { format!("rolegate here: {here}") } else { format!("rolegate: {}", all.join(", ")) },
+    );
 }
 
 #[cfg(test)]
@@ -1221,7 +1263,13 @@ pub(super) mod tests {
             report,
             me: Some("node1".into()),
             root: true,
-            cluster: Ok(ClusterFacts { fencing: vec!["fence1".into()], ..ClusterFacts::default() }),
+            cluster: Ok(ClusterFacts {
+                fencing: vec!["fence1".into()],
+                releases: ["node1", "node2", "node3"]
+                    .map(|node| (node.into(), env!("CARGO_PKG_VERSION").into()))
+                    .into(),
+                ..ClusterFacts::default()
+            }),
             acl: Some(Ok(acl)),
             masters: vec![master],
             machine,
@@ -1262,6 +1310,10 @@ pub(super) mod tests {
 
     fn found(facts: &mut Facts) -> &mut Found {
         facts.machine.rules.as_mut().unwrap().as_mut().unwrap()
+    }
+
+    fn release_of(facts: &mut Facts, node: &str, release: &str) {
+        cluster_of(facts).releases.insert(node.into(), release.into());
     }
 
     fn group(facts: &mut Facts) -> &mut Group {
@@ -1458,6 +1510,25 @@ pub(super) mod tests {
             Severity::Warning,
             "upgrade it to 6.2",
         ),
+        (|f| release_of(f, "node2", "0.0.9"), "versions", Severity::Warning, "on node2: apt install"),
+        (
+            |f| release_of(f, "node3", "9.10.0"),
+            "versions",
+            Severity::Warning,
+            "on node1, node2: apt install ./rolegate_9.10.0",
+        ),
+        (
+            |f| ["node1", "node2", "node3"].into_iter().for_each(|node| release_of(f, node, "0.0.9")),
+            "versions",
+            Severity::Warning,
+            "than this one",
+        ),
+        (
+            |f| _ = cluster_of(f).releases.remove("node3"),
+            "versions",
+            Severity::Warning,
+            "node3: its keeper has not said",
+        ),
         (|f| f.machine.keeper = None, "keeper-unit", Severity::Critical, "systemctl start rolegate-keeper"),
         (
             |f| _ = unit_of(f, machine::KEEPER_UNIT).insert("UnitFileState".into(), "disabled".into()),
@@ -1487,6 +1558,12 @@ pub(super) mod tests {
             assert_eq!((*turned, worst.severity), (*id, *severity), "{said}");
             assert!(said.contains(text), "{id}: {said} should say {text:?}");
         }
+    }
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        assert!(numbers("0.10.0") > numbers("0.9.7") && numbers("1.0.0") > numbers("0.10.0"));
+        assert_eq!(numbers("0.1.0-1"), numbers("0.1.0"));
     }
 
     #[test]
