@@ -13,6 +13,7 @@ pub mod keeper;
 pub mod load;
 pub mod moves;
 pub mod ops;
+pub mod prompts;
 pub mod record;
 pub mod switchover;
 pub mod variants;
@@ -122,6 +123,7 @@ fn trials() -> Vec<(String, OnBed)> {
         ("firewalls", firewalls::TRIALS),
         ("switchover", switchover::TRIALS),
         ("ops", ops::TRIALS),
+        ("prompts", prompts::TRIALS),
     ];
     let named = |(file, trials): &(&str, &[(&str, OnBed)])| -> Vec<(String, OnBed)> {
         trials.iter().map(|(name, run)| (format!("{file}::{name}"), *run)).collect()
