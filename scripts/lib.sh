@@ -77,6 +77,22 @@ need_test_packages() {
 	[ -z "$policy" ] || rm -f "$policy"
 }
 
+# promtool alone, out of Debian's package: installed, that starts a server.
+need_promtool() {
+	tools=$project/target/tools/bin
+	export PATH="$PATH:$tools"
+	! command -v promtool >/dev/null || return 0
+	need_lists
+	echo "fetching promtool" >&2
+	fetched=$(mktemp -d)
+	# Where apt's own user may write.
+	chmod 777 "$fetched"
+	(cd "$fetched" && apt-get -q download prometheus >&2)
+	mkdir -p "$tools"
+	dpkg-deb --fsys-tarfile "$fetched"/prometheus_*.deb | tar -x -C "$tools" --strip-components=3 ./usr/bin/promtool
+	rm -r "$fetched"
+}
+
 # cargo fmt and cargo clippy, from where cargo comes from.
 need_rust_checkers() {
 	cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 && return 0

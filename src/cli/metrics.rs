@@ -275,6 +275,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     const RULES: &str = include_str!("../../contrib/prometheus/rolegate.rules.yml");
+    const RULE_TESTS: &str = include_str!("../../tests/prometheus/rolegate.rules.test.yml");
     const DOCUMENT: &str = include_str!("../../docs/status.md");
 
     /// The words of a text that can be a metric's name.
@@ -346,6 +347,23 @@ mod tests {
         let expressions: String = RULES.lines().filter(|line| line.contains("rolegate_")).collect();
         let used = names(&expressions);
         assert!(used.len() > 5 && used.is_subset(&known), "{:?}", used.difference(&known));
+        let series: String = RULE_TESTS.lines().filter(|line| line.trim().starts_with("- series: ")).collect();
+        assert_eq!(names(&series), used, "the rules' tests feed what no rule looks at, or not all that they look at");
+    }
+
+    /// What promtool does not ask for.
+    #[test]
+    fn each_alert_is_seen_to_fire_and_not_to_fire_by_the_rules_tests() {
+        let alerts: BTreeSet<&str> = RULES.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        let (mut fire, mut quiet) = (BTreeSet::new(), BTreeSet::new());
+        let mut lines = RULE_TESTS.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            let Some(alert) = line.strip_prefix("alertname: ") else { continue };
+            let seen = if lines.next() == Some("exp_alerts: []") { &mut quiet } else { &mut fire };
+            seen.insert(alert);
+        }
+        assert!(!alerts.is_empty());
+        assert_eq!((&fire, &quiet), (&alerts, &alerts));
     }
 
     #[test]
