@@ -25,6 +25,13 @@ fn state(on: &Host<'_>) -> Result<Value> {
     Ok(serde_json::from_str(&on.ask("rolegate-port", &["state", "--json"])?)?)
 }
 
+/// The gate is on the firewall that the bed has asked for.
+fn on_its_firewall(on: &Host<'_>) -> Result<()> {
+    let (state, wanted) = (state(on)?, if on.bed().options().iptables { "iptables-nft" } else { "nft" });
+    ensure!(state["backend"] == wanted, "{}: not on {wanted}: {state}", on.name());
+    Ok(())
+}
+
 /// Both ports are closed for that long.
 fn stays_closed(on: &Host<'_>, time: Duration) -> Result<()> {
     let until = Instant::now() + time;
@@ -115,6 +122,7 @@ fn marked(on: &Host<'_>) -> Result<u64> {
 fn gives_way(bed: &Bed) -> Result<()> {
     let (primary, _) = healthy(bed)?;
     let node = bed.host(primary)?;
+    on_its_firewall(&node)?;
     let [one, two] = others(primary).map(|name| bed.host(name));
     let (one, two) = (one?, two?);
     let sentinel = bed.server().sentinel();
@@ -197,6 +205,7 @@ fn gives_way(bed: &Bed) -> Result<()> {
 fn ends_by_itself(bed: &Bed) -> Result<()> {
     let (primary, _) = healthy(bed)?;
     let node = bed.host(primary)?;
+    on_its_firewall(&node)?;
     for other in others(primary) {
         bed.host(other)?.power_off()?;
     }

@@ -30,6 +30,8 @@ pub enum Kind {
     Usual,
     /// With passwords, with two master names, and rolegate not yet installed.
     Variant,
+    /// The usual one whose gates are on iptables and ipset.
+    Iptables,
     /// The usual one on another base.
     On(Base),
 }
@@ -40,6 +42,7 @@ impl Kind {
         match self {
             Kind::Usual => Options::new(name),
             Kind::Variant => Options { secured: true, second: true, by_hand: true, ..Options::new(name) },
+            Kind::Iptables => Options { iptables: true, ..Options::new(name) },
             Kind::On(base) => Options::on(base, name),
         }
     }
@@ -68,10 +71,19 @@ const TRIXIE_VALKEY: &[&str] = &[
     ONE_CLUSTER,
     "configuration::the_hook_follows_a_failover_from_the_hardened_unit_under_the_acl",
     "cli::fencing_the_primary_closes_it_before_the_command_returns",
+    // Pacemaker 3.
+    "ops::deinit_takes_out_what_init_has_put_in_and_nothing_else",
 ];
 
 /// And with Redis 8.
 const TRIXIE_REDIS: &[&str] = &["moves::a_failover_by_hand_moves_the_port"];
+
+/// What runs of all trials of the usual bed with the gates on iptables and ipset. The others can; which firewall a gate is on is else
+/// [`firewalls`]' matter.
+const IPTABLES: &[&str] = &[
+    "hand::a_port_forced_open_is_marked_and_shown_and_gives_way_to_the_sentinels",
+    "hand::a_port_forced_open_while_the_others_are_dead_ends_by_itself",
+];
 
 /// All trials, those of one kind of bed together: each change of the kind is another bed.
 ///
@@ -89,15 +101,18 @@ pub fn all() -> Vec<Placed> {
         ignored: false,
         run: *run,
     }));
-    for (prefix, server, chosen) in
-        [("trixie-valkey", Server::Valkey, TRIXIE_VALKEY), ("trixie-redis", Server::Redis, TRIXIE_REDIS)]
-    {
+    let trixie = |server| Kind::On(Base { release: TRIXIE, server });
+    for (prefix, kind, chosen) in [
+        ("iptables", Kind::Iptables, IPTABLES),
+        ("trixie-valkey", trixie(Server::Valkey), TRIXIE_VALKEY),
+        ("trixie-redis", trixie(Server::Redis), TRIXIE_REDIS),
+    ] {
         for name in chosen {
             assert!(usual.iter().any(|(there, _)| there == name), "there is no trial {name}");
         }
         placed.extend(usual.iter().map(|(name, run)| Placed {
             name: format!("{prefix}::{name}"),
-            kind: Kind::On(Base { release: TRIXIE, server }),
+            kind,
             ignored: !chosen.contains(&name.as_str()),
             run: *run,
         }));
