@@ -54,6 +54,14 @@ impl Figures {
         Ok(spread)
     }
 
+    /// Adds how many of `all` it were, and prints it.
+    #[allow(clippy::print_stdout)]
+    pub fn count(&mut self, name: &str, count: usize, all: usize) {
+        let (unit, value) = (format!("of {all}"), count as f64);
+        println!("{name:<70} {unit:>8} {count}");
+        self.0.push((name.to_owned(), unit, Spread { runs: 1, min: value, median: value, max: value }));
+    }
+
     /// Prints the ratio of two medians.
     #[allow(clippy::print_stdout)]
     pub fn ratio(&self, name: &str, ours: Spread, theirs: Spread) {

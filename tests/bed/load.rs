@@ -480,6 +480,19 @@ impl Written {
         Ok(self.judge(&run_id, &sets))
     }
 
+    /// Removes the sets from the server at `primary` in the network of `host`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn forget(&self, bed: &Bed, host: &str, primary: SocketAddr) -> Result<()> {
+        let keys: Vec<String> = self.logs.iter().map(|log| key(&self.prefix, &log.writer)).collect();
+        bed.in_net(host, || -> Result<()> {
+            let client = client(primary, bed.options().password())?;
+            let mut connection = client.get_connection_with_timeout(Duration::from_secs(5))?;
+            Ok(redis::cmd("UNLINK").arg(keys).query(&mut connection)?)
+        })?
+    }
+
     /// The report, given the run id of the primary and what it has of each writer's set.
     fn judge(&self, run_id: &str, sets: &[HashSet<u64>]) -> Report {
         let ranks = self.ranks(run_id);
