@@ -99,9 +99,11 @@ fn histogram(gaps: &[Duration]) -> String {
     counts.iter().map(line).collect()
 }
 
-/// One look at a Sentinel with as many subscribers as a large application has, against its shortest answer.
+/// One look at a Sentinel with as many subscribers as a large application has, against its shortest answer: how long it takes from
+/// another host, and how long the Sentinel's thread runs for it.
 fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
     const ROUNDS: usize = 200;
+    const TIMES: usize = 5;
     let sentinel = SocketAddr::new(address(NODES[1]).parse()?, 26379);
     let subscribers = bed.in_net(CLIENTS[0], || -> Result<Vec<TcpStream>> {
         (0..SUBSCRIBERS)
@@ -132,14 +134,31 @@ fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
             Ok(times)
         })?
     };
-    let name = |what: &str| format!("{what}, from another host, Sentinel with {SUBSCRIBERS} subscribers");
-    let ours = figures.add(
-        &name("CLIENT LIST TYPE normal"),
-        "ms",
-        each("CLIENT LIST TYPE normal\r\n", |reply| reply.ends_with(b"\n\r\n"))?,
-    )?;
-    let ping = figures.add(&name("PING"), "ms", each("PING\r\n", |reply| reply.ends_with(b"\r\n"))?)?;
-    figures.ratio("a look against a PING", ours, ping);
+    let node = bed.host(NODES[1])?;
+    let unit = bed.server().sentinel();
+    // The first field of /proc/PID/schedstat: for how long the thread ran, in nanoseconds.
+    let ran = || -> Result<f64> {
+        let text = node.sh(&format!("cat /proc/$(systemctl show -P MainPID {unit})/schedstat"))?.text();
+        text.split_whitespace().next().and_then(|ns| ns.parse().ok()).with_context(|| text.clone())
+    };
+    type Question = (&'static str, fn(&[u8]) -> bool);
+    let questions: [Question; 2] =
+        [("CLIENT LIST TYPE normal", |reply| reply.ends_with(b"\n\r\n")), ("PING", |reply| reply.ends_with(b"\r\n"))];
+    let (mut took, mut used) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for _ in 0..TIMES {
+        for (n, (question, ends)) in questions.iter().enumerate() {
+            let before = ran()?;
+            took[n].extend(each(&format!("{question}\r\n"), *ends)?);
+            used[n].push((ran()? - before) / ROUNDS as f64 / 1e6);
+        }
+    }
+    let name = |what: &str, question: &str| format!("{question}, {what}, Sentinel with {SUBSCRIBERS} subscribers");
+    for (what, times) in [("from another host", took), ("time of the Sentinel's thread", used)] {
+        let [ours, ping] = times;
+        let ours = figures.add(&name(what, questions[0].0), "ms", ours)?;
+        let ping = figures.add(&name(what, questions[1].0), "ms", ping)?;
+        figures.ratio(&format!("a look against a PING, {what}"), ours, ping);
+    }
     drop(subscribers);
     Ok(())
 }

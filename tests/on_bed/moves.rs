@@ -177,7 +177,8 @@ fn told(bed: &Bed, old: &str) -> Result<()> {
             "{}: {failover:#}",
             node.name()
         );
-        let at = |moment: &str| failover[moment]["at_ms"].as_u64().with_context(|| format!("no {moment}: {failover:#}"));
+        let at =
+            |moment: &str| failover[moment]["at_ms"].as_u64().with_context(|| format!("no {moment}: {failover:#}"));
         let (closed, opened) = (at("closed")?, at("opened")?);
         let place = |part: &str| texts.iter().position(|text| text.contains(part));
         let turned = [place("+try-failover"), place("+switch-master")];
