@@ -1,7 +1,8 @@
 //! The lease, model-checked: two gates are never open at once, whatever Sentinels answer.
 //!
-//! The model's keepers decide by the functions of [`rolegate::lease`]; the model is what surrounds them: the kernels of
-//! the nodes (arms and open elements that run out), Sentinels with their clients' names, lines between them that break
+//! The model's keepers decide by the functions of [`rolegate::lease`]: what an answer comes to and for which round it proves
+//! something, who is free by the looks on its line, what a round's answers suffice for, what a mark says and when it is sent
+//! without a question. The model is what surrounds them: the kernels of the nodes (arms and open elements that run out), Sentinels with their clients' names, lines between them that break
 //! at either end, processes that stop between any two steps, time.
 //!
 //! # What is explored
@@ -29,7 +30,7 @@
 //!   three nodes, leave out what the third one does, and the others can still do the same. One scenario has three nodes all the
 //!   same, with lines that do not break; holders do not look at each other there, and so open more easily.
 //! - **Sentinels name whoever asks.** Evidence that does not name a node is worth less than evidence that does
-//!   ([`lease::renews`] and [`lease::acquires`] count the latter), and nothing else that a Sentinel answers is used.
+//!   ([`lease::concludes`] counts the latter), and nothing else that a Sentinel answers is used.
 //! - **A question is sent, processed and answered at one moment**, and armed for at the first. An earlier sending or
 //!   arming makes lines younger, windows and leases shorter; a later reply makes gaps longer. A reply that never comes
 //!   is a line that is given up. A question that is processed after its line was given up changes a mark, which makes
@@ -48,7 +49,7 @@
 //!   its lease later, by that reading. A swap of the other that comes while the acquirer is open could as well have come when
 //!   that opened.)
 //! - **Clocks are perfect**, so the numbers are the sharp ones that perfect clocks allow: looks less than G apart, and
-//!   W just above L + A. Expiry is as late as it can be: an arm still works, and a gate still is open, at the very moment
+//!   W just above L + A. (The tenths that the code adds are less than a [`TICK`].) Expiry is as late as it can be: an arm still works, and a gate still is open, at the very moment
 //!   of its deadline.
 //! - **Thrifty scenarios** leave out what others make superfluous: a question that comes to nothing (without it, marks are
 //!   older and more often closed); an answer that its question does not need; what the acquirer does before its one
@@ -60,11 +61,11 @@
 //!   neighbours, whoever loses his power, is confirmed off or comes back, is explored by itself, without leases: [`Standing`].
 //!
 //! Not modelled: the keeper's lock, addresses that move, `ipset`'s whole seconds, clocks that run
-//! apart (the tenths in [`Terms`] are for them).
+//! apart (the tenths in [`Terms`] are for them). Nor is when a question is worth asking, and what else the keeper does not open for.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use rolegate::lease::{self, Evidence, Mark, OwnLine, Seen, Span, Terms, Watch};
+use rolegate::lease::{self, Answer, Answered, Evidence, Lengths, Mark, Measure, Moment, OwnLine, Seen, Span, Terms};
 use rolegate::record::{Basis, Change, NodeEntry, Record as Entries, SentinelEntry};
 use rolegate::stand::{self, Next, Own, Peer, Shown};
 use stateright::{Checker, HasDiscoveries, Model as _, Property};
@@ -84,8 +85,13 @@ const ACQUIRER: NodeId = 0;
 const ARM: Ticks = 1;
 /// G.
 const SETTLE: Ticks = 2;
+/// What a tick is in the code's numbers.
+const TICK: Span = 10;
 /// Now, where ages become moments.
-const NOW: u64 = 100;
+const NOW: Moment = 100 * TICK;
+/// The round of the question that a node has, and one of before.
+const ROUND: u64 = 2;
+const EARLIER_ROUND: u64 = 1;
 /// Connections of one node at one Sentinel: the one it uses, and one that it has given up.
 const CONNECTIONS: usize = 2;
 
@@ -399,13 +405,51 @@ enum What {
     Take(NodeId),
 }
 
-/// What was seen before, what is seen now, the longest lease, the terms.
-type Judged = (Option<Past>, Option<List<Line, 3>>, Span, Terms);
+/// All that an answer is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Judged {
+    /// The first mark was acknowledged then.
+    marked: Moment,
+    seen: List<Watched, 2>,
+    own_look: bool,
+    terms: Terms,
+    longest: Span,
+}
+
+/// What was seen before of a node, and what the question's own look shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+struct Watched {
+    node: NodeId,
+    past: Option<Past>,
+    now: List<Line, 3>,
+}
+
+/// What an answer comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Comes {
+    counts: bool,
+    /// The nodes that are free, one bit each.
+    free: u8,
+}
 
 thread_local! {
-    /// Who is free has been judged before, most times.
-    static JUDGED: RefCell<HashMap<Judged, bool>> = RefCell::default();
+    /// Most answers have been judged before.
+    static JUDGED: RefCell<HashMap<Judged, Comes>> = RefCell::default();
     static ONE_STEP: RefCell<HashMap<(usize, u8, u8), bool>> = RefCell::default();
+}
+
+fn span(ticks: Ticks) -> Span {
+    TICK * Span::from(ticks)
+}
+
+/// Whole ticks: until what lasts for `span` is over.
+fn ticks(span: Span) -> Ticks {
+    span.div_ceil(TICK) as Ticks
+}
+
+/// The moment that was `age` ago.
+fn ago(age: Ticks) -> Moment {
+    NOW - span(age)
 }
 
 impl<const N: usize> Model<N> {
@@ -414,24 +458,29 @@ impl<const N: usize> Model<N> {
     }
 
     fn terms(&self, length: Ticks) -> Terms {
-        Terms { length: length.into(), arm: ARM.into(), settle: SETTLE.into() }
+        Terms { length: span(length), arm: span(ARM), settle: span(SETTLE) }
     }
 
-    /// The terms of watches: with these, looks must be less than G apart.
-    fn watching(&self, length: Ticks) -> Terms {
-        let settle = if self.is(Fault::LooksApart) { SETTLE + 2 } else { SETTLE + 1 };
+    /// By what the keeper of `node` judges, where leases have these lengths.
+    fn measure(&self, lengths: Lengths, others: Vec<NodeId>) -> Measure<NodeId> {
+        let settle = if self.is(Fault::LooksApart) { SETTLE + 1 } else { SETTLE };
         let arm = if self.is(Fault::WindowWithoutArm) { 0 } else { ARM };
-        Terms { length: length.into(), arm: arm.into(), settle: settle.into() }
+        Measure::of(lengths, span(arm), span(settle), others)
     }
 
-    fn lengths(&self, state: &State<N>, node: NodeId) -> lease::Lengths {
+    /// Looks that are as far apart come too late.
+    fn gap(&self) -> Span {
+        self.measure(Lengths::of(0, None), Vec::new()).terms.look_gap()
+    }
+
+    fn lengths(&self, state: &State<N>, node: NodeId) -> Lengths {
         let have = state.nodes[usize::from(node)].record;
-        let length = |record: u8| Span::from(self.records[usize::from(record)].length);
+        let length = |record: u8| span(self.records[usize::from(record)].length);
         let all_have = (0..N as NodeId).all(|node| self.peer(state, node).has_shown(&have));
         let last = (!all_have && have > 0).then(|| length(have - 1));
-        let lengths = lease::Lengths::of(length(have), last);
+        let lengths = Lengths::of(length(have), last);
         if self.is(Fault::LongerAtOnce) {
-            return lease::Lengths { own: length(have), ..lengths };
+            return Lengths { own: length(have), ..lengths };
         }
         lengths
     }
@@ -463,46 +512,51 @@ impl<const N: usize> Model<N> {
         self.records[usize::from(node.record)]
     }
 
-    /// The nodes that are free for `node` at `at`, by its looks until now and one that it takes now.
-    fn free(&self, state: &State<N>, node: NodeId, at: SentinelId) -> u8 {
+    /// What a question of `node` comes to that is asked at `at` now, by its looks until now and the question's own.
+    fn answer(&self, state: &State<N>, node: NodeId, at: SentinelId) -> Comes {
+        let sentinel = &state.sentinels[at];
+        let Some(line) = sentinel.line(node) else { return Comes { counts: false, free: 0 } };
         let question = state.nodes[usize::from(node)].question.filter(|_| !self.is(Fault::LengthsOfNow));
         let lengths = question.map_or_else(
             || self.lengths(state, node),
-            |question| lease::Lengths { own: question.length.into(), longest: question.longest.into() },
+            |question| Lengths { own: span(question.length), longest: span(question.longest) },
         );
-        let terms = self.watching(lengths.own as Ticks);
-        let sentinel = &state.sentinels[at];
-        let is_free = |other: NodeId| {
-            if !watches(node, other) {
-                return true;
-            }
+        let mut seen = List::default();
+        for other in (0..N as NodeId).filter(|&other| watches(node, other)) {
             let past = sentinel.watches[usize::from(node)][usize::from(other)];
-            let mut now = self.shown(sentinel, node, other);
-            if self.is(Fault::NoWindow) {
-                return true;
-            }
-            if self.is(Fault::NewestLineOnly) && now.last().is_some_and(|line| line.mark == Sign::Closed) {
-                return true;
-            }
-            if let Some(past) = past.filter(|_| self.is(Fault::ClosedOfAnEarlierLook)) {
-                for line in now.iter_mut() {
-                    if past.lines.iter().any(|before| before.id == line.id && before.mark == Sign::Closed) {
-                        line.mark = Sign::Closed;
-                    }
-                }
-            }
-            let now = Some(now).filter(|_| !self.is(Fault::WithoutItsOwnLook));
-            let judge = || {
-                let mut watch = past.map(|past| past.watch(other, &terms)).unwrap_or_default();
-                if let Some(now) = now {
-                    let now: Vec<_> = now.iter().map(|line| seen(other, line.id, line.mark)).collect();
-                    watch.look(NOW, NOW, &now, &terms);
-                }
-                watch.free(&other, lengths.longest, &terms)
-            };
-            JUDGED.with_borrow_mut(|judged| *judged.entry((past, now, lengths.longest, terms)).or_insert_with(judge))
+            seen.push(self.altered(Watched { node: other, past, now: self.shown(sentinel, node, other) }));
+        }
+        let marked = match sentinel.connections[line].used.unwrap_or_default() {
+            _ if self.is(Fault::AgeIgnored) => 0,
+            // G is longer for the looks alone.
+            age if self.is(Fault::LooksApart) => ago(age + 1),
+            age => ago(age),
         };
-        (0..N as NodeId).filter(|&other| other != node && is_free(other)).fold(0, |free, other| free | 1 << other)
+        let Measure { terms, longest, .. } = self.measure(lengths, Vec::new());
+        let judged = Judged { marked, seen, own_look: !self.is(Fault::WithoutItsOwnLook), terms, longest };
+        let comes = JUDGED.with_borrow_mut(|all| *all.entry(judged).or_insert_with(|| judged.comes()));
+        let unwatched = (0..N as NodeId).filter(|&other| other != node && !watches(node, other));
+        Comes { free: unwatched.fold(comes.free, |free, other| free | 1 << other), ..comes }
+    }
+
+    /// What some faults make of what is seen.
+    fn altered(&self, mut watched: Watched) -> Watched {
+        let newest = watched.now.last().copied().filter(|line| line.mark == Sign::Closed);
+        match (self.fault, newest) {
+            (Some(Fault::NoWindow), _) => watched.past = Some(Past::standing(watched.now, self.old())),
+            (Some(Fault::NewestLineOnly), Some(newest)) => {
+                watched.now = List::default();
+                watched.now.push(newest);
+                watched.past = Some(Past::standing(watched.now, self.old()));
+            }
+            (Some(Fault::ClosedOfAnEarlierLook), _) => {
+                let before = watched.past.unwrap_or_default().lines;
+                let closed = |line: &Line| before.iter().any(|was| was.id == line.id && was.mark == Sign::Closed);
+                watched.now.iter_mut().filter(|line| closed(line)).for_each(|line| line.mark = Sign::Closed);
+            }
+            _ => {}
+        }
+        watched
     }
 
     /// The lines of `other` that a look of `node` shows.
@@ -524,42 +578,38 @@ impl<const N: usize> Model<N> {
 
     /// A look of `node` at `at`.
     fn look(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
-        let gap = self.watching(0).look_gap();
+        let gap = self.gap();
         for other in (0..N as NodeId).filter(|&other| watches(node, other)) {
             let now = self.shown(&state.sentinels[at], node, other);
             let past = &mut state.sentinels[at].watches[usize::from(node)][usize::from(other)];
-            *past = Some(match past.filter(|past| Span::from(past.last) < gap) {
+            *past = Some(match past.filter(|past| span(past.last) < gap) {
                 Some(past) => past.and(now),
                 None => Past { lines: now, ..Past::default() },
             });
         }
     }
 
-    /// The evidence that a question has brought.
-    fn evidence(&self, node: NodeId, state: &State<N>) -> (Vec<Evidence<NodeId>>, usize) {
+    /// What the question of `node` has brought for its arm, and how many Sentinels its record has.
+    fn proofs(&self, node: NodeId, state: &State<N>) -> (Vec<Evidence<NodeId>>, usize) {
         let record = self.record(&state.nodes[usize::from(node)]);
-        let mut evidence = Vec::new();
+        let mut proofs = Vec::new();
         let mut index = 0;
         let asked = state.nodes[usize::from(node)].question.map(|question| question.asked).unwrap_or_default();
+        let mut add = |asked: &Asked, sentinel| {
+            let brought = asked.brought::<N>(sentinel, ROUND);
+            proofs.extend(brought.filter(|brought| brought.proof(ROUND).is_some()).map(|brought| brought.evidence));
+        };
         for (asked, _) in asked.iter().zip(record.counts).filter(|(_, counts)| *counts) {
-            if asked.answered {
-                let free = (0..N as NodeId).filter(|other| asked.free & 1 << other != 0).collect();
-                evidence.push(Evidence { sentinel: index, counts: true, names_me: true, free });
-            }
+            add(asked, index);
             index += 1;
         }
         for _ in 0..record.others {
             if node != ACQUIRER {
-                evidence.push(Evidence {
-                    sentinel: index,
-                    counts: true,
-                    names_me: true,
-                    free: (0..N as NodeId).collect(),
-                });
+                add(&Asked { answered: true, free: !0, looked: false }, index);
             }
             index += 1;
         }
-        (evidence, index)
+        (proofs, index)
     }
 
     /// Whether the swap of `node` succeeds now.
@@ -582,8 +632,8 @@ impl<const N: usize> Model<N> {
 
     /// With [`Fault::CheckedEarly`], answers are still waited for.
     fn early(&self, state: &State<N>, node: NodeId) -> bool {
-        let (evidence, sentinels) = self.evidence(node, state);
-        !self.is(Fault::CheckedEarly) || lease::renews(&evidence, sentinels)
+        let (proofs, sentinels) = self.proofs(node, state);
+        !self.is(Fault::CheckedEarly) || lease::concludes(&proofs, sentinels, &[], true).is_some()
     }
 
     /// Whether the answers that `node` has suffice for what it has.
@@ -592,28 +642,59 @@ impl<const N: usize> Model<N> {
         if me.question.is_none() {
             return false;
         }
-        let (evidence, sentinels) = self.evidence(node, state);
+        let (proofs, sentinels) = self.proofs(node, state);
         let others: Vec<NodeId> = (0..N as NodeId).filter(|&other| other != node).collect();
-        let judge = |evidence: &[Evidence<NodeId>], sentinels| {
-            (me.open.is_some() || self.is(Fault::RenewsTheDead)) && lease::renews(evidence, sentinels)
-                || lease::acquires(evidence, sentinels, &others)
-                || self.is(Fault::OneIsFree)
-                    && others.iter().any(|other| lease::acquires(evidence, sentinels, &[*other]))
+        let has_lease = me.open.is_some() || self.is(Fault::RenewsTheDead);
+        let enough = |proofs: &[Evidence<NodeId>], sentinels| {
+            let enough = |others: &[NodeId]| lease::concludes(proofs, sentinels, others, has_lease).is_some();
+            enough(&others) || self.is(Fault::OneIsFree) && others.iter().any(|other| enough(&[*other]))
         };
         if self.is(Fault::MajorityOfOne) {
-            return evidence.into_iter().any(|evidence| judge(&[Evidence { sentinel: 0, ..evidence }], 1));
+            return proofs.into_iter().any(|proof| enough(&[Evidence { sentinel: 0, ..proof }], 1));
         }
-        judge(&evidence, sentinels)
+        enough(&proofs, sentinels)
+    }
+}
+
+impl Judged {
+    /// By the code: a line that has seen this.
+    fn comes(&self) -> Comes {
+        let mut line = lease::Line::connected(OwnLine::new(), Mark::Closed);
+        line.acknowledged(self.marked);
+        let pasts = || self.seen.iter().filter_map(|watched| watched.past);
+        // A look in each tick.
+        let ages = pasts().map(|past| past.last).min().zip(pasts().map(|past| past.first).max());
+        for age in ages.into_iter().flat_map(|(last, first)| (last..=first).rev()) {
+            let shown = |watched: &Watched| watched.past.map(|past| past.at(watched.node, age)).unwrap_or_default();
+            let lines: Vec<_> = self.seen.iter().flat_map(shown).collect();
+            line.look(ago(age), ago(age), &lines, &self.terms);
+        }
+        if self.own_look {
+            let shown = |watched: &Watched| Past::standing(watched.now, 0).at(watched.node, 0);
+            let lines: Vec<_> = self.seen.iter().flat_map(shown).collect();
+            line.look(NOW, NOW, &lines, &self.terms);
+        }
+        let others = self.seen.iter().map(|watched| watched.node).collect();
+        let measure = Measure { terms: self.terms, longest: self.longest, others };
+        let answer =
+            Answer { sentinel: 0, sent: NOW, received: NOW, marked_for: Some(ROUND), own_look: true, names_me: true };
+        let Answered { evidence, .. } = line.answer(&answer, &measure, |_| None);
+        Comes { counts: evidence.counts, free: evidence.free.iter().fold(0, |free, other| free | 1 << other) }
+    }
+}
+
+impl Asked {
+    /// The answer to a question of this round, as the code has it.
+    fn brought<const N: usize>(&self, sentinel: usize, round: u64) -> Option<Answered<NodeId>> {
+        let free = (0..N as NodeId).filter(|other| self.free & 1 << other != 0).collect();
+        let evidence = Evidence { sentinel, counts: true, names_me: true, free };
+        self.answered.then_some(Answered { evidence, proves: Some(round) })
     }
 
-    /// Whether a question of `node` at `at` counts that is sent now.
-    fn counts(&self, state: &State<N>, node: NodeId, at: SentinelId) -> bool {
-        let Some(connection) = state.sentinels[at].line(node) else { return false };
-        let age = state.sentinels[at].connections[connection].used.unwrap_or_default();
-        let mut line = OwnLine::new();
-        line.marked(NOW - u64::from(age));
-        let settle = if self.is(Fault::AgeIgnored) { 0 } else { SETTLE.into() };
-        line.counts(NOW, &Terms { settle, ..self.terms(0) })
+    /// What is left of it for the next arm.
+    fn when_armed_anew(self, round: u64) -> Asked {
+        let of_use = self.brought::<0>(0, EARLIER_ROUND).is_some_and(|brought| brought.proof(round).is_some());
+        if of_use { self } else { Asked::default() }
     }
 }
 
@@ -623,11 +704,25 @@ fn watches(node: NodeId, other: NodeId) -> bool {
 }
 
 fn seen(node: NodeId, id: u8, mark: Sign) -> Seen<NodeId> {
-    let mark = match mark {
-        Sign::Closed => Mark::Closed,
-        Sign::Held { length, nonce } => Mark::Held { length: length.into(), nonce: nonce.into() },
-    };
-    Seen { line: id.into(), node, mark: Some(mark) }
+    Seen { line: id.into(), node, mark: Some(mark.into()) }
+}
+
+impl From<Sign> for Mark {
+    fn from(sign: Sign) -> Mark {
+        match sign {
+            Sign::Closed => Mark::Closed,
+            Sign::Held { length, nonce } => Mark::held(span(length), 0, nonce.into()),
+        }
+    }
+}
+
+impl From<Mark> for Sign {
+    fn from(mark: Mark) -> Sign {
+        match mark {
+            Mark::Closed => Sign::Closed,
+            Mark::Held { length, nonce } => Sign::Held { length: ticks(length), nonce: nonce as u8 },
+        }
+    }
 }
 
 /// Whether the code takes a change from one of these records to another for one step.
@@ -648,23 +743,22 @@ fn one_step(records: &'static [Record], from: u8, to: u8) -> bool {
 }
 
 impl Past {
-    /// A watch that has seen this.
-    fn watch(&self, node: NodeId, terms: &Terms) -> Watch<NodeId> {
-        let mut watch = Watch::new();
-        // A look in each tick: what matters is the first one and the last.
-        for age in (self.last..=self.first).rev() {
-            let lines: Vec<_> = self
-                .lines
-                .iter()
-                .map(|line| match line.mark {
-                    Sign::Held { .. } if line.since < age => seen(node, line.id, Sign::Closed),
-                    mark => seen(node, line.id, mark),
-                })
-                .collect();
-            let at = NOW - u64::from(age);
-            watch.look(at, at, &lines, terms);
+    /// These lines, and no others, in each look for long.
+    fn standing(mut lines: List<Line, 3>, long: Ticks) -> Past {
+        lines.iter_mut().for_each(|line| line.since = long);
+        Past { last: 0, first: long, lines }
+    }
+
+    /// What a look `age` ago has shown. What matters is the first one and the last.
+    fn at(&self, node: NodeId, age: Ticks) -> Vec<Seen<NodeId>> {
+        if age > self.first {
+            return vec![seen(node, ANOTHER, Sign::Closed)];
         }
-        watch
+        let shown = |line: &Line| match line.mark {
+            Sign::Held { .. } if line.since < age => seen(node, line.id, Sign::Closed),
+            mark => seen(node, line.id, mark),
+        };
+        self.lines.iter().map(shown).collect()
     }
 
     /// With one more look, now, that shows these lines.
@@ -717,19 +811,22 @@ impl Node {
     fn is_closed(&self) -> bool {
         self.arm.is_none() && self.open.is_none()
     }
+
+    /// The mark that is true of it, where its leases have this length.
+    fn mark(&self, length: Span) -> Mark {
+        let held = (!self.is_closed()).then(|| self.open.map_or(0, span));
+        Mark::of(held, length, 0, FRESH.into())
+    }
 }
 
 /// A nonce that nobody has seen.
 const FRESH: u8 = 2;
 /// A line that is no more.
 const GONE: u8 = 255;
+/// A line of before those that are remembered.
+const ANOTHER: u8 = 254;
 
 impl<const N: usize> State<N> {
-    /// The mark of a line that `node` begins now.
-    fn first_mark(&self, node: NodeId, length: Ticks) -> Sign {
-        if self.nodes[usize::from(node)].is_closed() { Sign::Closed } else { Sign::Held { length, nonce: FRESH } }
-    }
-
     /// The same state, without differences that make none.
     fn canonical(mut self, symmetric: bool, keep_gone: bool) -> Self {
         for sentinel in &mut self.sentinels {
@@ -819,7 +916,7 @@ impl<const N: usize> Model<N> {
     /// As far as ages count: from there on a window is over.
     fn old(&self) -> Ticks {
         let longest = self.records.iter().map(|record| record.length).max().unwrap_or_default();
-        self.terms(longest).window(longest.into()) as Ticks
+        ticks(self.terms(longest).window(span(longest)))
     }
 
     /// The nodes that have a line at `at` and have not looked in this tick.
@@ -845,11 +942,11 @@ impl<const N: usize> Model<N> {
     fn steps(&self, state: &State<N>, steps: &mut Vec<Step>) {
         let mut quiet = Vec::new();
         // A tick, without looks where the rules let one wait.
-        let gap = self.watching(0).look_gap();
+        let gap = self.gap();
         let mut masks = vec![0];
         for at in 0..2 {
             for (watcher, past) in self.to_look(state, at) {
-                if past.is_some_and(|past| Span::from(past.last) + 1 < gap) {
+                if past.is_some_and(|past| span(past.last + 1) < gap) {
                     for i in 0..masks.len() {
                         masks.push(masks[i] | 1 << (usize::from(watcher) * 2 + at));
                     }
@@ -921,11 +1018,11 @@ impl<const N: usize> Model<N> {
                 if self.remade && state.breaks > 0 && !self.stays(node) {
                     quiet.push(What::GiveUp(node, at));
                 }
-                if line.mark != Sign::Closed && !line.closing && (me.is_closed() || self.is(Fault::MarkedBeforeClosing))
-                {
+                if !line.closing && self.says_closed(me, line.mark) {
                     loud(node, What::SayClosed(node, at));
                 }
-                if !self.counts(state, node, at) || !self.useful(state, node, at) {
+                let comes = self.answer(state, node, at);
+                if !comes.counts || !self.useful(state, node, at, comes.free) {
                     continue;
                 }
                 let asked = me.question.map(|question| question.asked[at]);
@@ -958,6 +1055,12 @@ impl<const N: usize> Model<N> {
             }
         }
         steps.extend(quiet.into_iter().map(|what| Step { what, looking: 0 }));
+    }
+
+    /// Whether this node says that it is closed, without a question, where its mark is this one.
+    fn says_closed(&self, node: &Node, mark: Sign) -> bool {
+        let truth = if self.is(Fault::MarkedBeforeClosing) { Mark::Closed } else { node.mark(0) };
+        truth == Mark::Closed && lease::Line::<NodeId>::connected(OwnLine::new(), mark.into()).says_less_than(truth)
     }
 
     /// Whether the question of this node comes to nothing with the next tick.
@@ -1013,15 +1116,15 @@ impl<const N: usize> Model<N> {
         if checked { self.early(state, node) } else { self.suffices(state, node) }
     }
 
-    /// Whether an answer of `at` can be of use to `node`.
-    fn useful(&self, state: &State<N>, node: NodeId, at: SentinelId) -> bool {
+    /// Whether an answer of `at` that shows these free can be of use to `node`.
+    fn useful(&self, state: &State<N>, node: NodeId, at: SentinelId, free: u8) -> bool {
         let me = &state.nodes[usize::from(node)];
         let waited_for = me.question.is_some_and(|question| question.asked[at].looked || question.checked);
         !self.thrifty
             || waited_for
             || node != ACQUIRER && (me.open.is_some() || self.is(Fault::RenewsTheDead))
-            || self.free(state, node, at).count_ones() as usize == N - 1
-            || self.is(Fault::OneIsFree) && self.free(state, node, at) != 0
+            || free.count_ones() as usize == N - 1
+            || self.is(Fault::OneIsFree) && free != 0
     }
 
     /// Whether the lines of `node` never break.
@@ -1039,7 +1142,7 @@ impl<const N: usize> Model<N> {
             }
         }
         let old = self.old();
-        let gap = self.watching(0).look_gap();
+        let gap = self.gap();
         let older = |age: &mut Ticks| *age = old.min(*age + 1);
         for sentinel in &mut state.sentinels {
             for past in sentinel.watches.iter_mut().flatten() {
@@ -1050,7 +1153,7 @@ impl<const N: usize> Model<N> {
                         older(&mut line.since);
                     }
                     // Any later look comes too late.
-                    if Span::from(seen.last) >= gap {
+                    if span(seen.last) >= gap {
                         *past = None;
                     }
                 }
@@ -1089,10 +1192,11 @@ impl<const N: usize> Model<N> {
         let arm = |state: &mut State<N>, node: NodeId| {
             let lengths = self.lengths(state, node);
             let me = &mut state.nodes[usize::from(node)];
-            let (length, longest) = (lengths.own as Ticks, lengths.longest as Ticks);
+            let (length, longest) = (ticks(lengths.own), ticks(lengths.longest));
             me.arm = Some(if self.ipset { length } else { ARM });
-            let before = me.question.filter(|_| self.is(Fault::AnswersOfAnEarlierRound));
-            let asked = before.map(|question| question.asked).unwrap_or_default();
+            let round = if self.is(Fault::AnswersOfAnEarlierRound) { EARLIER_ROUND } else { ROUND };
+            let before = me.question.map(|question| question.asked).unwrap_or_default();
+            let asked = before.map(|asked| asked.when_armed_anew(round));
             me.question = Some(Question { length, longest, checked: false, asked });
         };
         match step.what {
@@ -1120,7 +1224,7 @@ impl<const N: usize> Model<N> {
                     me.open = match me.arm {
                         _ if whole => Some(question.length),
                         left if self.ipset => left,
-                        _ => Some(self.terms(question.length).open() as Ticks),
+                        _ => Some(ticks(self.terms(question.length).open())),
                     };
                     me.done = self.thrifty && node == ACQUIRER;
                     me.arm = None;
@@ -1165,12 +1269,12 @@ impl<const N: usize> Model<N> {
             }
             What::RestartKeeper(node) => self.restart_keeper(state, node),
             What::Connect(node, at) => {
-                let mark = state.first_mark(node, self.lengths(state, node).own as Ticks);
+                let mark = state.nodes[usize::from(node)].mark(self.lengths(state, node).own).into();
                 state.sentinels[at].accept(Connection { node, mark, used: Some(0), ..Connection::default() });
             }
             What::ConnectLate(node, at) => {
                 state.late -= 1;
-                let mark = state.first_mark(node, self.lengths(state, node).own as Ticks);
+                let mark = state.nodes[usize::from(node)].mark(self.lengths(state, node).own).into();
                 state.sentinels[at].connections.push(Connection { node, mark, ..Connection::default() });
             }
             What::Accept(at, i) => {
@@ -1231,21 +1335,21 @@ impl<const N: usize> Model<N> {
     }
 
     fn ask(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
-        let free = self.free(state, node, at);
+        let comes = self.answer(state, node, at);
         self.look(state, node, at);
         let line = state.sentinels[at].line(node).expect("a line");
         let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
         let asked = &mut question.asked[at];
         if !asked.looked {
-            asked.free = free;
+            asked.free = comes.free;
         }
-        asked.answered = true;
+        asked.answered = comes.counts;
         let line = &mut state.sentinels[at].connections[line];
         (line.mark, line.closing) = (Sign::Held { length: question.length, nonce: FRESH }, false);
     }
 
     fn look_to_ask(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
-        let free = self.free(state, node, at);
+        let free = self.answer(state, node, at).free;
         self.look(state, node, at);
         let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
         question.asked[at] = Asked { looked: true, free, answered: false };
@@ -1329,7 +1433,7 @@ enum Happens {
     Closes(usize),
 }
 
-/// A watch made from what the model keeps of past looks judges as one that has really seen them.
+/// A line made from what the model keeps of past looks judges as one that has really seen them.
 fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
     let happens = prop_oneof![
         4 => Just(Happens::Tick),
@@ -1343,9 +1447,9 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
     let freed = Cell::new(0);
     let tried = runner.run(&proptest::collection::vec(happens, 0..40), |story| {
         let mut state = WHOLE.init_states()[0];
-        let terms = WHOLE.watching(2);
-        let (mut watch, mut now, mut fresh) = (Watch::new(), 0u64, 1u64);
-        let mut real = vec![(fresh, Mark::Closed)];
+        let measure = WHOLE.measure(Lengths::of(span(2), None), vec![1]);
+        let (mut line, mut now, mut fresh) = (lease::Line::connected(OwnLine::new(), Mark::Closed), 0, 1u32);
+        let mut real = vec![(u64::from(fresh), Mark::Closed)];
         state.sentinels[0].watches = [[None; 2]; 2];
         for happens in story {
             fresh += 1;
@@ -1359,17 +1463,17 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
             match happens {
                 Happens::Tick => {
                     WHOLE.tick(&mut state, !0);
-                    now += 1;
+                    now += TICK;
                 }
                 Happens::Look => {
-                    let judged = WHOLE.free(&state, 0, 0) != 0;
+                    let judged = WHOLE.answer(&state, 0, 0).free != 0;
                     WHOLE.look(&mut state, 0, 0);
-                    watch.look(now, now, &lines(&real), &terms);
-                    proptest::prop_assert_eq!(judged, watch.free(&1, 2, &terms));
+                    line.look(now, now, &lines(&real), &measure.terms);
+                    proptest::prop_assert_eq!(judged, line.shows_free(&1, &measure));
                     freed.set(freed.get() + usize::from(judged && now > 0));
                 }
                 Happens::Comes if real.len() < CONNECTIONS => {
-                    real.push((fresh, Mark::Closed));
+                    real.push((fresh.into(), Mark::Closed));
                     state.sentinels[0].accept(Connection { node: 1, ..Connection::default() });
                 }
                 Happens::Goes(n) if n < real.len() => {
@@ -1378,7 +1482,7 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
                     state.sentinels[0].connections.remove(at);
                 }
                 Happens::Asks(n) if n < real.len() => {
-                    real[n].1 = Mark::Held { length: 2, nonce: fresh };
+                    real[n].1 = Mark::held(span(2), 0, fresh);
                     let at = of(&state, n).expect("the same lines");
                     state.sentinels[0].connections[at].mark = Sign::Held { length: 2, nonce: FRESH };
                 }

@@ -34,7 +34,7 @@ use crate::gate::{
 };
 use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
-use crate::lease::{self, Evidence, Lengths, Mark, Moment, OwnLine, Span, Terms, Watch, mark};
+use crate::lease::{self, Evidence, Lengths, Mark, Measure, Moment, Opening, OwnLine, Span, mark};
 use crate::local_fence::LocalFence;
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib};
@@ -131,11 +131,8 @@ pub struct Group {
     /// The record that this group works by: the one that it stands on, or would stand on.
     record: Record,
     node: NodeEntry,
-    /// All other nodes of the record and, until all have shown that they have it, of the one before.
-    others: Vec<String>,
-    terms: Terms,
-    /// The longest lease that another node may have.
-    longest: Span,
+    /// How long leases are, and who the others are.
+    measure: Measure<String>,
     permits: Permits,
     memory: Memory,
     gate: Gate,
@@ -199,21 +196,14 @@ struct Line {
     connection: Connection<Asked>,
     /// The next keeper gets it.
     kept: Option<handover::Kept>,
-    own: OwnLine,
-    marked: bool,
+    /// What it shows, and has shown.
+    known: lease::Line<String>,
     looks: Looks,
     /// Looks that were sent before the line was made are none of its.
     looked: Instant,
-    watch: Watch<String>,
-    /// What its mark says, once sent.
-    mark: Option<Mark>,
     heard: Option<(Instant, Heard)>,
     /// Since when it has answered at once.
     prompt: Option<Instant>,
-    /// What the last answer proves.
-    evidence: Option<Evidence<String>>,
-    /// The round whose marked question that was an answer to.
-    proves: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -271,16 +261,11 @@ impl Line {
         Line {
             connection,
             kept,
-            own: OwnLine::new(),
-            marked: false,
+            known: lease::Line::default(),
             looks: common.looks.at(sentinel.address, &common.settings.sentinel),
             looked: Instant::now(),
-            watch: Watch::new(),
-            mark: None,
             heard: None,
             prompt: None,
-            evidence: None,
-            proves: None,
         }
     }
 
@@ -342,9 +327,7 @@ impl Group {
         common.history.roles(&params.master, &params.attribute, cib);
         let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
         let mut group = Group {
-            terms: Terms { length: 0, arm: 0, settle: micros(SETTLE) },
-            longest: 0,
-            others: Vec::new(),
+            measure: Measure::of(Lengths::of(0, None), 0, micros(SETTLE), Vec::new()),
             lines,
             wanted,
             standing,
@@ -576,7 +559,7 @@ impl Group {
 
     /// A: for how long answers to a round's question can come in time.
     fn arm_lasts(&self) -> Duration {
-        Duration::from_micros(self.terms.arm)
+        Duration::from_micros(self.measure.terms.arm)
     }
 
     fn begin_round(&mut self) {
@@ -684,7 +667,9 @@ impl Group {
 
     fn judge_firewall(&mut self, held: Option<Held>) {
         let Some(held) = held else { return };
-        if std::mem::take(&mut self.first_look) && held.open.is_some_and(|open| micros(open) > self.terms.length) {
+        if std::mem::take(&mut self.first_look)
+            && held.open.is_some_and(|open| micros(open) > self.measure.terms.length)
+        {
             // Longer than a lease of ours can be: somebody opened it by hand when ours was over.
             self.lease = None;
         }
@@ -718,7 +703,7 @@ impl Group {
         }
         if self.lease.is_some() {
             // It has taken over, once nothing is open for longer any more.
-            if held.is_some_and(|held| held.open.is_none_or(|open| micros(open) <= self.terms.length)) {
+            if held.is_some_and(|held| held.open.is_none_or(|open| micros(open) <= self.measure.terms.length)) {
                 self.hand.end();
             }
             return;
@@ -747,7 +732,7 @@ impl Group {
 
     /// How long what opens now, or is forced open, lasts at most.
     fn lasts(&self) -> Span {
-        self.terms.length.max(micros(self.hand.lasts()))
+        self.measure.terms.length.max(micros(self.hand.lasts()))
     }
 
     /// Whether a lease may be asked for in this round, or why not.
@@ -790,8 +775,9 @@ impl Group {
             Local::Refused => {}
         }
         // Others must not see a mark that changes as long as nothing can come of it.
-        let evidence: Vec<_> = self.lines.iter().filter_map(|line| line.evidence.clone()).collect();
-        if lease::acquires(&evidence, self.lines.len(), &self.others) {
+        let evidence: Vec<_> =
+            self.lines.iter().filter_map(|line| Some(line.known.answered()?.evidence.clone())).collect();
+        if lease::acquires(&evidence, self.lines.len(), &self.measure.others) {
             return Ok(());
         }
         self.ask_who_is_off(now);
@@ -849,7 +835,7 @@ impl Group {
         let mut count = 0;
         for one in naming {
             count += 1;
-            waited.extend(self.others.iter().filter(|node| !one.free.contains(*node)).map(String::as_str));
+            waited.extend(self.measure.others.iter().filter(|node| !one.free.contains(*node)).map(String::as_str));
         }
         let needed = self.record.majority();
         if count < needed {
@@ -864,7 +850,9 @@ impl Group {
 
     fn arm(&mut self) -> Option<Armed> {
         let leasing = self.leasing.as_mut()?;
-        match leasing.arm(Duration::from_micros(self.terms.length), Duration::from_micros(self.terms.arm)) {
+        match leasing
+            .arm(Duration::from_micros(self.measure.terms.length), Duration::from_micros(self.measure.terms.arm))
+        {
             Ok(armed) => Some(armed),
             Err(GateError::Withdrawn) => {
                 self.withdrawn();
@@ -885,18 +873,14 @@ impl Group {
         }
     }
 
-    /// What this round's marked question has been answered so far. Answers to questions of before prove nothing for its arm.
+    /// What this round's marked question has been answered so far.
     fn proofs(&self) -> Vec<Evidence<String>> {
-        let round = Some(self.round.number);
-        let proving = self.lines.iter().filter(|line| line.proves == round);
-        proving
-            .filter_map(|line| {
-                let (evidence, (_, heard)) = (line.evidence.clone()?, line.heard.as_ref()?);
-                // Redis may have said since which run it is.
-                let names_me = evidence.names_me && self.names_me(heard);
-                Some(Evidence { names_me, ..evidence })
-            })
-            .collect()
+        let proof = |line: &Line| {
+            let (proof, (_, heard)) = (line.known.answered()?.proof(self.round.number)?, line.heard.as_ref()?);
+            // Redis may have said since which run it is.
+            Some(Evidence { names_me: proof.names_me && self.names_me(heard), ..proof.clone() })
+        };
+        self.lines.iter().filter_map(proof).collect()
     }
 
     /// Whether this answer counts for this node.
@@ -922,12 +906,12 @@ impl Group {
         question.extend(looks.then(|| looks::QUESTION.to_vec()));
         for line in &mut self.lines {
             if !line.connection.is_up() || line.connection.waiting_for(Instant::now()).is_some() {
-                line.evidence = None;
+                line.known.forget_answer();
                 continue;
             }
             let mark = match held {
                 Some(held) => Some(held),
-                None => now.filter(|now| says_else(line.mark, *now)),
+                None => now.filter(|now| line.known.says_less_than(*now)),
             };
             let name = mark.map(|mark| mark::text(&self.params.master, &self.common.me, &mark));
             let set = name.as_ref().map(|name| vec!["CLIENT", "SETNAME", name.as_str()]);
@@ -937,7 +921,7 @@ impl Group {
                 line.connection.limit(wire::LONGEST_REPLY);
             }
             line.connection.ask(asked, &commands);
-            line.mark = mark.or(line.mark);
+            mark.into_iter().for_each(|mark| line.known.sends(mark));
         }
         self.ask_redis();
     }
@@ -1024,7 +1008,11 @@ impl Group {
                 entry.id == sentinel.id && canonical(entry.address) == canonical(sentinel.address)
             };
             self.lines.push(match old.iter().position(same) {
-                Some(at) => Line { evidence: None, proves: None, ..old.swap_remove(at).1 },
+                Some(at) => {
+                    let mut line = old.swap_remove(at).1;
+                    line.known.forget_answer();
+                    line
+                }
                 None => Line::to(sentinel, place, &self.common),
             });
         }
@@ -1047,8 +1035,6 @@ impl Group {
     fn take_measure(&mut self) {
         let lease = self.standing.on.as_ref().or(self.wanted.as_ref()).map_or(self.params.lease, |basis| basis.lease);
         let lengths = Lengths::of(micros(lease), self.standing.last.as_ref().map(|last| micros(last.lease)));
-        self.terms = Terms { length: lengths.own, arm: lengths.own / 5, ..self.terms };
-        self.longest = lengths.longest;
         let before = self.standing.last.iter().flat_map(|last| last.record.nodes());
         let others: BTreeSet<String> = self
             .record
@@ -1058,11 +1044,11 @@ impl Group {
             .filter(|other| !other.name.eq_ignore_ascii_case(&self.common.me))
             .map(|other| other.name.clone())
             .collect();
-        if others.iter().any(|other| !self.others.contains(other)) {
+        if others.iter().any(|other| !self.measure.others.contains(other)) {
             // Of a node that is new nobody has looked at its lines.
-            self.lines.iter_mut().for_each(|line| line.watch = Watch::new());
+            self.lines.iter_mut().for_each(|line| line.known.forget_looks());
         }
-        self.others = others.into_iter().collect();
+        self.measure = Measure::of(lengths, lengths.own / 5, micros(SETTLE), others.into_iter().collect());
     }
 
     // --- What comes back.
@@ -1071,21 +1057,19 @@ impl Group {
         match event {
             Event::Up | Event::TakenOver => {
                 let own = if matches!(event, Event::TakenOver) { OwnLine::taken_over() } else { OwnLine::new() };
-                let mark = self.mark_now().unwrap_or_else(|| self.held(self.longest.max(self.lasts())));
+                let mark = self.mark_now().unwrap_or_else(|| self.held(self.measure.longest.max(self.lasts())));
                 let name = mark::text(&self.params.master, &self.common.me, &mark);
                 let line = &mut self.lines[index];
-                (line.own, line.marked, line.watch) = (own, false, Watch::new());
+                line.known = lease::Line::connected(own, mark);
                 line.looked = Instant::now();
                 line.prompt = None;
-                (line.evidence, line.proves, line.mark) = (None, None, Some(mark));
                 line.connection.ask(Asked::Mark, &[&["CLIENT", "SETNAME", &name][..]]);
             }
             Event::Down(error) => {
                 let sentinel = self.record.sentinels()[index].clone();
                 let line = &mut self.lines[index];
-                (line.own, line.marked, line.watch) = (OwnLine::new(), false, Watch::new());
-                line.prompt = None;
-                (line.evidence, line.proves, line.mark, line.kept) = (None, None, None, None);
+                line.known = lease::Line::default();
+                (line.prompt, line.kept) = (None, None);
                 line.heard = Some((Instant::now(), Heard { sentinel, answer: Err(error) }));
             }
             Event::Answer(answer) => match answer.tag {
@@ -1099,12 +1083,10 @@ impl Group {
     fn mark_now(&mut self) -> Option<Mark> {
         // What was shut holds no right, and sees as much.
         let held = self.leasing.as_mut().or(self.shut.as_mut())?.look().ok()?;
-        if held.is_nothing() && self.round.armed.is_none() && self.hand.force().is_none() {
-            return Some(Mark::Closed);
-        }
+        let nothing = held.is_nothing() && self.round.armed.is_none() && self.hand.force().is_none();
         // What somebody opened by hand lasts as long as it lasts; and it is marked so before it is open.
-        let open = held.open.map_or(0, micros);
-        Some(self.held(self.lasts().max(open.min(micros(gate::LONGEST)))))
+        let open = held.open.map_or(0, micros).min(micros(gate::LONGEST));
+        Some(Mark::of((!nothing).then_some(open), self.lasts(), self.standing.boot(), fresh()))
     }
 
     /// A mark of this boot that no other one was.
@@ -1116,13 +1098,12 @@ impl Group {
         let received = self.moment(answer.received);
         match answer.replies.first() {
             Some(Value::Okay) => {
-                self.lines[index].own.marked(received);
-                self.lines[index].marked = true;
+                self.lines[index].known.acknowledged(received);
                 // A round shall come the moment that questions count: a keeper that was restarted has no time to lose.
                 let count = |counts: &dyn Fn(&Line) -> bool| self.lines.iter().filter(|line| counts(line)).count();
                 let (now, needed) = (self.moment(Instant::now()), self.record.majority());
-                if self.lease.is_some() && count(&|line| line.marked) >= needed {
-                    match count(&|line| line.own.counts(now, &self.terms)) >= needed {
+                if self.lease.is_some() && count(&|line| line.known.is_marked()) >= needed {
+                    match count(&|line| line.known.counts(now, &self.measure.terms)) >= needed {
                         true => self.begin_round_now(),
                         false => self.tick.reset_at((answer.received + PHASE).into()),
                     }
@@ -1154,39 +1135,23 @@ impl Group {
         let Some((replies, list)) = replies.split_at_checked(replies.len() - usize::from(looks)) else { return };
         let sentinel = self.record.sentinels()[index].clone();
         self.take_looks(index, answer.sent);
-        let own = list.first().is_some_and(|list| {
+        let own_look = list.first().is_some_and(|list| {
             let shown = looks::read(sentinel.address, list);
             self.looked(index, &Look { sent: answer.sent, received: answer.received, shown })
         });
         let heard = Heard { sentinel, answer: sentinel::read_answer(replies) };
         let names_me = self.names_me(&heard);
-        let (terms, longest) = (self.terms, self.longest);
+        let dead = |node: &String| self.dead.get(&node.to_ascii_lowercase()).copied();
         let line = &mut self.lines[index];
         let at_once = answer.received.saturating_duration_since(answer.sent) < cut::AT_ONCE;
         line.prompt = at_once.then(|| line.prompt.unwrap_or(answer.received));
-        if marked {
-            line.own.marked(received);
-        }
-        // An acquisition wants the look that is the question's own, behind its mark: another connection's may be from before it.
-        let free = match marked && !own {
-            true => BTreeSet::new(),
-            false => {
-                let gone = |node: &String| {
-                    self.dead
-                        .get(&node.to_ascii_lowercase())
-                        .is_some_and(|boot| line.watch.gone(node, *boot, longest, &terms))
-                };
-                let free = |node: &&String| line.watch.free(node, longest, &terms) || gone(node);
-                self.others.iter().filter(free).cloned().collect()
-            }
-        };
-        let counts = line.own.counts(sent, &terms);
+        let marked_for = marked.then_some(round);
+        let said = lease::Answer { sentinel: index, sent, received, marked_for, own_look, names_me };
+        let counts = line.known.answer(&said, &self.measure, dead).evidence.counts;
         if let (true, None, Some(socket)) = (counts, &line.kept, line.connection.socket()) {
             let place = handover::Place { gate: &self.gate_id, master: &self.params.master, node: &self.node.name };
             line.kept = self.common.kept.keep(place, heard.sentinel.address, socket);
         }
-        line.evidence = Some(Evidence { sentinel: index, counts, names_me, free });
-        line.proves = marked.then_some(round);
         line.heard = Some((answer.received, heard));
         self.hear(round, marked);
     }
@@ -1202,15 +1167,15 @@ impl Group {
     /// Whether it tells anything.
     fn looked(&mut self, index: usize, look: &Look) -> bool {
         let (sent, received) = (self.moment(look.sent), self.moment(look.received));
-        let watch = &mut self.lines[index].watch;
+        let known = &mut self.lines[index].known;
         match &look.shown {
             Ok(marks) => {
-                let seen = marks.of(&self.params.master, &self.others);
+                let seen = marks.of(&self.params.master, &self.measure.others);
                 self.common.history.marks(&self.params.master, index, &seen);
-                watch.look(sent, received, &seen, &self.terms)
+                known.look(sent, received, &seen, &self.measure.terms)
             }
             Err(why) => {
-                *watch = Watch::new();
+                known.forget_looks();
                 self.broken.sentinel = Some(why.clone());
                 false
             }
@@ -1308,19 +1273,18 @@ impl Group {
         if self.round.armed.is_none() || self.local_objects().is_some() {
             return;
         }
-        let evidence = self.proofs();
-        let kind = if self.lease.is_some() {
-            if !lease::renews(&evidence, self.lines.len()) {
-                return;
-            }
-            Swap::Renew
-        } else {
-            let fresh = matches!(&self.local, Local::Says(at, _) if Some(*at) >= self.round.began);
-            if !fresh || !lease::acquires(&evidence, self.lines.len(), &self.others) {
+        let (sentinels, others) = (self.lines.len(), &self.measure.others);
+        let kind = match lease::concludes(&self.proofs(), sentinels, others, self.lease.is_some()) {
+            None => return,
+            Some(Opening::Renewal) => Swap::Renew,
+            // Redis may have changed since the arming.
+            Some(Opening::Acquisition) if !matches!(&self.local, Local::Says(at, _) if Some(*at) >= self.round.began) =>
+            {
                 return;
             }
             // What is forced open goes on by the lease.
-            if self.hand.is_open() { Swap::Renew } else { Swap::Acquire }
+            Some(Opening::Acquisition) if self.hand.is_open() => Swap::Renew,
+            Some(Opening::Acquisition) => Swap::Acquire,
         };
         let (Some(armed), Some(leasing)) = (self.round.armed.take(), &mut self.leasing) else { return };
         match leasing.swap(armed, kind) {
@@ -1652,9 +1616,9 @@ impl Group {
     /// Whether each Sentinel that answers has a mark that lasts as long as what is forced open.
     fn all_marked(&self) -> bool {
         let (now, lasts) = (Instant::now(), micros(self.hand.lasts()));
-        let marked = |line: &Line| match line.mark {
+        let marked = |line: &Line| match line.known.mark() {
             Some(Mark::Held { length, .. }) => {
-                line.marked && length >= lasts && line.connection.waiting_for(now).is_none()
+                line.known.is_marked() && length >= lasts && line.connection.waiting_for(now).is_none()
             }
             _ => false,
         };
@@ -1663,10 +1627,10 @@ impl Group {
 
     /// The other nodes that may hold a lease, or take one, as far as the Sentinels that answer show it.
     fn not_free(&self) -> Vec<String> {
-        let seen = |line: &&Line| line.connection.is_up() && line.evidence.is_some();
+        let seen = |line: &&Line| line.connection.is_up() && line.known.answered().is_some();
         let free =
-            |node: &String| self.lines.iter().filter(seen).all(|line| line.watch.free(node, self.longest, &self.terms));
-        self.others.iter().filter(|node| !free(node)).cloned().collect()
+            |node: &String| self.lines.iter().filter(seen).all(|line| line.known.shows_free(node, &self.measure));
+        self.measure.others.iter().filter(|node| !free(node)).cloned().collect()
     }
 
     /// What the cluster's configuration says of this node.
@@ -1686,17 +1650,6 @@ impl Group {
 /// What the Redis on this node is asked in each round.
 fn local_question() -> Vec<&'static [&'static str]> {
     instance::QUESTION.into_iter().chain(switchover::QUESTION).collect()
-}
-
-/// Whether a mark is to be sent where `was` stands: who reads it must not take more for closed, or wait for less, than there is. One that stands
-/// says no less than a new one otherwise, and one that changes makes others wait.
-fn says_else(was: Option<Mark>, now: Mark) -> bool {
-    match (was, now) {
-        (Some(Mark::Closed), now) => now != Mark::Closed,
-        (_, Mark::Closed) => true,
-        (Some(Mark::Held { length: was, .. }), Mark::Held { length: now, .. }) => now > was,
-        (None, Mark::Held { .. }) => true,
-    }
 }
 
 fn may_read(granted: Granted) -> bool {

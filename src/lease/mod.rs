@@ -7,15 +7,19 @@
 //! clock, the model's (`tests/model.rs`) are ticks, and both call the functions of this module.
 //!
 //! - A question counts if its line had been marked long enough: [`OwnLine`].
+//! - What an answer comes to, and for which round it proves something: [`Line`], [`Answered`].
 //! - A majority of answers that count and name this node renews: [`renews`].
 //! - To open, on each Sentinel of that majority every other node is free, too: [`Watch`], [`acquires`].
+//! - What a round comes to by that: [`concludes`].
 //! - [`mark`]: what marks look like.
 
 use std::collections::BTreeSet;
 
+mod line;
 pub mod mark;
 mod watch;
 
+pub use line::{Answer, Answered, Line, Measure, Opening, concludes};
 pub use watch::Watch;
 
 /// A point of time on the caller's monotonic clock.
@@ -101,6 +105,12 @@ impl Mark {
         Mark::Held { length, nonce: u64::from(boot) << 32 | u64::from(fresh) }
     }
 
+    /// What is true of a node that has `held`: None where there is neither an open element nor an arm, and neither is about to be; else for
+    /// how long, at most, what is open stays so. What it opens next lasts for `lasts`.
+    pub fn of(held: Option<Span>, lasts: Span, boot: u32, fresh: u32) -> Self {
+        held.map_or(Mark::Closed, |open| Mark::held(lasts.max(open), boot, fresh))
+    }
+
     /// In which boot it was set; none of a closed one, which may be of any.
     pub fn boot(&self) -> Option<u32> {
         match self {
@@ -145,6 +155,11 @@ impl OwnLine {
     /// A mark was acknowledged: `received` is when its reply arrived. The first one counts.
     pub fn marked(&mut self, received: Moment) {
         self.marked.get_or_insert(received);
+    }
+
+    /// Whether a mark was acknowledged.
+    pub fn is_marked(&self) -> bool {
+        self.marked.is_some()
     }
 
     /// Whether a question that was sent at `sent` counts.
@@ -230,6 +245,14 @@ mod tests {
         assert!(!line.counts(5_999_999, &TERMS));
         assert!(line.counts(6_000_000, &TERMS));
         assert!(!line.counts(4_000_000, &TERMS));
+    }
+
+    #[test]
+    fn who_holds_nothing_is_marked_closed_and_others_for_as_long_as_they_may_be_open() {
+        assert_eq!(Mark::of(None, 20, 1, 2), Mark::Closed);
+        assert_eq!(Mark::of(Some(0), 20, 1, 2), Mark::held(20, 1, 2), "an arm, for example");
+        assert_eq!(Mark::of(Some(19), 20, 1, 2), Mark::held(20, 1, 2));
+        assert_eq!(Mark::of(Some(21), 20, 1, 2), Mark::held(21, 1, 2), "opened by hand");
     }
 
     fn yes(sentinel: usize, free: &[&'static str]) -> Evidence<&'static str> {
