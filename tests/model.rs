@@ -10,7 +10,7 @@
 //! window. So there are finitely many states, and a search ends by itself, without a bound on time or on the number of
 //! steps. What is bounded: three Sentinels; leases of two to four ticks, an arm of one, G of two; how often a single line
 //! breaks while its keeper and its Sentinel live (twice at most), and how many connections arrive late (one); that a node
-//! has at most two connections at one Sentinel; and not all of it at once, but as [`main`]'s scenarios have it. Each
+//! has at most two connections at one Sentinel; that a node loses its power once, at most; and not all of it at once, but as [`main`]'s scenarios have it. Each
 //! prints how many states it has. Sentinels and keepers restart as often as they like, where they do. Each fault that is
 //! seeded is found in a scenario that holds without it.
 //! (stateright tells states apart by 64 bits of hash: some 10^7 states miss one with a chance of one in 10^5.)
@@ -43,6 +43,10 @@
 //!   it hands over those on which questions count. What it had still sent there is processed before anything that the next
 //!   one sends, and so is the same as if it had come in time; to it, nothing is answered. The next one even goes on with
 //!   what it had seen: to begin anew only restarts windows.
+//! - **A node loses its power**, is confirmed off and boots, all in one step: to boot later is to do nothing until then, and to be
+//!   confirmed later makes nobody free earlier. What was open there is closed, and its lines stay listed for as long as they like. That a
+//!   boot is over stays known when the next one asks. The acquirer loses its power before anything else ([`Begin::Booted`]): in a boot that is
+//!   over it opens nothing any more.
 //! - **On `ipset`** no swap sees to it that the open element lives and that the arm is young. Both are read before it, with the
 //!   answers ([`What::Check`]), and the swap then comes at any moment, or never, and gives the port what the arm has left of a
 //!   whole lease. So a renewal can open a port that has closed. (Again of two that are open at once, the acquirer is the one that took
@@ -132,6 +136,14 @@ enum Fault {
     ShownTooSoon,
     /// A question is judged by the lengths that are known when an answer comes, not by those of its arming.
     LengthsOfNow,
+    /// That a node is confirmed off counts for its next boot.
+    ConfirmedForLater,
+    /// Of a boot that is over nobody looks for long.
+    ConfirmedAtOnce,
+    /// Where a boot is over, a closed mark is taken for one of it.
+    ClosedIsOfTheDead,
+    /// Where a line of a boot that is over is listed, nobody looks at the node's others.
+    OneLineOfTheDead,
     /// The record changes by two steps at once, and nobody checks.
     InOneStep,
     /// A second step is taken before all have shown the first.
@@ -148,6 +160,8 @@ struct Model<const N: usize> {
     remade: bool,
     /// How many connections arrive after they were given up.
     late: u8,
+    /// How often holders lose their power, and are confirmed off.
+    power: u8,
     /// Whether `closed` takes time to arrive.
     delays: bool,
     begin: Begin,
@@ -183,6 +197,9 @@ enum Begin {
     OneLacks,
     /// Nobody has a line.
     Bare,
+    /// These nodes have just booted, one bit each, and their boots before are confirmed to be over. The lines of those are still listed, each with
+    /// the mark of a lease.
+    Booted(u8),
 }
 
 /// Which Sentinels count, and how long a lease is.
@@ -206,6 +223,7 @@ struct State<const N: usize> {
     record: u8,
     breaks: u8,
     late: u8,
+    power: u8,
 }
 
 /// A node: its kernel and its keeper.
@@ -225,11 +243,13 @@ struct Node {
     says: Shown<u8>,
     /// It has opened, and the thrifty acquirer does so once.
     done: bool,
+    /// How often it has lost its power. It is known that the boots before are over.
+    boot: u8,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Node { arm: None, open: None, asked_by: 0, question: None, record: 0, says: Shown::On(0), done: false }
+        Node { arm: None, open: None, asked_by: 0, question: None, record: 0, says: Shown::On(0), done: false, boot: 0 }
     }
 }
 
@@ -281,10 +301,10 @@ enum Sign {
     #[default]
     Closed,
     /// Nonces only differ or not: see [`State::canonical`].
-    Held { length: Ticks, nonce: u8 },
+    Held { length: Ticks, nonce: u8, boot: u8 },
 }
 
-/// What looks have shown of one node's lines, as far as a later look can depend on it: [`Past::watch`].
+/// What looks have shown of one node's lines, as far as a later look can depend on it: [`Past::at`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 struct Past {
     /// The age of the last look.
@@ -292,6 +312,8 @@ struct Past {
     /// The age of the first look since which there have been these lines.
     first: Ticks,
     lines: List<Line, 3>,
+    /// The one boot of which all its marks were, and the age of the first look since which that is so, where it matters.
+    boot: Option<(u8, Ticks)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -391,6 +413,8 @@ enum What {
     RestartSentinel(SentinelId),
     /// A keeper restarts.
     RestartKeeper(NodeId),
+    /// A node loses its power, is confirmed off, and boots.
+    LosesPower(NodeId),
     /// A new line with its first mark.
     Connect(NodeId, SentinelId),
     /// A new line with its first mark, given up before the Sentinel accepts it.
@@ -422,6 +446,8 @@ struct Watched {
     node: NodeId,
     past: Option<Past>,
     now: List<Line, 3>,
+    /// Which boot of it is over for certain.
+    dead: Option<u8>,
 }
 
 /// What an answer comes to.
@@ -524,7 +550,8 @@ impl<const N: usize> Model<N> {
         let mut seen = List::default();
         for other in (0..N as NodeId).filter(|&other| watches(node, other)) {
             let past = sentinel.watches[usize::from(node)][usize::from(other)];
-            seen.push(self.altered(Watched { node: other, past, now: self.shown(sentinel, node, other) }));
+            let (now, dead) = (self.shown(state, at, node, other), self.dead(state, other));
+            seen.push(self.altered(Watched { node: other, past, now, dead }));
         }
         let marked = match sentinel.connections[line].used.unwrap_or_default() {
             _ if self.is(Fault::AgeIgnored) => 0,
@@ -544,6 +571,12 @@ impl<const N: usize> Model<N> {
         let newest = watched.now.last().copied().filter(|line| line.mark == Sign::Closed);
         match (self.fault, newest) {
             (Some(Fault::NoWindow), _) => watched.past = Some(Past::standing(watched.now, self.old())),
+            (Some(Fault::ConfirmedAtOnce), _) => {
+                let of_the_dead = |line: &Line| watched.dead.is_some_and(|dead| line.mark.boot() == Some(dead));
+                if watched.now.iter().any(of_the_dead) && watched.now.iter().all(of_the_dead) {
+                    watched.past = Some(Past::standing(watched.now, self.old()));
+                }
+            }
             (Some(Fault::NewestLineOnly), Some(newest)) => {
                 watched.now = List::default();
                 watched.now.push(newest);
@@ -559,8 +592,21 @@ impl<const N: usize> Model<N> {
         watched
     }
 
+    /// Whether a boot can be over.
+    fn boots_matter(&self) -> bool {
+        self.power > 0 || matches!(self.begin, Begin::Booted(_))
+    }
+
+    /// Which boot of this node is known to be over.
+    fn dead(&self, state: &State<N>, node: NodeId) -> Option<u8> {
+        let boot = state.nodes[usize::from(node)].boot;
+        let over = boot.checked_sub(1);
+        if self.is(Fault::ConfirmedForLater) { over.map(|_| boot) } else { over }
+    }
+
     /// The lines of `other` that a look of `node` shows.
-    fn shown(&self, sentinel: &Sentinel<N>, node: NodeId, other: NodeId) -> List<Line, 3> {
+    fn shown(&self, state: &State<N>, at: SentinelId, node: NodeId, other: NodeId) -> List<Line, 3> {
+        let sentinel = &state.sentinels[at];
         let mut lines = List::default();
         if self.is(Fault::VanishedIgnored) {
             let past = sentinel.watches[usize::from(node)][usize::from(other)].unwrap_or_default();
@@ -573,6 +619,17 @@ impl<const N: usize> Model<N> {
                 lines.push(Line { id: connection.id, mark: connection.mark, since: 0 });
             }
         }
+        let dead = self.dead(state, other);
+        let of_the_dead = lines.iter().find(|line| dead.is_some() && line.mark.boot() == dead).copied();
+        if let Some(line) = of_the_dead.filter(|_| self.is(Fault::OneLineOfTheDead)) {
+            lines = List::default();
+            lines.push(line);
+        }
+        if let Some(boot) = dead.filter(|_| self.is(Fault::ClosedIsOfTheDead)) {
+            for line in lines.iter_mut().filter(|line| line.mark == Sign::Closed) {
+                line.mark = Sign::Held { length: 0, nonce: 0, boot };
+            }
+        }
         lines
     }
 
@@ -580,12 +637,19 @@ impl<const N: usize> Model<N> {
     fn look(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
         let gap = self.gap();
         for other in (0..N as NodeId).filter(|&other| watches(node, other)) {
-            let now = self.shown(&state.sentinels[at], node, other);
+            let now = self.shown(state, at, node, other);
+            let boots_matter = self.boots_matter();
             let past = &mut state.sentinels[at].watches[usize::from(node)][usize::from(other)];
             *past = Some(match past.filter(|past| span(past.last) < gap) {
                 Some(past) => past.and(now),
-                None => Past { lines: now, ..Past::default() },
+                None => {
+                    let before = past.and_then(|past| past.boot);
+                    Past { lines: now, boot: boot_of(&now, before.map(|(boot, _)| (boot, 0))), ..Past::default() }
+                }
             });
+            if let Some(past) = past.as_mut().filter(|_| !boots_matter) {
+                past.boot = None;
+            }
         }
     }
 
@@ -663,7 +727,19 @@ impl Judged {
         line.acknowledged(self.marked);
         let pasts = || self.seen.iter().filter_map(|watched| watched.past);
         // A look in each tick.
-        let ages = pasts().map(|past| past.last).min().zip(pasts().map(|past| past.first).max());
+        let ages = pasts().map(|past| past.last).min().zip(pasts().map(|past| past.longest()).max());
+        if let Some((_, first)) = ages {
+            // Of a node that has no line since then, only a look that was too long before tells of which boot its last one was.
+            let before = |watched: &Watched| {
+                let past = watched.past.filter(|past| past.lines.is_empty())?;
+                Some(seen(watched.node, ANOTHER, Sign::of_before(Some(past.boot?.0))))
+            };
+            let lines: Vec<_> = self.seen.iter().filter_map(before).collect();
+            if !lines.is_empty() {
+                let at = ago(first + ticks(self.terms.look_gap()));
+                line.look(at, at, &lines, &self.terms);
+            }
+        }
         for age in ages.into_iter().flat_map(|(last, first)| (last..=first).rev()) {
             let shown = |watched: &Watched| watched.past.map(|past| past.at(watched.node, age)).unwrap_or_default();
             let lines: Vec<_> = self.seen.iter().flat_map(shown).collect();
@@ -678,7 +754,10 @@ impl Judged {
         let measure = Measure { terms: self.terms, longest: self.longest, others };
         let answer =
             Answer { sentinel: 0, sent: NOW, received: NOW, marked_for: Some(ROUND), own_look: true, names_me: true };
-        let Answered { evidence, .. } = line.answer(&answer, &measure, |_| None);
+        let Answered { evidence, .. } = line.answer(&answer, &measure, |other| {
+            let watched = self.seen.iter().find(|watched| watched.node == *other)?;
+            watched.dead.map(u32::from)
+        });
         Comes { counts: evidence.counts, free: evidence.free.iter().fold(0, |free, other| free | 1 << other) }
     }
 }
@@ -711,7 +790,7 @@ impl From<Sign> for Mark {
     fn from(sign: Sign) -> Mark {
         match sign {
             Sign::Closed => Mark::Closed,
-            Sign::Held { length, nonce } => Mark::held(span(length), 0, nonce.into()),
+            Sign::Held { length, nonce, boot } => Mark::held(span(length), boot.into(), nonce.into()),
         }
     }
 }
@@ -720,9 +799,32 @@ impl From<Mark> for Sign {
     fn from(mark: Mark) -> Sign {
         match mark {
             Mark::Closed => Sign::Closed,
-            Mark::Held { length, nonce } => Sign::Held { length: ticks(length), nonce: nonce as u8 },
+            Mark::Held { length, nonce } => {
+                Sign::Held { length: ticks(length), nonce: nonce as u8, boot: mark.boot().unwrap_or_default() as u8 }
+            }
         }
     }
+}
+
+impl Sign {
+    fn boot(self) -> Option<u8> {
+        match self {
+            Sign::Closed => None,
+            Sign::Held { boot, .. } => Some(boot),
+        }
+    }
+
+    /// A mark that no line bears any more: of this boot, or else closed.
+    fn of_before(boot: Option<u8>) -> Self {
+        boot.map_or(Sign::Closed, |boot| Sign::Held { length: 0, nonce: GONE, boot })
+    }
+}
+
+/// The one boot of which all marks are, with the look that shows these and those before.
+fn boot_of(now: &[Line], before: Option<(u8, Ticks)>) -> Option<(u8, Ticks)> {
+    let Some(first) = now.first() else { return before };
+    let boot = first.mark.boot().filter(|boot| now.iter().all(|line| line.mark.boot() == Some(*boot)))?;
+    before.filter(|before| before.0 == boot).or(Some((boot, 0)))
 }
 
 /// Whether the code takes a change from one of these records to another for one step.
@@ -746,19 +848,26 @@ impl Past {
     /// These lines, and no others, in each look for long.
     fn standing(mut lines: List<Line, 3>, long: Ticks) -> Past {
         lines.iter_mut().for_each(|line| line.since = long);
-        Past { last: 0, first: long, lines }
+        let boot = boot_of(&lines, None).map(|(boot, _)| (boot, long));
+        Past { last: 0, first: long, lines, boot }
     }
 
     /// What a look `age` ago has shown. What matters is the first one and the last.
     fn at(&self, node: NodeId, age: Ticks) -> Vec<Seen<NodeId>> {
+        let before = Sign::of_before(self.boot.filter(|(_, since)| age <= *since).map(|(boot, _)| boot));
         if age > self.first {
-            return vec![seen(node, ANOTHER, Sign::Closed)];
+            return vec![seen(node, ANOTHER, before)];
         }
         let shown = |line: &Line| match line.mark {
-            Sign::Held { .. } if line.since < age => seen(node, line.id, Sign::Closed),
+            Sign::Held { .. } if line.since < age => seen(node, line.id, before),
             mark => seen(node, line.id, mark),
         };
         self.lines.iter().map(shown).collect()
+    }
+
+    /// The age of the first look that matters.
+    fn longest(&self) -> Ticks {
+        self.first.max(self.boot.map_or(0, |(_, since)| since))
     }
 
     /// With one more look, now, that shows these lines.
@@ -771,7 +880,7 @@ impl Past {
                 Sign::Held { .. } => before.map_or(0, |before| before.since),
             };
         }
-        Past { last: 0, first: if same { self.first } else { 0 }, lines: now }
+        Past { last: 0, first: if same { self.first } else { 0 }, lines: now, boot: boot_of(&now, self.boot) }
     }
 }
 
@@ -815,7 +924,7 @@ impl Node {
     /// The mark that is true of it, where its leases have this length.
     fn mark(&self, length: Span) -> Mark {
         let held = (!self.is_closed()).then(|| self.open.map_or(0, span));
-        Mark::of(held, length, 0, FRESH.into())
+        Mark::of(held, length, self.boot.into(), FRESH.into())
     }
 }
 
@@ -876,18 +985,19 @@ impl<const N: usize> Sentinel<N> {
             // A line that has gone does not come back: the next look will show others, and start anew.
             if !keep_gone && past.lines.iter().any(|line| listed(line.id).is_none()) {
                 *past = Past { first: 0, lines: List::default(), ..*past };
-                past.lines.push(Line { id: GONE, ..Line::default() });
+                let mark = Sign::of_before(past.boot.map(|(boot, _)| boot));
+                past.lines.push(Line { id: GONE, mark, since: 0 });
                 continue;
             }
             for line in past.lines.iter_mut() {
                 // Neither does a mark: nonces are fresh.
-                if let Sign::Held { length, .. } = line.mark {
+                if let Sign::Held { length, boot, .. } = line.mark {
                     match listed(line.id) {
                         Some(connection) if connection.mark == line.mark => {
-                            line.mark = Sign::Held { length, nonce: 0 };
+                            line.mark = Sign::Held { length, nonce: 0, boot };
                         }
-                        Some(_) => *line = Line { mark: Sign::Held { length, nonce: 1 }, since: 0, ..*line },
-                        None => line.mark = Sign::Held { length, nonce: 1 },
+                        Some(_) => *line = Line { mark: Sign::Held { length, nonce: 1, boot }, since: 0, ..*line },
+                        None => line.mark = Sign::Held { length, nonce: 1, boot },
                     }
                 }
             }
@@ -974,6 +1084,9 @@ impl<const N: usize> Model<N> {
             }
             if self.may_swap(state, node) {
                 quiet.push(What::Swap(node));
+            }
+            if state.power > 0 && node != ACQUIRER && self.has_something(state, node) {
+                quiet.push(What::LosesPower(node));
             }
             if self.keepers_restart.is_some() && self.may_restart(state, node) {
                 quiet.push(What::RestartKeeper(node));
@@ -1072,6 +1185,11 @@ impl<const N: usize> Model<N> {
         node.arm == Some(0) || !(young || question.checked || self.is(Fault::ArmOfAnyAge))
     }
 
+    /// Whether the loss of its power costs this node anything.
+    fn has_something(&self, state: &State<N>, node: NodeId) -> bool {
+        !state.nodes[usize::from(node)].is_closed() || state.sentinels.iter().any(|at| at.line(node).is_some())
+    }
+
     /// Whether a restart of the keeper of `node` changes anything.
     fn may_restart(&self, state: &State<N>, node: NodeId) -> bool {
         // A question that is lost comes to nothing.
@@ -1149,12 +1267,16 @@ impl<const N: usize> Model<N> {
                 if let Some(seen) = past {
                     older(&mut seen.last);
                     older(&mut seen.first);
+                    if let Some((_, since)) = &mut seen.boot {
+                        older(since);
+                    }
                     for line in seen.lines.iter_mut().filter(|line| line.mark != Sign::Closed) {
                         older(&mut line.since);
                     }
                     // Any later look comes too late.
                     if span(seen.last) >= gap {
-                        *past = None;
+                        let last = ticks(gap);
+                        *past = seen.boot.map(|(boot, _)| Past { last, boot: Some((boot, last)), ..Past::default() });
                     }
                 }
             }
@@ -1268,6 +1390,13 @@ impl<const N: usize> Model<N> {
                 }
             }
             What::RestartKeeper(node) => self.restart_keeper(state, node),
+            What::LosesPower(node) => {
+                state.power -= 1;
+                let me = &mut state.nodes[usize::from(node)];
+                (me.arm, me.open, me.question, me.asked_by) = (None, None, None, 0);
+                me.boot += 1;
+                (0..2).for_each(|at| self.give_up(state, node, at));
+            }
             What::Connect(node, at) => {
                 let mark = state.nodes[usize::from(node)].mark(self.lengths(state, node).own).into();
                 state.sentinels[at].accept(Connection { node, mark, used: Some(0), ..Connection::default() });
@@ -1306,6 +1435,28 @@ impl<const N: usize> Model<N> {
         }
     }
 
+    /// What was seen of boots is of no use where none of those is over or can be.
+    fn forget_boots(&self, state: &mut State<N>) {
+        if !self.boots_matter() {
+            return;
+        }
+        let before = *state;
+        for past in state.sentinels.iter_mut().flat_map(|sentinel| &mut sentinel.watches) {
+            for (other, past) in past.iter_mut().enumerate() {
+                let Some(seen) = past else { continue };
+                let node = other as NodeId;
+                let alive = before.nodes[other].boot;
+                let can_be_over = |boot: u8| {
+                    self.dead(&before, node) == Some(boot) || before.power > 0 && node != ACQUIRER && boot == alive
+                };
+                seen.boot = seen.boot.filter(|(boot, _)| can_be_over(*boot));
+                if seen.boot.is_none() && span(seen.last) >= self.gap() {
+                    *past = None;
+                }
+            }
+        }
+    }
+
     fn give_up(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
         let sentinel = &mut state.sentinels[at];
         if let Some(line) = sentinel.line(node) {
@@ -1338,6 +1489,7 @@ impl<const N: usize> Model<N> {
         let comes = self.answer(state, node, at);
         self.look(state, node, at);
         let line = state.sentinels[at].line(node).expect("a line");
+        let boot = state.nodes[usize::from(node)].boot;
         let question = state.nodes[usize::from(node)].question.as_mut().expect("a question");
         let asked = &mut question.asked[at];
         if !asked.looked {
@@ -1345,7 +1497,7 @@ impl<const N: usize> Model<N> {
         }
         asked.answered = comes.counts;
         let line = &mut state.sentinels[at].connections[line];
-        (line.mark, line.closing) = (Sign::Held { length: question.length, nonce: FRESH }, false);
+        (line.mark, line.closing) = (Sign::Held { length: question.length, nonce: FRESH, boot }, false);
     }
 
     fn look_to_ask(&self, state: &mut State<N>, node: NodeId, at: SentinelId) {
@@ -1367,7 +1519,13 @@ impl<const N: usize> stateright::Model for Model<N> {
             record: 0,
             breaks: self.breaks,
             late: self.late,
+            power: self.power,
         };
+        let booted = |node: NodeId| matches!(self.begin, Begin::Booted(nodes) if nodes & 1 << node != 0);
+        for (node, booting) in state.nodes.iter_mut().enumerate() {
+            booting.boot = u8::from(booted(node as NodeId));
+        }
+        let of_before = Sign::Held { length: self.records[0].length, nonce: 0, boot: 0 };
         let old = self.old();
         for (at, sentinel) in state.sentinels.iter_mut().enumerate() {
             if self.begin == Begin::Bare || !self.records[0].counts[at] {
@@ -1375,17 +1533,21 @@ impl<const N: usize> stateright::Model for Model<N> {
             }
             let lacks = self.begin == Begin::OneLacks && at == 1;
             for node in (0..N as NodeId).filter(|&node| node == ACQUIRER || !lacks) {
-                sentinel.accept(Connection { node, used: Some(SETTLE), ..Connection::default() });
+                sentinel.accept(match booted(node) {
+                    true => Connection { node, mark: of_before, ..Connection::default() },
+                    false => Connection { node, used: Some(SETTLE), ..Connection::default() },
+                });
             }
             for (node, seen) in sentinel.watches.iter_mut().enumerate() {
                 for (other, watch) in
                     seen.iter_mut().enumerate().filter(|(other, _)| watches(node as NodeId, *other as NodeId))
                 {
-                    let mut past = Past { last: 0, first: old, ..Past::default() };
+                    let mut lines = List::default();
                     if other as NodeId == ACQUIRER || !lacks {
-                        past.lines.push(Line { id: 1, ..Line::default() });
+                        let mark = if booted(other as NodeId) { of_before } else { Sign::Closed };
+                        lines.push(Line { id: 1, mark, since: 0 });
                     }
-                    *watch = Some(past);
+                    *watch = Some(Past::standing(lines, old)).filter(|_| !booted(node as NodeId));
                 }
             }
         }
@@ -1399,6 +1561,7 @@ impl<const N: usize> stateright::Model for Model<N> {
     fn next_state(&self, last: &State<N>, step: Step) -> Option<State<N>> {
         let mut state = *last;
         self.step(&mut state, step);
+        self.forget_boots(&mut state);
         let symmetric = self.records.iter().all(|record| record.counts == [true, true]);
         Some(state.canonical(symmetric, self.is(Fault::VanishedIgnored)))
     }
@@ -1427,31 +1590,46 @@ impl<const N: usize> stateright::Model for Model<N> {
 enum Happens {
     Tick,
     Look,
+    /// So many ticks, each with a look at its end.
+    Passes(u8),
     Comes,
+    ComesOpen,
     Goes(usize),
     Asks(usize),
+    /// With a mark of the boot that is over.
+    AsksOfBefore(usize),
     Closes(usize),
+    LosesPower,
 }
 
 /// A line made from what the model keeps of past looks judges as one that has really seen them.
 fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
     let happens = prop_oneof![
-        4 => Just(Happens::Tick),
-        6 => Just(Happens::Look),
+        3 => Just(Happens::Tick),
+        4 => Just(Happens::Look),
+        8 => (1..5u8).prop_map(Happens::Passes),
         1 => Just(Happens::Comes),
+        1 => Just(Happens::ComesOpen),
         1 => (0..2usize).prop_map(Happens::Goes),
         1 => (0..2usize).prop_map(Happens::Asks),
+        1 => (0..2usize).prop_map(Happens::AsksOfBefore),
         1 => (0..2usize).prop_map(Happens::Closes),
+        1 => Just(Happens::LosesPower),
     ];
     let mut runner = TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
-    let freed = Cell::new(0);
+    let (freed, gone) = (Cell::new(0), Cell::new(0));
+    let model = Model { power: 1, ..WHOLE };
     let tried = runner.run(&proptest::collection::vec(happens, 0..40), |story| {
-        let mut state = WHOLE.init_states()[0];
-        let measure = WHOLE.measure(Lengths::of(span(2), None), vec![1]);
+        let mut state = model.init_states()[0];
+        let measure = model.measure(Lengths::of(span(2), None), vec![1]);
         let (mut line, mut now, mut fresh) = (lease::Line::connected(OwnLine::new(), Mark::Closed), 0, 1u32);
         let mut real = vec![(u64::from(fresh), Mark::Closed)];
         state.sentinels[0].watches = [[None; 2]; 2];
-        for happens in story {
+        let each = |happens| match happens {
+            Happens::Passes(ticks) => [Happens::Tick, Happens::Look].repeat(ticks.into()),
+            happens => vec![happens],
+        };
+        for happens in story.into_iter().flat_map(each) {
             fresh += 1;
             let of = |state: &State<2>, n: usize| {
                 let mut lines = state.sentinels[0].connections.iter().enumerate().filter(|(_, c)| c.node == 1);
@@ -1462,29 +1640,50 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
             };
             match happens {
                 Happens::Tick => {
-                    WHOLE.tick(&mut state, !0);
+                    model.tick(&mut state, !0);
                     now += TICK;
                 }
                 Happens::Look => {
-                    let judged = WHOLE.answer(&state, 0, 0).free != 0;
-                    WHOLE.look(&mut state, 0, 0);
+                    let judged = model.answer(&state, 0, 0).free != 0;
+                    model.look(&mut state, 0, 0);
                     line.look(now, now, &lines(&real), &measure.terms);
-                    proptest::prop_assert_eq!(judged, line.shows_free(&1, &measure));
+                    let answer = Answer {
+                        sentinel: 0,
+                        sent: now,
+                        received: now,
+                        marked_for: Some(ROUND),
+                        own_look: true,
+                        names_me: true,
+                    };
+                    let dead = state.nodes[1].boot.checked_sub(1).map(u32::from);
+                    let is_free = line.answer(&answer, &measure, |_| dead).evidence.free.contains(&1);
+                    proptest::prop_assert_eq!(judged, is_free);
                     freed.set(freed.get() + usize::from(judged && now > 0));
+                    gone.set(gone.get() + usize::from(judged && !line.shows_free(&1, &measure)));
                 }
-                Happens::Comes if real.len() < CONNECTIONS => {
-                    real.push((fresh.into(), Mark::Closed));
-                    state.sentinels[0].accept(Connection { node: 1, ..Connection::default() });
+                Happens::Comes | Happens::ComesOpen if real.len() < CONNECTIONS => {
+                    let boot = state.nodes[1].boot;
+                    let (mark, sign) = match happens {
+                        Happens::Comes => (Mark::Closed, Sign::Closed),
+                        _ => (Mark::held(span(2), boot.into(), fresh), Sign::Held { length: 2, nonce: FRESH, boot }),
+                    };
+                    real.push((fresh.into(), mark));
+                    state.sentinels[0].accept(Connection { node: 1, mark: sign, ..Connection::default() });
                 }
                 Happens::Goes(n) if n < real.len() => {
                     real.remove(n);
                     let at = of(&state, n).expect("the same lines");
                     state.sentinels[0].connections.remove(at);
                 }
-                Happens::Asks(n) if n < real.len() => {
-                    real[n].1 = Mark::held(span(2), 0, fresh);
+                Happens::LosesPower => state.nodes[1].boot = 3.min(state.nodes[1].boot + 1),
+                Happens::Asks(n) | Happens::AsksOfBefore(n) if n < real.len() => {
+                    let boot = match happens {
+                        Happens::Asks(_) => state.nodes[1].boot,
+                        _ => state.nodes[1].boot.saturating_sub(1),
+                    };
+                    real[n].1 = Mark::held(span(2), boot.into(), fresh);
                     let at = of(&state, n).expect("the same lines");
-                    state.sentinels[0].connections[at].mark = Sign::Held { length: 2, nonce: FRESH };
+                    state.sentinels[0].connections[at].mark = Sign::Held { length: 2, nonce: FRESH, boot };
                 }
                 Happens::Closes(n) if n < real.len() => {
                     real[n].1 = Mark::Closed;
@@ -1493,12 +1692,18 @@ fn what_is_remembered_is_enough() -> Result<(), libtest_mimic::Failed> {
                 }
                 _ => {}
             }
+            model.forget_boots(&mut state);
             state.sentinels[0].canonical(false);
         }
         Ok(())
     });
     tried.map_err(|error| error.to_string())?;
-    if freed.get() < 100 { Err(format!("only {} looks found somebody free", freed.get()).into()) } else { Ok(()) }
+    match (freed.get(), gone.get()) {
+        (100.., 100..) => Ok(()),
+        (freed, gone) => {
+            Err(format!("only {freed} looks found somebody free, {gone} by the end of a boot alone").into())
+        }
+    }
 }
 
 /// Which records the nodes stand on, without leases and time: three nodes, whose power is cut as often as one likes, whom STONITH and a
@@ -1658,6 +1863,7 @@ impl<const N: usize> Model<N> {
         breaks: 0,
         remade: true,
         late: 0,
+        power: 0,
         delays: false,
         begin: Begin::Marked,
         own_looks: false,
@@ -1673,6 +1879,9 @@ const WHOLE: Model<2> = Model::WHOLE;
 const THREE_NODES: Model<3> = Model::WHOLE;
 const HANDED: Model<2> =
     Model { keepers_restart: Some(Restart::HandsOver), breaks: 1, begin: Begin::OneLacks, records: LONG, ..WHOLE };
+const POWER: Model<2> = Model { power: 1, ..WHOLE };
+const BOOTED: Model<2> = Model { begin: Begin::Booted(1 << ACQUIRER), ..WHOLE };
+const HOLDER_BOOTED: Model<2> = Model { begin: Begin::Booted(1 << 1), breaks: 1, ..WHOLE };
 const IPSET: Model<2> = Model { ipset: true, ..WHOLE };
 
 /// A longer lease: more fits between two questions.
@@ -1705,6 +1914,9 @@ fn main() {
         scenario("Sentinels restart", Model { sentinels_restart: true, ..WHOLE }),
         scenario("keepers restart", Model { keepers_restart: Some(Restart::Loses), ..WHOLE }),
         scenario("keepers hand over, a longer lease", HANDED.clone()),
+        scenario("holders lose their power", POWER),
+        scenario("the acquirer has lost its power", BOOTED),
+        scenario("a holder has lost its power, and lines break", HOLDER_BOOTED),
         scenario("ipset", IPSET),
         scenario("ipset, a longer lease", Model { records: LONG, ..IPSET }),
         scenario("ipset, lines break", Model { breaks: 1, ..IPSET }),
@@ -1760,6 +1972,10 @@ fn main() {
         ("ipset, an arm of any age", Fault::ArmOfAnyAge, IPSET),
         ("ipset, time from the swap", Fault::TimeFromTheSwap, IPSET),
         ("ipset, a window of L without A", Fault::WindowWithoutArm, IPSET),
+        ("a confirmed-off that counts for the next boot", Fault::ConfirmedForLater, POWER),
+        ("a boot that is over, not looked at for long", Fault::ConfirmedAtOnce, HOLDER_BOOTED),
+        ("a closed mark taken for one of a boot that is over", Fault::ClosedIsOfTheDead, HOLDER_BOOTED),
+        ("one line of a boot that is over, and the others not looked at", Fault::OneLineOfTheDead, BOOTED),
         ("a Sentinel replaced in one step", Fault::InOneStep, Model { records: &[REPLACED[0], REPLACED[2]], ..WHOLE }),
         (
             "a Sentinel taken away in one step",
