@@ -1333,7 +1333,7 @@ impl Group {
     /// The configuration epoch that the Sentinels have, the highest.
     fn epoch(&self) -> u64 {
         let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_ref().ok());
-        answers.filter_map(|answer| Some(answer.master.as_ref()?.config_epoch)).max().unwrap_or(0)
+        sentinel::highest_epoch(answers).unwrap_or(0)
     }
 
     /// What the Sentinels say together.

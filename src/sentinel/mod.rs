@@ -83,6 +83,11 @@ pub struct Heard {
     pub answer: Result<Answer, AskError>,
 }
 
+/// The configuration epoch that Sentinels have, the highest; None where none of these knows the master name.
+pub fn highest_epoch<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Option<u64> {
+    answers.into_iter().filter_map(|answer| Some(answer.master.as_ref()?.config_epoch)).max()
+}
+
 /// Asks the Sentinel at `address` about `master`.
 ///
 /// # Errors

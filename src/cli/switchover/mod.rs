@@ -29,7 +29,7 @@ use crate::pacemaker::cib::Node;
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::record::canonical;
 use crate::roles;
-use crate::sentinel::{self, Begun, Place, Verdict};
+use crate::sentinel::{self, Begun, Heard, Place, Verdict};
 use crate::server::{self, AskError, Credentials};
 use crate::settings::Settings;
 use crate::switchover::{self, Changed, Mark, Setting};
@@ -269,6 +269,8 @@ struct Doing {
     /// Whose server is primary, other than the old one's.
     promoted: Option<String>,
     named: Named,
+    /// The Sentinels' configuration epoch, as they said last.
+    epoch: Option<u64>,
     /// The Sentinels that were asked.
     asked: Vec<SocketAddr>,
     /// Somebody let the old primary go while a failover was under way.
@@ -279,6 +281,7 @@ impl Doing {
     fn new(gate: &Gate, settings: &Settings, plan: Plan) -> Self {
         let record = gate.params.record.clone();
         Doing {
+            epoch: plan.epoch,
             plan,
             master: gate.params.master.clone(),
             settings: settings.clone(),
@@ -660,7 +663,7 @@ impl Doing {
         self.looks += 1;
         let mut over = false;
         if !matches!(self.named, Named::Other(_)) && self.looks % SENTINELS_EVERY == 0 {
-            let heard = sentinel::ask_all(&self.record, &self.master, &self.settings.sentinel, NAMING);
+            let heard = self.ask_sentinels();
             let verdict = Verdict::of(&self.record, &heard, None);
             self.named = match verdict.points_at_node {
                 Some(node) if node.eq_ignore_ascii_case(&self.plan.old.name) => Named::Old,
@@ -714,6 +717,14 @@ impl Doing {
         Watched { promoted: Some(node), named, open, target_answers, over }
     }
 
+    /// What each Sentinel says now.
+    fn ask_sentinels(&mut self) -> Vec<Heard> {
+        let heard = sentinel::ask_all(&self.record, &self.master, &self.settings.sentinel, NAMING);
+        let answers = heard.iter().filter_map(|heard| heard.answer.as_ref().ok());
+        self.epoch = sentinel::highest_epoch(answers).or(self.epoch);
+        heard
+    }
+
     /// This node takes writes: whatever pause there was is over.
     fn take_up(&mut self, node: &str) {
         if let Some(since) = self.stopped.take() {
@@ -764,13 +775,17 @@ impl Doing {
                 self.take_up(&self.plan.old.name.clone());
             }
         }
+        if !self.asked.is_empty() {
+            // The failover has its own, and the port may have opened between two questions.
+            self.ask_sentinels();
+        }
         let (master, target) = (&self.master, &self.plan.target.name);
         let (node, outcome) = match &end.to {
             To::Forward(node) => (node, "takes writes".to_owned()),
             To::Closed(node) => (node, "is primary, and was not seen to take writes".to_owned()),
             To::Back(why) | To::Open(why) => (&self.plan.old.name, format!("stays primary: {why}")),
         };
-        info!(MASTER = %master, NODE = %node, ROLE = "primary", REASON = "switchover", OPERATOR = operator(), "{master}: switchover to {target}: {node} {outcome}");
+        info!(MASTER = %master, NODE = %node, ROLE = "primary", EPOCH = self.epoch, REASON = "switchover", OPERATOR = operator(), "{master}: switchover to {target}: {node} {outcome}");
         for marked in self.marked.iter().filter(|_| end.left) {
             say(format!(
                 "{} of {} was not seen put back: the keeper there does it within 5 s",

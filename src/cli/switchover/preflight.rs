@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::course::Known;
 use crate::cli::facts::{ClusterFacts, Group, Keeper, NodeFacts, Server};
 use crate::record::canonical;
-use crate::sentinel::{Place, Survey};
+use crate::sentinel::{self, Place, Survey};
 use crate::switchover::{self, Mark};
 
 /// How far behind the target may be: what is left comes within the pause.
@@ -81,6 +81,8 @@ pub struct Plan {
     pub behind: Vec<(Party, u32)>,
     /// The Sentinels that can be asked.
     pub sentinels: Vec<SocketAddr>,
+    /// The Sentinels' configuration epoch, the highest.
+    pub epoch: Option<u64>,
 }
 
 /// What comes of the look.
@@ -375,6 +377,9 @@ fn plan(scene: &Scene, old: &NodeFacts, to: &NodeFacts, mut why: Vec<String>) ->
             .filter(|told| told.survey.is_ok() && !told.tilt)
             .map(|told| told.sentinel)
             .collect(),
+        epoch: sentinel::highest_epoch(
+            scene.told.iter().filter_map(|told| told.survey.as_ref().ok()).map(|survey| &survey.answer),
+        ),
     }))
 }
 
@@ -479,7 +484,7 @@ mod tests {
     use super::*;
     use crate::cli::facts::{Ban, GateFacts, Member, ReplicaFacts, SentinelFacts, ServerFacts, VerdictFacts};
     use crate::cli::probe::{Port, Who};
-    use crate::sentinel::{self, Answer, Master};
+    use crate::sentinel::{Answer, Master};
 
     fn address(n: usize) -> SocketAddr {
         format!("10.0.0.{n}:6379").parse().unwrap()
@@ -602,7 +607,7 @@ mod tests {
             (plan.old.name.as_str(), plan.target.name.as_str(), plan.run_id.as_str()),
             ("node1", "node2", "run1")
         );
-        assert_eq!((plan.min_replicas, plan.sentinels.len()), (1, 3));
+        assert_eq!((plan.min_replicas, plan.sentinels.len(), plan.epoch), (1, 3, Some(0)));
         let behind: Vec<_> = plan.behind.iter().map(|(party, before)| (party.name.as_str(), *before)).collect();
         assert_eq!((behind, plan.others.len(), plan.priority), (vec![("node3", 100)], 1, 100));
         // The further one; but priority goes before.
@@ -618,6 +623,11 @@ mod tests {
         scene.group.nodes[1].fence = Some("by root".into());
         assert_eq!(go(&scene, None).target.name, "node3", "the best that can be");
         assert_eq!(judge(&well(), Some("node1")), Judgement::Already("node1".into()));
+        // One Sentinel may have missed a failover, and another may not answer.
+        let mut scene = well();
+        scene.told[1].survey.as_mut().unwrap().answer.master.as_mut().unwrap().config_epoch = 7;
+        scene.told[2].survey = Err("no answer".into());
+        assert_eq!(go(&scene, None).epoch, Some(7));
         // Whoever cannot be chosen may be as he likes.
         let mut scene = well();
         set(&mut scene, 3, |settings| settings.priority = 0);
