@@ -198,7 +198,7 @@ enum Begin {
     /// Nobody has a line.
     Bare,
     /// These nodes have just booted, one bit each, and their boots before are confirmed to be over. The lines of those are still listed, each with
-    /// the mark of a lease.
+    /// the mark of a lease; those of holders at the first Sentinel.
     Booted(u8),
 }
 
@@ -1134,6 +1134,9 @@ impl<const N: usize> Model<N> {
                 if !line.closing && self.says_closed(me, line.mark) {
                     loud(node, What::SayClosed(node, at));
                 }
+                if me.question.is_some_and(|question| question.asked[at].answered) && self.thrifty {
+                    continue;
+                }
                 let comes = self.answer(state, node, at);
                 if !comes.counts || !self.useful(state, node, at, comes.free) {
                     continue;
@@ -1531,7 +1534,7 @@ impl<const N: usize> stateright::Model for Model<N> {
             if self.begin == Begin::Bare || !self.records[0].counts[at] {
                 continue;
             }
-            let lacks = self.begin == Begin::OneLacks && at == 1;
+            let lacks = at == 1 && (self.begin == Begin::OneLacks || (1..N as NodeId).any(booted));
             for node in (0..N as NodeId).filter(|&node| node == ACQUIRER || !lacks) {
                 sentinel.accept(match booted(node) {
                     true => Connection { node, mark: of_before, ..Connection::default() },
