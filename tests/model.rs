@@ -847,7 +847,7 @@ fn one_step(records: &'static [Record], from: u8, to: u8) -> bool {
 impl Past {
     /// These lines, and no others, in each look for long.
     fn standing(mut lines: List<Line, 3>, long: Ticks) -> Past {
-        lines.iter_mut().for_each(|line| line.since = long);
+        lines.iter_mut().filter(|line| line.mark != Sign::Closed).for_each(|line| line.since = long);
         let boot = boot_of(&lines, None).map(|(boot, _)| (boot, long));
         Past { last: 0, first: long, lines, boot }
     }
