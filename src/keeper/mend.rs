@@ -32,6 +32,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
+/// What a dead switchover has left is put back by then, in Redis and on its disk.
+const MENDED_WITHIN: Duration = Duration::from_secs(5);
+
+// A mark is seen, stands still, is put back, and with the next look the file is looked at. The rest is for Redis' answers.
+const _: () = {
+    let stands = BELONGS_FOR.as_millis() + WHILE_FAILING_OVER.as_millis();
+    assert!(stands + 3 * SOON.as_millis() + 300 < MENDED_WITHIN.as_millis());
+};
+
 /// See the module.
 pub struct Keeper {
     master: String,
@@ -116,9 +125,9 @@ impl Keeper {
         }
     }
 
-    /// Whether a switchover is under way, or left something.
+    /// Whether a switchover is under way, or left something. Until what is put back has been seen, too: the file is looked at behind that.
     pub fn is_under_way(&self) -> bool {
-        self.watch.marks != [None, None]
+        self.watch.marks != [None, None] || self.job.is_some()
     }
 
     /// Why nothing should be written to this Redis, where it is the primary.
