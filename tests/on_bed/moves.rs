@@ -216,7 +216,7 @@ fn told(bed: &Bed, old: &str) -> Result<()> {
 }
 
 /// The records in the journal of a node that these words choose, the oldest first.
-fn journal(on: &Host, words: &[&str]) -> Result<Vec<Value>> {
+pub(super) fn journal(on: &Host, words: &[&str]) -> Result<Vec<Value>> {
     let text = on.ask("journalctl", &[&["--quiet", "--output=json"], words].concat())?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
