@@ -38,9 +38,12 @@ const MENDED: Duration = Duration::from_secs(5);
 /// What a machine whose two processors carry a cluster of three may add to that, beside what it was seen to stand still.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A Sentinel that dies between promoting a replica and telling the others leaves a failover that may come to nothing. The command, which lives,
-/// gives that up 20 s later and lets the old primary take writes.
+/// A Sentinel that stands still between promoting a replica and telling the others may go on with that. The command, which lives, gives it up
+/// 20 s later and lets the old primary take writes.
 const GIVEN_UP: Duration = Duration::from_secs(23);
+
+/// One that dies there is started anew and knows nothing of it. Another one is asked after 1.2 s; 3 s later it is known that nothing came of either.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 
 const SETTINGS: [&str; 2] = ["min-replicas-to-write", "replica-priority"];
 
@@ -347,7 +350,7 @@ fn killed_at(bed: &Bed, victim: Victim, step: &str) -> Result<()> {
     // And the old primary becomes a replica when a Sentinel has waited for four of its periods.
     let after = || pace(bed, INFO.0, PUBLISH.0);
     let pause = match victim {
-        Victim::SentinelAsked if STEPS[3..].contains(&step) => GIVEN_UP,
+        Victim::SentinelAsked if STEPS[3..].contains(&step) => FORGOTTEN,
         _ => MENDED,
     };
     faulty(bed, step, pause, kill, after).with_context(|| format!("{victim:?} killed at {step:?}"))?;

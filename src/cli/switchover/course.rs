@@ -451,6 +451,11 @@ impl Course {
         }
         let named = watched.named;
         match &self.promoted {
+            // Who promoted it has died before it told the others, and has forgotten it; no other one would do it again. Sentinels make it a replica.
+            Some((since, node)) if named == Named::Old && watched.over && now > asked.max(*since) + PROMOTED_WITHIN => {
+                let why = format!("{node} was promoted by a Sentinel that has forgotten it since, and none names it");
+                return self.end(To::Back(why));
+            }
             Some((since, node)) if now > *since + OPEN_WITHIN => {
                 let node = node.clone();
                 return match named {
@@ -897,6 +902,43 @@ mod tests {
         }));
         let end = Ends(End { to: To::Forward("node2".to_owned()), left: false });
         assert_eq!(went, [Prefer, Survey, Stop, Locate, FailOver(2), FailOver(1), Lift, Forget, end]);
+    }
+
+    #[test]
+    fn a_promotion_that_every_sentinel_has_forgotten_leads_back() {
+        for over in [false, true] {
+            let (mut last, mut lifted) = (Duration::ZERO, Duration::ZERO);
+            let went = without_looks(acts(|act, now| match act {
+                FailOver(_) => {
+                    last = now;
+                    usual(act)
+                }
+                Lift => {
+                    lifted = now;
+                    usual(act)
+                }
+                Watch => {
+                    let watched =
+                        Watched { promoted: node2(), named: Named::Old, target_answers: true, over, open: false };
+                    (1, Seen::Watched(watched))
+                }
+                act => usual(act),
+            }));
+            let within = lifted - last;
+            match (over, went.last()) {
+                (true, Some(Ends(End { to: To::Back(_), left: false }))) => {
+                    assert!(
+                        within > PROMOTED_WITHIN && within < PROMOTED_WITHIN + Duration::from_secs(1),
+                        "{within:?}"
+                    );
+                }
+                // One that has not forgotten it may still tell the others.
+                (false, Some(Ends(End { to: To::Open(_), left: false }))) => {
+                    assert!(within > SETTLED_WITHIN, "{within:?}")
+                }
+                (over, end) => panic!("{over}: {end:?}"),
+            }
+        }
     }
 
     #[test]
