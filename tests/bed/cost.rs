@@ -277,7 +277,7 @@ fn many(bed: &Bed) -> Result<()> {
     };
     std::fs::write(node.root().join("root/many.xml"), whole)?;
     node.sh_within(Duration::from_secs(60), "cibadmin --replace --xml-file /root/many.xml")?;
-    wait_every(Duration::from_secs(2), "all gates to be open", Duration::from_secs(300), || {
+    wait_every(Duration::from_secs(2), "all gates to be open", Duration::from_secs(600), || {
         let open = bed.in_net(CLIENTS[0], || {
             (1..MANY)
                 .filter(|n| {
