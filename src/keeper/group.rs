@@ -393,11 +393,11 @@ impl Group {
         loop {
             let renewed = |at: Instant| self.round.armed.is_none() || at.elapsed() > self.arm_lasts();
             if self.ending.is_some_and(renewed) && self.closing.is_none() {
-                return;
+                break;
             }
             let closed = self.lease.is_none() && self.closing.is_none();
             if self.outdated && closed && self.granted.is_none_or(|granted| granted < Granted::Promoted) {
-                return;
+                break;
             }
             let happened = poll_fn(|context| self.poll(context)).await;
             match happened {
@@ -431,6 +431,10 @@ impl Group {
                     }
                 }
             }
+        }
+        // The next keeper of a lease that lives has no time to lose.
+        if self.lease.is_none() {
+            self.veto.end().await;
         }
     }
 

@@ -192,6 +192,8 @@ pub struct Keeper {
     /// A priority waits on the disk to be put back.
     is_kept: bool,
     job: Option<JoinHandle<Done>>,
+    /// That job changes the priority.
+    sets: bool,
     /// What was said last of each kind of trouble.
     said: BTreeMap<&'static str, String>,
 }
@@ -466,6 +468,7 @@ impl Keeper {
             look_after: None,
             set_in: None,
             job: None,
+            sets: false,
             said: BTreeMap::new(),
         }
     }
@@ -484,12 +487,14 @@ impl Keeper {
         if self.job.is_some() {
             return;
         }
+        self.sets = false;
         if self.look_after.is_none_or(|at| now >= at) {
             if let Some((run, zero)) = self.priority_to_set(refused, seen) {
                 self.look_after = Some(now + PAUSE);
                 self.set_in = zero.then_some(run);
                 let (redis, credentials) = (self.site.redis, self.site.settings.redis.clone());
                 let priority = self.priority.clone();
+                self.sets = true;
                 self.job = Some(spawn_blocking(move || {
                     let result = priority.set(redis, &credentials, zero);
                     Done::Priority(result, priority.is_kept())
@@ -546,6 +551,14 @@ impl Keeper {
             Some(_) => self.set_in.as_ref() != Some(&local.run_id) || !local.is_primary() && local.priority != 0,
         };
         due.then(|| (local.run_id.clone(), refused.is_some()))
+    }
+
+    /// Ends when no change of the priority is under way: whoever puts it back then is not overtaken.
+    pub async fn end(&mut self) {
+        if let Some(job) = self.job.take().filter(|_| self.sets) {
+            // One that panicked has said so on stderr.
+            let _ended = job.await;
+        }
     }
 
     /// Takes note of what has ended.
@@ -692,6 +705,11 @@ fn can_take_over(instance: &Instance) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::super::behind::Behind;
     use super::*;
     use crate::record::{SentinelEntry, tests::three};
     use crate::sentinel::{Answer, Master};
@@ -704,6 +722,36 @@ mod tests {
     impl Clock {
         fn at(&self, seconds: f64) -> Instant {
             self.0 + Duration::from_secs_f64(seconds)
+        }
+    }
+
+    #[test]
+    fn who_puts_the_priority_back_behind_the_end_is_not_overtaken() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for sets in [true, false] {
+            let mut keeper = Keeper::new(Site {
+                me: "node1".into(),
+                master: "m".into(),
+                gate: "g".into(),
+                redis: SocketAddr::from(([10, 0, 0, 1], 6379)),
+                readers: Vec::new(),
+                settings: Settings::default(),
+                history: History::under(directory.path(), &Behind::begin()),
+            });
+            let set = Arc::new(AtomicBool::new(false));
+            let done = set.clone();
+            runtime.block_on(async {
+                keeper.sets = sets;
+                keeper.job = Some(spawn_blocking(move || {
+                    thread::sleep(Duration::from_millis(300));
+                    done.store(true, Ordering::Relaxed);
+                    Done::Priority(Ok(()), true)
+                }));
+                keeper.end().await;
+                // No other job is waited for.
+                assert_eq!(set.load(Ordering::Relaxed), sets);
+            });
         }
     }
 
