@@ -15,6 +15,7 @@ use rolegate::switchover::Mark;
 use super::cli::rolegate;
 use super::moves::{journal, nothing_stale, settled, with_writers};
 use crate::OnBed;
+use crate::bed::clock;
 use crate::bed::gates::configure;
 use crate::bed::load::Report;
 use crate::bed::watch::{Seen, Watch};
@@ -64,6 +65,8 @@ fn prepared(bed: &Bed) -> Result<[Host<'_>; 3]> {
 /// The same, where all is settled.
 fn parties(bed: &Bed) -> Result<[Host<'_>; 3]> {
     bed.replicas_known()?;
+    // One that stood still, in the trial before, takes no decisions for half a minute.
+    bed.nodes().try_for_each(|node| clock::settle(&node))?;
     let primary = bed.primary()?;
     let mut others = bed.nodes().filter(|node| node.name() != primary.name());
     let (one, two) = (others.next().context("three nodes")?, others.next().context("three nodes")?);
