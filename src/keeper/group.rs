@@ -26,6 +26,7 @@ use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
 use super::socket::{Forced, Report};
 use super::stand::{Do, Outcome, Standing, View, basis, dead_boots};
+use super::told::Told;
 use super::{cut, hand, handover, mend, restart, roles, veto};
 use crate::causes::with_causes;
 use crate::forced::Around;
@@ -78,6 +79,9 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// How often the cluster is asked who is off, while somebody is waited for.
 const ASK_WHO_IS_OFF: Duration = Duration::from_millis(500);
+
+/// The cluster's configuration as the cluster had it just now, for all that ask who is off.
+static CLUSTER: Told<Option<Arc<Cib>>> = Told::new();
 
 /// Between two events that each begin a round of their own.
 const NOT_SOONER: Duration = Duration::from_millis(20);
@@ -797,7 +801,8 @@ impl Group {
         let master = self.params.master.clone();
         self.asking = Some(spawn_blocking(move || {
             // Whoever is not told waits as long as a lease can last.
-            pacemaker::read_cib().map_or_else(|_| BTreeMap::new(), |cib| dead_boots(&cib, &master))
+            let (_, cib) = CLUSTER.ask(Instant::now(), ASK_WHO_IS_OFF / 2, || pacemaker::read_cib().ok().map(Arc::new));
+            cib.map_or_else(BTreeMap::new, |cib| dead_boots(&cib, &master))
         }));
     }
 

@@ -23,6 +23,7 @@ mod roles;
 pub mod socket;
 pub mod stand;
 pub mod timeline;
+mod told;
 mod veto;
 
 use std::collections::BTreeMap;

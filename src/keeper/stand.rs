@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -434,6 +434,9 @@ pub fn dead_boots(cib: &Cib, master: &str) -> BTreeMap<String, u32> {
     cib.nodes.iter().filter_map(dead).collect()
 }
 
+/// Held by the one of this node's master names that says something in the cluster just now.
+static SAYS: Mutex<()> = Mutex::new(());
+
 /// All that an attempt needs.
 struct Question {
     gate: String,
@@ -465,6 +468,8 @@ fn decide(question: &Question, cib: &Cib) -> Next<String> {
 impl Question {
     /// Decides by what the cluster has now, and says it. Never without quorum: the tools override that.
     fn answer(self) -> Result<Outcome, String> {
+        // What is said is said on condition that nobody has changed anything meanwhile: all master names at once would refute each other.
+        let _alone = SAYS.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = |error: pacemaker::PacemakerError| error.to_string();
         let quorate = || match pacemaker::has_quorum() {
             Ok(true) => Ok(()),

@@ -18,7 +18,6 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,6 +26,7 @@ use tracing::{info, warn};
 
 use super::history::History;
 use super::priority::Priority;
+use super::told::Told;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
 use crate::pacemaker::{self, CrmMon, crm_mon::NodeState};
@@ -430,13 +430,9 @@ fn is_lost(lost: &Lost) -> bool {
 
 /// [`has_lost`], asked once for all master names of this node.
 fn has_lost_node(node: &str) -> bool {
-    static LAST: Mutex<Option<(Instant, Option<CrmMon>)>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.as_ref().is_none_or(|(told, _)| told.elapsed() >= ASKED_AGAIN) {
-        let shown = pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok();
-        *last = Some((Instant::now(), shown));
-    }
-    last.as_ref().and_then(|(_, shown)| shown.as_ref()).is_some_and(|shown| has_lost(shown, node))
+    static SHOWN: Told<Option<CrmMon>> = Told::new();
+    let (_, shown) = SHOWN.ask(Instant::now(), ASKED_AGAIN, || pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok());
+    shown.is_some_and(|shown| has_lost(&shown, node))
 }
 
 /// Whether Pacemaker, which has quorum, has lost `node`. One without quorum has lost all others.
@@ -504,7 +500,7 @@ impl Keeper {
         }
         if self.refusal.wants_to_know(now) && self.resting.as_ref().is_none_or(|(at, _)| now > *at + PAUSE) {
             self.job = Some(spawn_blocking(|| {
-                let (at, resting) = RESTING.ask(Instant::now(), pacemaker_is_idle);
+                let (at, resting) = RESTING.ask(Instant::now(), TOLD_TO_ALL, pacemaker_is_idle);
                 Done::Asked(at, resting)
             }));
             return;
@@ -631,24 +627,7 @@ impl Keeper {
 
 /// Whether Pacemaker has nothing more to do, as it was told last: two programs run for each answer, and on a node that is put into standby
 /// every master name wants one.
-static RESTING: Resting = Resting(Mutex::new(None));
-
-/// An answer, and when it was asked for.
-type Rested = (Instant, Result<bool, String>);
-
-struct Resting(Mutex<Option<Rested>>);
-
-impl Resting {
-    /// An answer that was asked for at `now` or a little before; of several that want one at once, one asks.
-    fn ask(&self, now: Instant, ask: impl FnOnce() -> Result<bool, String>) -> Rested {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last.as_ref().filter(|(at, _)| *at + TOLD_TO_ALL > now) {
-            return last.clone();
-        }
-        let at = Instant::now();
-        last.insert((at, ask())).clone()
-    }
-}
+static RESTING: Told<Result<bool, String>> = Told::new();
 
 fn pacemaker_is_idle() -> Result<bool, String> {
     pacemaker::is_idle().map_err(|error| with_causes(&error))
@@ -671,7 +650,7 @@ fn hand_over(
     master: &str,
 ) -> Result<SocketAddr, String> {
     // It may be starting the gate just now. Where it does not answer, it is not.
-    if RESTING.ask(Instant::now(), pacemaker_is_idle).1.is_ok_and(|idle| !idle) {
+    if RESTING.ask(Instant::now(), TOLD_TO_ALL, pacemaker_is_idle).1.is_ok_and(|idle| !idle) {
         return Err("Pacemaker is still at work".to_owned());
     }
     let jobs = readers.iter().map(|&reader| {
@@ -1055,25 +1034,5 @@ mod tests {
         assert!(can_take_over(&with(ServerRole::Primary { replicas: vec![] })).is_err());
         assert!(can_take_over(&Instance { priority: 0, ..with(replica(true)) }).is_err());
         assert!(can_take_over(&Instance { loading: true, ..with(replica(true)) }).is_err());
-    }
-
-    #[test]
-    fn of_many_that_ask_at_once_one_does() {
-        let (resting, now) = (Resting(Mutex::new(None)), Instant::now());
-        let mut asked = 0;
-        let mut ask = |at: Instant, answer: bool| {
-            resting.ask(at, || {
-                asked += 1;
-                Ok(answer)
-            })
-        };
-        let (first, said) = ask(now, false);
-        assert!(first >= now && said == Ok(false));
-        for _ in 0..64 {
-            assert_eq!(ask(first + TOLD_TO_ALL / 2, true), (first, Ok(false)));
-        }
-        let (second, said) = ask(first + TOLD_TO_ALL, true);
-        assert!(second >= first && said == Ok(true));
-        assert_eq!(asked, 2);
     }
 }
