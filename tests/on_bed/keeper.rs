@@ -130,6 +130,8 @@ fn direct(bed: &Bed) -> Result<()> {
         // Replicas, Sentinels, keepers and clients of the gate need no more than that.
         let open = settled(bed)?;
         ensure!(open.name() == primary.name(), "the primary has moved");
+        // A Sentinel that takes a replica for a primary yet, behind a failover just before, would turn the promoted one back.
+        bed.replicas_known()?;
         primary.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
         wait_for("another node to be primary", LONG, || {
             let open = open_gates(bed)?;
