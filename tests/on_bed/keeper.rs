@@ -188,6 +188,8 @@ fn without_hooks(bed: &Bed) -> Result<()> {
     }
     new.sh(&format!("systemctl start {sentinel}"))?;
     other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    // The failover has made the other value permanent.
+    other.redis(6379, &["CONFIG", "REWRITE"])?;
     tried?;
     ensure!(settled(bed)?.name() == new.name(), "the primary has moved again");
     Ok(())
