@@ -268,6 +268,8 @@ struct Broken {
     from: &'static str,
     /// When `fault` began.
     at: SystemTime,
+    /// How many things keepers said that they have put back since.
+    mended: usize,
 }
 
 /// Where all is settled: does `fault` when a switchover to another node has come to `at`, knowing the old primary's node, the new one's, the process and what it has said;
@@ -312,7 +314,7 @@ fn faulty(
     ));
     ensure!(closed < pause + slack, "nobody could write for {closed:?}, {pause:?} and {slack:?} at most");
     ensure!(last < MENDED + slack, "mended after {last:?}, {MENDED:?} and {slack:?} at most: {mended:#?}");
-    Ok(Broken { said, old: old.name(), from: from.name(), at: by_wall })
+    Ok(Broken { said, old: old.name(), from: from.name(), at: by_wall, mended: mended.len() })
 }
 
 /// What keepers say that they have put back since then, and how long after that.
@@ -356,7 +358,9 @@ fn killed_at(bed: &Bed, victim: Victim, step: &str) -> Result<()> {
         Victim::SentinelAsked if STEPS[3..].contains(&step) => FORGOTTEN,
         _ => MENDED,
     };
-    faulty(bed, step, pause, kill, after).with_context(|| format!("{victim:?} killed at {step:?}"))?;
+    let broken = faulty(bed, step, pause, kill, after).with_context(|| format!("{victim:?} killed at {step:?}"))?;
+    // A command that is dead puts nothing back. Where no keeper says that it did, nothing was timed.
+    ensure!(victim != Victim::Command || broken.mended > 0, "no keeper's word at {step:?}: {}", broken.said);
     bed.say(&format!("{victim:?} killed at {step:?}: {:.1} s", begun.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -401,7 +405,7 @@ fn permanent(bed: &Bed) -> Result<()> {
                 })?;
                 Ok(())
             };
-            let Broken { said, old, from, at } = faulty(bed, step, MENDED, rewrite, || Ok(()))?;
+            let Broken { said, old, from, at, .. } = faulty(bed, step, MENDED, rewrite, || Ok(()))?;
             for (node, held) in held.into_inner() {
                 // The primary's own priority is the lock.
                 let marks = if node == old && step == STEPS[1] { 2 } else { usize::from([old, from].contains(&node)) };
