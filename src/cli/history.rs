@@ -257,6 +257,12 @@ fn words(what: &What, me: &str, names: &Names) -> String {
                 Step::Promoting(address) => {
                     format!("makes {} the primary (+failover-state-send-slaveof-noone)", named(address, names))
                 }
+                Step::MadeReplica(address) => {
+                    format!(
+                        "makes {} a replica of the primary that it names (+convert-to-slave)",
+                        named(address, names)
+                    )
+                }
                 Step::Aborted(why) => format!("gives its failover up (-failover-abort-{why})"),
                 Step::Switched { to, .. } => format!("the primary is {} now (+switch-master)", named(to, names)),
             };

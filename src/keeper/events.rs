@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(4);
 const LONGEST_EVENT: usize = 64 << 10;
 
 /// The events that a keeper wants: whatever may change who is named.
-const CHANNELS: [&str; 13] = [
+const CHANNELS: [&str; 14] = [
     "+switch-master",
     "+config-update-from",
     "+sdown",
@@ -38,6 +38,7 @@ const CHANNELS: [&str; 13] = [
     "+failover-state-wait-promotion",
     "-failover-abort-*",
     "+reset-master",
+    "+convert-to-slave",
 ];
 
 /// One event of one Sentinel about one master name.
@@ -67,6 +68,8 @@ pub enum Step {
     Tried,
     /// It promotes this server.
     Promoting(SocketAddr),
+    /// It takes this server for a primary of before, and makes it a replica.
+    MadeReplica(SocketAddr),
     /// It gives the failover up: why, in its own word.
     Aborted(String),
     /// Another server is the primary.
@@ -85,6 +88,8 @@ pub enum Says {
     Promoting(SocketAddr),
     /// A failover ends without a promotion.
     Aborted,
+    /// A Sentinel has told this server, which it takes for a primary of before, to be a replica.
+    MadeReplica(SocketAddr),
     /// Something else: worth a look.
     Other,
 }
@@ -187,6 +192,9 @@ pub fn understood(reply: &Value) -> Option<SentinelEvent> {
             let address = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
             Says::Promoting(canonical(address))
         }
+        ("+convert-to-slave", [_, _, ip, port, ..]) => {
+            Says::MadeReplica(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)))
+        }
         (channel, _) if channel.starts_with("-failover-abort-") => Says::Aborted,
         _ => Says::Other,
     };
@@ -202,6 +210,7 @@ fn step(channel: &str, words: &[&str]) -> Option<Step> {
         ("-odown", ["master", ..]) => Some(Step::Up),
         ("+try-failover", ["master", ..]) => Some(Step::Tried),
         ("+failover-state-send-slaveof-noone", ["slave", _, ip, port, ..]) => Some(Step::Promoting(address(ip, port)?)),
+        ("+convert-to-slave", [_, _, ip, port, ..]) => Some(Step::MadeReplica(address(ip, port)?)),
         ("+switch-master", [_, old_ip, old_port, ip, port]) => {
             Some(Step::Switched { from: address(old_ip, old_port)?, to: address(ip, port)? })
         }
@@ -224,6 +233,15 @@ mod tests {
     fn event(channel: &str, text: &str) -> Option<SentinelEvent> {
         let words = ["pmessage", "x", channel, text];
         understood(&Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect()))
+    }
+
+    #[test]
+    fn who_is_made_a_replica_again_is_told() {
+        let address: SocketAddr = "10.0.0.2:6379".parse().unwrap();
+        let told = event("+convert-to-slave", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379").unwrap();
+        assert!(CHANNELS.contains(&"+convert-to-slave"));
+        assert_eq!((told.master.as_str(), told.says), ("mymaster", Says::MadeReplica(address)));
+        assert_eq!(told.step, Some(Step::MadeReplica(address)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 use tracing::{debug, info, warn};
 
 use super::behind::Behind;
+use super::chosen::{Chosen, Defence};
 use super::connection::{Answer, Connection, Event};
 use super::events::{Says, SentinelEvent};
 use super::history::History;
@@ -171,6 +172,8 @@ pub struct Group {
     mending: Option<JoinHandle<Result<(), GateError>>>,
     beginning: Option<JoinHandle<Result<Leasing, GateError>>>,
     restarting: Option<JoinHandle<restart::Outcome>>,
+    chosen: Chosen,
+    defence: Defence,
     /// Since when a Redis that is not that of `last` keeps this node closed, and when the next attempt is due.
     restarted: Option<(Instant, Instant)>,
     /// `last` is of this boot: a Redis that is down is not one that has not started yet.
@@ -250,6 +253,7 @@ enum Happened {
     Mended(Result<(), GateError>),
     Begun(Result<Leasing, GateError>),
     Restart(restart::Outcome),
+    Defended(Result<u32, String>),
     Stood(Result<Outcome, String>),
     Dead(BTreeMap<String, u32>),
 }
@@ -371,6 +375,8 @@ impl Group {
             mending: None,
             beginning: None,
             restarting: None,
+            chosen: Chosen::default(),
+            defence: Defence::default(),
             restarted: None,
             last_of_this_boot: remembered.this_boot,
             first_look: true,
@@ -428,6 +434,7 @@ impl Group {
                 }
                 Happened::Begun(result) => self.begun(result),
                 Happened::Restart(outcome) => self.restart_answered(outcome),
+                Happened::Defended(result) => self.defended(result),
                 Happened::Stood(result) => self.stood(result),
                 Happened::Dead(dead) => {
                     if dead.iter().any(|(node, boot)| self.dead.insert(node.clone(), *boot) != Some(*boot)) {
@@ -481,6 +488,9 @@ impl Group {
         if let Some(result) = done(&mut self.restarting, context) {
             return Poll::Ready(Happened::Restart(result));
         }
+        if let Some(result) = done(self.defence.job(), context) {
+            return Poll::Ready(Happened::Defended(result));
+        }
         if let Some(result) = done(self.standing.job(), context) {
             return Poll::Ready(Happened::Stood(result));
         }
@@ -532,6 +542,10 @@ impl Group {
         if event.master != self.params.master {
             return;
         }
+        let me = self.node.address;
+        if let Some(until) = self.chosen.heard(&event.says, me, Instant::now()) {
+            self.defence.begin(me, &self.common.settings.redis, until);
+        }
         match event.says {
             // What is acknowledged from here on is lost.
             Says::Promoting(address) if address != canonical(self.node.address) => {
@@ -542,9 +556,8 @@ impl Group {
                 }
                 self.judge_force(None);
             }
-            Says::Promoting(_) => {}
             Says::Aborted => self.vetoed = None,
-            Says::Other => {}
+            Says::Promoting(_) | Says::MadeReplica(_) | Says::Other => {}
         }
         self.begin_round_now();
     }
@@ -1476,13 +1489,17 @@ impl Group {
             return;
         }
         let now = Instant::now();
-        let (_, due) = *self.restarted.get_or_insert((now, now));
+        let (since, due) = *self.restarted.get_or_insert((now, now));
         let verdict = self.verdict();
         let named = verdict.points_at_node.as_deref().is_some_and(|node| node.eq_ignore_ascii_case(&self.common.me));
         if !named || now < due || self.restarting.is_some() {
             return;
         }
-        let sentinels = self.who_can_fail_over();
+        let mut sentinels = self.who_can_fail_over();
+        if sentinels.is_empty() && since.elapsed() > restart::AT_MOST {
+            // One that is in a failover for so long waits for what does not come. Its epoch is known by now.
+            sentinels = sentinel::in_no_failover(&self.fresh_answers(), self.node.address);
+        }
         if sentinels.is_empty() {
             return;
         }
@@ -1531,6 +1548,21 @@ impl Group {
             self.restarted = None;
             self.remember();
             self.begin_round_now();
+        }
+    }
+
+    fn defended(&mut self, result: Result<u32, String>) {
+        let (master, me, epoch) = (&self.params.master, &self.common.me, self.epoch());
+        match result {
+            // It came before the promotion.
+            Ok(0) => {}
+            Ok(_) => {
+                warn!(MASTER = %master, NODE = %me, EPOCH = epoch, REASON = "taken back", "{master}: a Sentinel promotes this node's Redis, and another made it a replica again (+convert-to-slave); it is promoted again");
+                self.begin_round_now();
+            }
+            Err(why) => {
+                warn!(MASTER = %master, NODE = %me, EPOCH = epoch, REASON = %why, "{master}: a Sentinel promotes this node's Redis, another made it a replica again (+convert-to-slave), and it is not promoted again: {why}");
+            }
         }
     }
 

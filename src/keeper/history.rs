@@ -86,6 +86,9 @@ pub(super) struct Book {
     tried: Option<(u64, bool)>,
     /// This node's keeper asked for one.
     asked: Option<(u64, String)>,
+    /// A Sentinel has begun to promote this server since the last one. Once in each failover: what follows is no repetition, also where
+    /// the way back was not heard, as this node was off.
+    promoting: Option<SocketAddr>,
     last: Option<Failover>,
     noted: Noted,
 }
@@ -158,7 +161,8 @@ impl Book {
     pub(super) fn heard(&mut self, step: &Step, now: u64) -> bool {
         let recent = |at: u64| now.saturating_sub(at) <= BEFORE;
         match step {
-            Step::Silent | Step::Answers | Step::Promoting(_) | Step::Aborted(_) => {}
+            Step::Silent | Step::Answers | Step::MadeReplica(_) | Step::Aborted(_) => {}
+            Step::Promoting(address) => self.promoting = Some(*address),
             Step::Down => self.down = Some(now),
             Step::Up => self.down = None,
             Step::Tried => {
@@ -170,7 +174,8 @@ impl Book {
             Step::Switched { from, to } => {
                 let known =
                     |last: &Failover| (last.from, last.to) == (*from, *to) && now.saturating_sub(last.at) <= AGAIN;
-                if from == to || self.last.as_ref().is_some_and(known) {
+                let is_another = self.promoting.take_if(|promoting| promoting == to).is_some();
+                if from == to || !is_another && self.last.as_ref().is_some_and(known) {
                     return false;
                 }
                 let asked = self.asked.take().filter(|(at, _)| recent(*at));
@@ -494,6 +499,27 @@ mod tests {
         assert_eq!(cause(&[(9, switched(1, 2))]), (9, Cause::Unknown));
         assert_eq!(cause(&[(5, Step::Tried), (900, switched(1, 2))]), (900, Cause::Unknown));
         assert_eq!(cause(&[(5, switched(1, 1)), (9, switched(1, 2))]), (9, Cause::Unknown));
+    }
+
+    #[test]
+    fn the_same_way_again_is_another_failover_though_the_way_back_was_not_heard() {
+        let mut book = Book::default();
+        let steps = [
+            (10, Step::Promoting(address(2))),
+            // Of the leader, the others, and the leader when all replicas are turned.
+            (10, switched(1, 2)),
+            (10, switched(1, 2)),
+            (12, switched(1, 2)),
+            (90, Step::Promoting(address(2))),
+            (91, switched(1, 2)),
+            (91, switched(1, 2)),
+            // One that came to nothing says nothing of another server.
+            (120, Step::Promoting(address(1))),
+            (121, switched(1, 2)),
+            (400, switched(1, 2)),
+        ];
+        let new: Vec<u64> = steps.iter().filter(|(at, step)| book.heard(step, *at)).map(|(at, _)| *at).collect();
+        assert_eq!(new, [10, 91, 400]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! runs beside it.
 
 pub mod behind;
+mod chosen;
 mod connection;
 mod cut;
 mod direct;

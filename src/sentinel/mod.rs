@@ -10,7 +10,9 @@ use crate::record::{Record, SentinelEntry};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::together::together;
 
-pub use verdict::{About, LocalServer, Verdict, free_beside_promoted, free_to_fail_over, unreached_for};
+pub use verdict::{
+    About, LocalServer, Verdict, free_beside_promoted, free_to_fail_over, in_no_failover, unreached_for,
+};
 
 /// One Sentinel's view of a master name, taken in one pass of its event loop.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -180,6 +180,18 @@ pub fn free_to_fail_over(heard: &[Heard], node: SocketAddr) -> Vec<SocketAddr> {
     free
 }
 
+/// The Sentinels that name the server at `node` and are in no failover, whatever the others are in: for where a leader is stuck.
+pub fn in_no_failover(heard: &[Heard], node: SocketAddr) -> Vec<SocketAddr> {
+    let at = |place: Option<&Place>| place.and_then(Place::address).map(canonical);
+    let is_free = |heard: &&Heard| {
+        let Ok(answer) = &heard.answer else { return false };
+        let in_failover =
+            answer.master.iter().flat_map(|master| &master.flags).any(|flag| flag == "failover_in_progress");
+        at(answer.named.as_ref()) == Some(canonical(node)) && !in_failover
+    };
+    heard.iter().filter(is_free).map(|heard| heard.sentinel.address).collect()
+}
+
 /// The Sentinels that can be asked for a failover of the server at `node`, though others may be in one: they name it and are in none. None where
 /// a leader has not promoted yet: a second failover would take its epoch. One that has promoted has told its epoch, and the next one ends
 /// what it still waits for.
@@ -389,6 +401,15 @@ mod tests {
         assert_eq!(free([Ok(names("10.0.0.1")), names_it(), names_it()]), 2);
 
         let record = &three;
+        let stuck = [before(), names_it(), Ok(names("10.0.0.1"))];
+        let heard: Vec<Heard> = record
+            .sentinels()
+            .iter()
+            .zip(stuck)
+            .map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer })
+            .collect();
+        assert_eq!(in_no_failover(&heard, "10.0.0.2:6379".parse().unwrap()), [record.sentinels()[1].address]);
+
         let beside = |answers: [Result<Answer, AskError>; 3]| {
             let answers = record.sentinels().iter().zip(answers);
             let heard: Vec<Heard> =

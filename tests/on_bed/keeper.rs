@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::moves::{settled, with_gate};
+use super::moves::{journal, settled, with_gate};
 use crate::OnBed;
 use crate::bed::gates::{open_gates, role};
 use crate::bed::{Bed, CLIENTS, Host, address, wait_every, wait_for};
@@ -16,6 +16,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_flushed_firewall_is_made_anew_at_once", flushed),
     ("direct_shuts_redis_to_strangers_and_to_nobody_else", direct),
     ("roles_follow_where_no_hook_runs_and_the_new_primary_s_sentinel_is_dead", without_hooks),
+    ("a_promotion_that_another_sentinel_takes_back_is_repeated", taken_back),
 ];
 
 const LONG: Duration = Duration::from_secs(60);
@@ -193,4 +194,88 @@ fn without_hooks(bed: &Bed) -> Result<()> {
     tried?;
     ensure!(settled(bed)?.name() == new.name(), "the primary has moved again");
     Ok(())
+}
+
+/// How often Sentinel reads a replica's role, and what is left of that when the second failover is asked for: the leader sees its promotion
+/// a second after it is asked for, and has it carried out in a quarter of that.
+const READ_EVERY: Duration = Duration::from_secs(10);
+const LEFT: Duration = Duration::from_millis(550);
+
+/// Two failovers of which the second turns the first one back, so soon that one Sentinel knows the old primary as a primary yet.
+fn taken_back(bed: &Bed) -> Result<()> {
+    // When a Sentinel reads a role is its own affair: it is hit as a rule.
+    for _ in 0..4 {
+        if is_taken_back(bed)? {
+            return Ok(());
+        }
+    }
+    bail!("no Sentinel has taken a promotion back")
+}
+
+/// How often each node's Sentinel has made that server a replica.
+fn turned(bed: &Bed, address: &str) -> Result<Vec<usize>> {
+    let log = bed.server().sentinel_log();
+    let count = format!("grep -c '+convert-to-slave slave {address}:6379 ' {log} || :");
+    bed.nodes().map(|node| Ok(node.sh(&count)?.text().trim().parse()?)).collect()
+}
+
+fn is_taken_back(bed: &Bed) -> Result<bool> {
+    let old = with_gate(bed)?;
+    bed.replicas_known()?;
+    let [new, other] = {
+        let mut others = bed.nodes().filter(|node| node.name() != old.name());
+        [others.next().context("three nodes")?, others.next().context("three nodes")?]
+    };
+    let repeated = || -> Result<usize> { Ok(journal(&old, &["-t", "rolegate-keeper", "REASON=taken back"])?.len()) };
+    let repeated_before = repeated()?;
+    let tried = (|| {
+        other.redis(6379, &["CONFIG", "SET", "replica-priority", "200"])?;
+        wait_for("the Sentinels to know whom to choose", LONG, || {
+            for node in bed.nodes() {
+                let said = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+                ensure!(said.contains("slave-priority\n200"), "{}: {said}", node.name());
+            }
+            Ok(())
+        })?;
+        let before = turned(bed, &old.address())?;
+        old.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        let mut by = None;
+        wait_every(Duration::from_millis(20), "the old primary to be made a replica", LONG, || {
+            let now = turned(bed, &old.address())?;
+            by = now.iter().zip(&before).position(|(now, before)| now > before);
+            by.context("no Sentinel has").map(drop)
+        })?;
+        let at = Instant::now();
+        let by = by.context("no Sentinel")?;
+        wait_for("the new primary to be open", LONG, || {
+            let open = open_gates(bed)?;
+            ensure!(open == [new.name()], "open on {open:?}");
+            Ok(())
+        })?;
+        let before = turned(bed, &old.address())?;
+        std::thread::sleep((READ_EVERY - LEFT).saturating_sub(at.elapsed()));
+        let asked = bed.nodes().enumerate().find(|(n, _)| *n != by).context("another node")?.1;
+        asked.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        let asked_at = Instant::now();
+        wait_for("the old primary to be primary again", LONG, || {
+            let open = open_gates(bed)?;
+            ensure!(open == [old.name()], "open on {open:?}");
+            Ok(())
+        })?;
+        let took = asked_at.elapsed();
+        let again = turned(bed, &old.address())?;
+        let repeated = repeated()? - repeated_before;
+        bed.say(&format!(
+            "open {} ms after the second failover was asked for; made a replica {before:?} times before it, {again:?} after it; {repeated} promotions repeated",
+            took.as_millis()
+        ));
+        // Where nothing is repeated, the Sentinel that leads it waits for a minute.
+        ensure!(repeated == 0 || took < Duration::from_secs(15), "it took {took:?}");
+        Ok(repeated > 0)
+    })();
+    other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    other.redis(6379, &["CONFIG", "REWRITE"])?;
+    let is_it = tried?;
+    settled(bed)?;
+    Ok(is_it)
 }

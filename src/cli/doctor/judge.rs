@@ -471,11 +471,17 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
             redis.denied.iter().map(String::as_str).filter(|what| *what != "ACL LIST").collect();
         let own = facts.machine.redis_user.as_deref().unwrap_or("default");
         let user = redis.users.iter().flatten().find(|user| user.name == own);
-        // Tried, it would write the file.
+        // Tried, they would do something.
         if user.is_some_and(|user| !user.may_rewrite()) {
             denied.push("CONFIG REWRITE");
         }
-        let rest = if user.is_none() { " (whether CONFIG REWRITE is allowed cannot be told from here)" } else { "" };
+        if user.is_some_and(|user| !user.may_promote()) {
+            denied.push("REPLICAOF");
+        }
+        let rest = match user {
+            None => " (whether CONFIG REWRITE and REPLICAOF are allowed cannot be told from here)",
+            Some(_) => "",
+        };
         match denied.as_slice() {
             [] => book.well("redis-rights", format!("{node}: all{rest}")),
             denied => book.warn_on(
@@ -1418,7 +1424,7 @@ pub(super) mod tests {
             },
             "redis-rights",
             Severity::Warning,
-            "CONFIG REWRITE",
+            "CONFIG REWRITE, REPLICAOF",
         ),
         (
             |f| ["node1", "node2"].iter().for_each(|node| set(f, node, "min-replicas-to-write", "0")),

@@ -7,8 +7,8 @@ pub const HELLO: &str = "__sentinel__:hello";
 /// The categories of `PUBLISH` (ACL of Redis 6 to 8).
 const OF_PUBLISH: [&str; 3] = ["all", "pubsub", "fast"];
 
-/// The categories of `CONFIG REWRITE`.
-const OF_CONFIG: [&str; 4] = ["all", "admin", "slow", "dangerous"];
+/// The categories of `CONFIG REWRITE` and of `REPLICAOF`.
+const OF_ADMIN: [&str; 4] = ["all", "admin", "slow", "dangerous"];
 
 /// A user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,7 +69,12 @@ impl User {
 
     /// Whether it may `CONFIG REWRITE`.
     pub fn may_rewrite(&self) -> bool {
-        self.on && self.rules.iter().any(|rules| allows(rules, "config", Some("rewrite"), &OF_CONFIG))
+        self.on && self.rules.iter().any(|rules| allows(rules, "config", Some("rewrite"), &OF_ADMIN))
+    }
+
+    /// Whether it may `REPLICAOF NO ONE`.
+    pub fn may_promote(&self) -> bool {
+        self.on && self.rules.iter().any(|rules| allows(rules, "replicaof", None, &OF_ADMIN))
     }
 }
 
@@ -169,7 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn the_least_rights_of_the_manual_are_enough_to_rewrite() {
+    fn the_least_rights_of_the_manual_are_enough() {
+        assert!(user("on >S -@all +info +config|get +config|set +config|rewrite +replicaof").may_promote());
+        assert!(!user("on >S -@all +info +config|get +config|set +config|rewrite +slaveof").may_promote());
         assert!(user("on >S -@all +info +config|get +config|set +config|rewrite").may_rewrite());
         assert!(!user("on >S -@all +info +config|get +config|set").may_rewrite());
         assert!(user("on >S +@all").may_rewrite() && !user("on >S +@all -@dangerous").may_rewrite());
