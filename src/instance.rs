@@ -93,9 +93,29 @@ pub fn read(replies: &[Value]) -> Result<Instance, AskError> {
     read_info(&info).ok_or_else(|| AskError::Broken("INFO without run_id or role".to_owned()))
 }
 
+/// What is read of INFO, besides what begins with `slave`.
+const FIELDS: [&str; 13] = [
+    "run_id",
+    "redis_version",
+    "valkey_version",
+    "uptime_in_seconds",
+    "role",
+    "connected_slaves",
+    "master_host",
+    "master_port",
+    "master_link_status",
+    "master_link_down_since_seconds",
+    "master_replid",
+    "master_repl_offset",
+    "loading",
+];
+
 /// Reads INFO's text; `None` without a run id or a role, which every server gives.
 fn read_info(text: &str) -> Option<Instance> {
-    let info: HashMap<&str, &str> = text.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+    // A keeper reads it several times a second for each master name; most of it is of no use.
+    let is_wanted = |name: &str| FIELDS.contains(&name) || name.starts_with("slave");
+    let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
+    let info: HashMap<&str, &str> = fields.filter(|(name, _)| is_wanted(name)).collect();
     let number = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok());
     let role = match *info.get("role")? {
         "master" => ServerRole::Primary {

@@ -40,6 +40,10 @@ pub struct Leasing {
     deadline: Duration,
 }
 
+/// What the leases of several gates share, so that each costs no more than it would alone. Of one process, in one network namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Beside(nft::lease::Generations);
+
 #[derive(Debug)]
 enum Holder {
     Nft(nft::lease::Holder),
@@ -103,8 +107,8 @@ impl Held {
 }
 
 impl Leasing {
-    pub(super) fn on_nft(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
-        let holder = nft::lease::Holder::begin(ports, fresh(), until)?;
+    pub(super) fn on_nft(ports: Ports, beside: &Beside, deadline: Duration, until: Instant) -> Result<Self, GateError> {
+        let holder = nft::lease::Holder::begin(ports, fresh(), beside.0.clone(), until)?;
         Ok(Leasing { ports, holder: Holder::Nft(holder), deadline })
     }
 

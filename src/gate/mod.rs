@@ -32,7 +32,7 @@ pub mod netlink;
 pub mod nft;
 mod sever;
 
-pub use lease::{Armed, Held, Leasing, Swap, Swapped};
+pub use lease::{Armed, Beside, Held, Leasing, Swap, Swapped};
 pub use sever::Cut;
 
 /// The longest that one call may open a port for. Every element runs out, and somebody has to want it renewed.
@@ -521,6 +521,14 @@ impl Gate {
     /// # Errors
     /// Every one but [`GateError::Time`] and [`GateError::Withdrawn`].
     pub fn leasing(&self) -> Result<Leasing, GateError> {
+        self.leasing_beside(&Beside::default())
+    }
+
+    /// The same for who leases for several gates.
+    ///
+    /// # Errors
+    /// As [`Gate::leasing`].
+    pub fn leasing_beside(&self, beside: &Beside) -> Result<Leasing, GateError> {
         let until = Instant::now() + self.deadline;
         let carrier = self.carrier(until)?;
         if let (_, Some(refusal)) = self.without_listeners(Desired::KEEP.with(Port::Rw, Want::Open(LONGEST)), until) {
@@ -531,7 +539,7 @@ impl Gate {
         match self.change(carrier, Desired::KEEP, until)?.backend {
             Backend::Nft => {
                 iptables::shut(self.ports, Desired { ro: Want::Keep, rw: Want::Close }, until)?;
-                Leasing::on_nft(self.ports, self.deadline, until)
+                Leasing::on_nft(self.ports, beside, self.deadline, until)
             }
             Backend::Iptables(_) => {
                 nft::shut(&[self.ports.rw], until)?;

@@ -32,7 +32,7 @@ use super::{cut, hand, handover, mend, restart, roles, veto};
 use crate::causes::with_causes;
 use crate::forced::Around;
 use crate::gate::{
-    self, Armed, Baseline, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
+    self, Armed, Baseline, Beside, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
 };
 use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
@@ -121,6 +121,8 @@ pub struct Common {
     pub history: History,
     /// The looks at all Sentinels.
     pub looks: looks::All,
+    /// What the gates' leases share.
+    pub beside: Beside,
 }
 
 /// See the module.
@@ -631,7 +633,10 @@ impl Group {
         self.round.armed = match may {
             Ok(()) => self.arm(),
             Err(_) => {
-                self.disarm();
+                // Nothing was armed since it was looked.
+                if held.is_none_or(|held| held.armed) {
+                    self.disarm();
+                }
                 None
             }
         };
@@ -664,8 +669,8 @@ impl Group {
         // What is open is closed first.
         let closes = self.closing.is_some() || withdrawn && self.lease.is_some();
         if self.leasing.is_none() && self.beginning.is_none() && !closes {
-            let gate = self.gate.clone();
-            self.beginning = Some(spawn_blocking(move || gate.leasing()));
+            let (gate, beside) = (self.gate.clone(), self.common.beside.clone());
+            self.beginning = Some(spawn_blocking(move || gate.leasing_beside(&beside)));
         }
         held
     }

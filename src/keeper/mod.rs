@@ -47,7 +47,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{debug, info, warn};
 
 use crate::causes::with_causes;
-use crate::gate::{Desired, Gate};
+use crate::gate::{Beside, Desired, Gate};
 use crate::layout::{self, Guard};
 use crate::local_fence::LocalFence;
 use crate::pacemaker::{self, Cib};
@@ -185,6 +185,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
                     kept: kept.clone(),
                     history: history.clone(),
                     looks: looks::All::default(),
+                    beside: Beside::default(),
                 }
             });
         }

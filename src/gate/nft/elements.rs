@@ -15,6 +15,7 @@ const DELETE_TABLE: u8 = 2;
 const NEW_SET: u8 = 9;
 const DELETE_SET: u8 = 11;
 const ADD_ELEMENTS: u8 = 12;
+const GET_ELEMENTS: u8 = 13;
 const DELETE_ELEMENTS: u8 = 14;
 /// NLM_F_CREATE.
 const CREATE: u16 = 0x400;
@@ -91,6 +92,11 @@ pub fn empty(arms: Arms) -> Message {
     on(DELETE_ELEMENTS, &arms.to_string())
 }
 
+/// Asks for the element `key` of `set`; answered with ENOENT where there is none, or it has run out, or there is no such set.
+pub fn get(set: &str, key: &[u8]) -> Message {
+    one(GET_ELEMENTS, set, key)
+}
+
 fn on(kind: u8, set: &str) -> Message {
     Message::netfilter(SUBSYSTEM, kind, INET).text(1, TABLE).text(2, set)
 }
@@ -101,7 +107,11 @@ fn add(set: &str, key: &[u8], more: impl FnOnce(Message) -> Message) -> Message 
 }
 
 fn delete(set: &str, key: &[u8]) -> Message {
-    on(DELETE_ELEMENTS, set).nest(3, |list| list.nest(1, |one| one.nest(1, |data| data.attr(1, key))))
+    one(DELETE_ELEMENTS, set, key)
+}
+
+fn one(kind: u8, set: &str, key: &[u8]) -> Message {
+    on(kind, set).nest(3, |list| list.nest(1, |one| one.nest(1, |data| data.attr(1, key))))
 }
 
 /// The timeout of an element, and that all of it is left.

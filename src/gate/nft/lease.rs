@@ -16,16 +16,78 @@
 //! and if that is as it should be, sends the same transaction again. That revives nothing: it has the same key.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::libc::{EEXIST, ENOENT, ERESTART};
 use nix::sys::socket::SockProtocol;
 
 use super::plan::{Arms, Element, withdraw};
-use super::{READING, SUBSYSTEM, elements, foreign, refused, seen, state_in};
+use super::seen::{self, Seen};
+use super::{READING, SUBSYSTEM, elements, foreign, refused, state_in};
 use crate::gate::lease::{Armed, Held, Swap, Swapped};
 use crate::gate::netlink::{Message, Socket};
 use crate::gate::{Baseline, GateError, Ports};
+
+/// What holders of one process, in one network namespace, know of the ruleset's generations: which of them differ by nothing but what
+/// they have done to sets of arms and to open elements, and how the table was when one of them last read it. A table that was right in
+/// one of these is right in all later ones.
+///
+/// Without it each transaction of one holder has every other one read the whole table, and so has each of a stranger's.
+#[derive(Debug, Clone, Default)]
+pub struct Generations(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The first and the last of them.
+    alike: Option<(u32, u32)>,
+    seen: Option<Arc<Seen>>,
+}
+
+impl Known {
+    /// The newest in which what was right in `known` is right yet.
+    fn newest(&self, known: u32) -> u32 {
+        match self.alike {
+            Some((first, last)) if (first..=last).contains(&known) => last,
+            _ => known,
+        }
+    }
+}
+
+impl Generations {
+    fn newest(&self, known: u32) -> u32 {
+        self.lock().newest(known)
+    }
+
+    /// A holder's transaction, which the kernel has carried out in `from`, has led to the next one, which this returns.
+    fn led(&self, from: u32) -> u32 {
+        let to = after(from);
+        let mut known = self.lock();
+        known.alike = match known.alike {
+            Some((first, last)) if last == from && to > from => Some((first, to)),
+            _ if to > from => Some((from, to)),
+            // It begins anew at 1.
+            _ => None,
+        };
+        to
+    }
+
+    /// The table as it was read last, if that was in another generation than `stale`, and the newest in which it is so.
+    fn seen(&self, stale: u32) -> Option<(Arc<Seen>, u32)> {
+        let known = self.lock();
+        let seen = known.seen.as_ref()?;
+        let newest = known.newest(seen.generation);
+        (newest != stale).then(|| (seen.clone(), newest))
+    }
+
+    fn read(&self, seen: &Arc<Seen>) {
+        self.lock().seen = Some(seen.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Who may arm and swap.
 #[derive(Debug)]
@@ -36,6 +98,7 @@ pub struct Holder {
     key: u32,
     /// The generation of the ruleset in which our table was last known to be as it should be.
     generation: u32,
+    generations: Generations,
     /// Kept, for closing a socket waits until the kernel has freed what was deleted.
     socket: Socket,
 }
@@ -57,16 +120,17 @@ impl Holder {
     /// # Errors
     /// [`GateError::Foreign`], [`GateError::Mismatch`], [`GateError::Permission`], [`GateError::Timeout`],
     /// [`GateError::Kernel`].
-    pub fn begin(ports: Ports, id: u64, until: Instant) -> Result<Self, GateError> {
+    pub fn begin(ports: Ports, id: u64, generations: Generations, until: Instant) -> Result<Self, GateError> {
         let open = || Socket::open(SockProtocol::NetlinkNetFilter, until);
         let arms = Arms { port: ports.rw, id };
         super::again(until, || {
-            let mut holder = Holder { ports, arms, key: 0, generation: 0, socket: open().map_err(refused)? };
+            let (socket, generations) = (open().map_err(refused)?, generations.clone());
+            let mut holder = Holder { ports, arms, key: 0, generation: 0, generations, socket };
             let seen = holder.read()?;
             let mut messages: Vec<Message> = withdraw(&seen, ports.rw).map(elements::message).collect();
             messages.push(elements::make(arms));
             holder.socket.transaction(SUBSYSTEM, Some(seen.generation), &messages).map_err(refused)?;
-            holder.generation = after(seen.generation);
+            holder.generation = holder.generations.led(seen.generation);
             Ok(holder)
         })
     }
@@ -123,6 +187,10 @@ impl Holder {
     /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
     pub fn look(&mut self, until: Instant) -> Result<Held, GateError> {
         self.socket.set_deadline(until).map_err(refused)?;
+        // While this holder's set is there, no other has one: whoever makes one takes this away.
+        if let Some((open, armed)) = seen::held(&mut self.socket, self.ports.rw, self.arms).map_err(unread)? {
+            return Ok(Held { open: open.map(|left| left.unwrap_or(Duration::MAX)), armed, withdrawn: false });
+        }
         let seen = seen::port(&mut self.socket, self.ports.rw).map_err(unread)?;
         Ok(Held {
             open: seen.open.map(|left| left.unwrap_or(Duration::MAX)),
@@ -147,10 +215,12 @@ impl Holder {
     /// Makes `messages` one transaction on a table that is as it should be.
     fn transact(&mut self, messages: &[Message], until: Instant) -> Result<Outcome, GateError> {
         self.socket.set_deadline(until).map_err(refused)?;
+        let mut tried = None;
         loop {
-            let error = match self.socket.transaction(SUBSYSTEM, Some(self.generation), messages) {
+            let generation = self.generations.newest(self.generation);
+            let error = match self.socket.transaction(SUBSYSTEM, Some(generation), messages) {
                 Ok(()) => {
-                    self.generation = after(self.generation);
+                    self.generation = self.generations.led(generation);
                     return Ok(Outcome::Done);
                 }
                 Err(error) => error,
@@ -171,21 +241,33 @@ impl Holder {
             if !seen::is_there(&mut self.socket, self.arms).map_err(unread)? {
                 return Ok(Outcome::Withdrawn);
             }
-            self.generation = self.read()?.generation;
+            // What another holder has read since is as good, once.
+            let known = self.generations.seen(generation).filter(|(_, newest)| tried != Some(*newest));
+            self.generation = match known {
+                Some((seen, newest)) if self.is_right(&seen).is_ok() => newest,
+                _ => self.read()?.generation,
+            };
+            tried = Some(self.generation);
         }
     }
 
     /// The table, if it is as it should be.
-    fn read(&mut self) -> Result<seen::Seen, GateError> {
-        let seen = seen::read_on(&mut self.socket).map_err(unread)?;
-        let baseline = match &seen {
-            Some(seen) if !seen.is_ours() => return Err(GateError::Foreign(foreign(seen))),
-            seen => state_in(seen.as_ref(), self.ports).baseline,
-        };
-        match (baseline, seen) {
-            (Baseline::Intact, Some(seen)) => Ok(seen),
-            (Baseline::Edited(difference), _) => Err(GateError::Mismatch(difference)),
-            _ => Err(GateError::Mismatch("the table is gone".to_owned())),
+    fn read(&mut self) -> Result<Arc<Seen>, GateError> {
+        let gone = || GateError::Mismatch("the table is gone".to_owned());
+        let seen = Arc::new(seen::read_on(&mut self.socket).map_err(unread)?.ok_or_else(gone)?);
+        self.is_right(&seen)?;
+        self.generations.read(&seen);
+        Ok(seen)
+    }
+
+    fn is_right(&self, seen: &Seen) -> Result<(), GateError> {
+        if !seen.is_ours() {
+            return Err(GateError::Foreign(foreign(seen)));
+        }
+        match state_in(Some(seen), self.ports).baseline {
+            Baseline::Intact => Ok(()),
+            Baseline::Edited(difference) => Err(GateError::Mismatch(difference)),
+            Baseline::Missing => Err(GateError::Mismatch("the gate's entries are gone".to_owned())),
         }
     }
 }
@@ -197,4 +279,38 @@ fn unread(error: io::Error) -> GateError {
 /// The generation that a transaction leaves behind. There is no generation 0.
 fn after(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_holder_does_spoils_nothing_that_another_knows() {
+        let generations = Generations::default();
+        let shared = generations.clone();
+        assert_eq!(generations.newest(7), 7);
+        // The one arms and swaps; the other had read the table when the first began.
+        assert_eq!((shared.led(7), shared.led(8)), (8, 9));
+        assert_eq!([7, 8, 9].map(|known| generations.newest(known)), [9; 3]);
+        // What somebody else has done in 9 is known to who has read it since, and to nobody else.
+        assert_eq!(generations.newest(10), 10);
+        assert_eq!(generations.led(10), 11);
+        assert_eq!([9, 10].map(|known| shared.newest(known)), [9, 11]);
+        // There is no generation 0, and nothing is compared across it.
+        assert_eq!((generations.led(u32::MAX), generations.newest(u32::MAX)), (1, u32::MAX));
+        assert_eq!((generations.led(1), generations.newest(1)), (2, 2));
+    }
+
+    #[test]
+    fn what_one_holder_has_read_the_others_need_not_read() {
+        let generations = Generations::default();
+        assert!(generations.seen(7).is_none());
+        generations.read(&Arc::new(Seen { generation: 8, ..Seen::default() }));
+        let newest = |stale| generations.seen(stale).map(|(_, newest)| newest);
+        assert_eq!([newest(7), newest(8)], [Some(8), None]);
+        assert_eq!((generations.led(8), newest(7), newest(8), newest(9)), (9, Some(9), Some(9), None));
+        // A stranger's, which nobody has read behind.
+        assert_eq!((generations.led(10), newest(7), newest(11)), (11, Some(8), Some(8)));
+    }
 }
