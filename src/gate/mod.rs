@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::libc::{EAFNOSUPPORT, EPROTONOSUPPORT};
@@ -463,6 +464,10 @@ pub struct Gate {
     spares_others: bool,
 }
 
+/// A reading of the table of all gates. It grows with their number, and is made once for all of them where each is looked at.
+#[derive(Debug, Clone)]
+pub struct Reading(Option<Arc<nft::Seen>>);
+
 impl Gate {
     /// The gate on `ports`. No call takes longer than `deadline`.
     ///
@@ -503,6 +508,27 @@ impl Gate {
                 let _lock = self.lock(Desired::CLOSED, until)?;
                 iptables::state(variant, self.ports, until)
             }
+        }
+    }
+
+    /// What nftables holds, of all gates at once: see [`Gate::state_by`].
+    pub fn reading(&self) -> Reading {
+        let seen = match self.choice {
+            BackendChoice::Iptables(_) => None,
+            // What cannot be read each gate reads by itself, and says why.
+            BackendChoice::Nft | BackendChoice::Auto => nft::read(Instant::now() + self.deadline).ok().flatten(),
+        };
+        Reading(seen.map(Arc::new))
+    }
+
+    /// [`Gate::state`] of when `reading` was made, where nftables carried this gate then; else of now.
+    ///
+    /// # Errors
+    /// As [`Gate::state`].
+    pub fn state_by(&self, reading: &Reading) -> Result<State, GateError> {
+        match (&reading.0, self.choice) {
+            (Some(seen), BackendChoice::Nft | BackendChoice::Auto) => nft::state(Some(&**seen), self.ports),
+            _ => self.state(),
         }
     }
 

@@ -32,7 +32,8 @@ use super::{cut, hand, handover, mend, restart, roles, veto};
 use crate::causes::with_causes;
 use crate::forced::Around;
 use crate::gate::{
-    self, Armed, Baseline, Beside, Desired, Gate, GateError, Held, Leasing, PortState, State, Swap, Swapped, Want,
+    self, Armed, Baseline, Beside, Desired, Gate, GateError, Held, Leasing, PortState, Reading, State, Swap, Swapped,
+    Want,
 };
 use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
@@ -68,6 +69,11 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the whole of this gate's rules is looked at.
 const TEND_EVERY: Duration = Duration::from_millis(550);
+
+/// For so long a reading of the firewall serves all master names. No fence and no repair waits longer for it than this.
+const READ_FOR_ALL: Duration = Duration::from_millis(200);
+
+static READING: Told<Reading> = Told::new();
 
 /// An answer older than this says nothing about now.
 const FRESH: Duration = Duration::from_millis(1500);
@@ -1447,16 +1453,24 @@ impl Group {
         let local = LocalFence::default();
         let (master, me) = (self.params.master.clone(), self.common.me.clone());
         self.mending = Some(spawn_blocking(move || {
-            let state = gate.state()?;
-            let lasts = match state.ro {
+            let lasts = |state: &State| match state.ro {
                 PortState::Open { remaining } => remaining,
                 PortState::Closed => Duration::ZERO,
             };
-            if fenced {
-                return if lasts.is_zero() { Ok(()) } else { gate.set(Desired::CLOSED).map(drop) };
-            }
-            if state.baseline == Baseline::Intact && lasts > open_for * 3 / 4 {
+            let is_right = |state: &State| match fenced {
+                true => lasts(state).is_zero(),
+                false => state.baseline == Baseline::Intact && lasts(state) > open_for * 3 / 4,
+            };
+            let (_, reading) = READING.ask(Instant::now(), READ_FOR_ALL, || gate.reading());
+            if is_right(&gate.state_by(&reading)?) {
                 return Ok(());
+            }
+            let state = gate.state()?;
+            if is_right(&state) {
+                return Ok(());
+            }
+            if fenced {
+                return gate.set(Desired::CLOSED).map(drop);
             }
             // The agent may be about to take the permission away.
             let permitted = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));

@@ -14,7 +14,7 @@ pub mod rules;
 pub mod seen;
 
 use plan::Renewal;
-use seen::Seen;
+pub use seen::Seen;
 
 /// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h.
 const SUBSYSTEM: u8 = 10;
