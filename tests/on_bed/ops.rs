@@ -127,7 +127,7 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
          printf '[backup]\\nhook = [\"/bin/cp\", \"-t\", \"/root\"]\\n' > /etc/rolegate/rolegate.toml"
     );
     writer.sh(&settings)?;
-    let many = "for n = 1, 20000 do redis.call('SET', 'ops:' .. n, string.rep('x', 100)) end";
+    let many = "for n = 1, 2000 do redis.call('SET', 'ops:' .. n, string.rep('x', 1000)) end";
     writer.redis(6379, &["EVAL", many, "0"])?;
     writer.redis(6379, &["SET", "ops-before", "kept"])?;
     wait_for("the replicas to have it", LONG, || {
@@ -149,8 +149,9 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
     // Not from the primary unless asked; a hook that fails costs the hook only; the newest is kept, and what is another's.
     let refused = rolegate(&node, &["backup", "--from", primary])?;
     ensure!(refused.code == 2 && refused.text.contains("--from-primary"), "{refused:?}");
-    // Longer than from one INFO of a Sentinel to the next, in which it sees who replicates.
-    writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "550"])?;
+    // Longer than from one INFO of a Sentinel to the next, in which it sees who replicates; by waits that are long beside what a busy machine
+    // adds to each.
+    writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "5500"])?;
     let from_primary = rolegate(&node, &["backup", "--from-primary"]);
     writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
     let from_primary = from_primary?;
