@@ -17,6 +17,7 @@ use crate::bed::{Bed, Host, gates, project, wait_for};
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("exec_runs_a_command_on_all_nodes_and_lets_writes_only_to_the_primary", exec),
     ("a_backup_from_a_replica_is_restored_as_the_document_says", backup_and_restore),
+    ("a_backup_is_restored_with_appendonly_as_the_document_says", restore_appendonly),
     ("deinit_takes_out_what_init_has_put_in_and_nothing_else", deinit),
 ];
 
@@ -167,7 +168,7 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
         ensure!(known.lines().filter(|line| *line == "name").count() == 2, "we are taken for a replica: {known}");
     }
 
-    let restored = lose_and_restore(&writer, &node, &copy, &keys);
+    let restored = lose_and_restore(&writer, &node, &copy, &keys, false);
     // Whatever came of it, other trials want a gate.
     let undo = format!(
         "pcs resource enable RedisGate-clone; rm -rf {directory} /root/rolegate-*; cd /etc/rolegate; rm -f rolegate.toml; \
@@ -178,14 +179,63 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
     restored
 }
 
+fn restore_appendonly(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (writer, node) = (bed.host(primary)?, bed.host(other)?);
+    let append = |value: &str| -> Result<()> {
+        bed.nodes().try_for_each(|node| {
+            node.redis(6379, &["CONFIG", "SET", "appendonly", value])?;
+            wait_for("what it appends to", LONG, || written_anew(&node))?;
+            node.redis(6379, &["CONFIG", "REWRITE"]).map(drop)
+        })
+    };
+    append("yes")?;
+    let directory = "/root/ops-appendonly";
+    let done = (|| {
+        writer.redis(6379, &["SET", "ops-before", "kept"])?;
+        wait_for("the replicas to have it", LONG, || {
+            ensure!(node.redis(6379, &["GET", "ops-before"])? == "kept", "not yet");
+            Ok(())
+        })?;
+        let keys = writer.redis(6379, &["DBSIZE"])?;
+        let made = rolegate(&writer, &["backup", "--from", other, "--directory", directory, "--no-hook"])?;
+        ensure!(made.code == 0, "{made:?}");
+        let name = writer.ask("ls", &[directory])?;
+        // It may have to be put where another node is primary.
+        bed.nodes().try_for_each(|node| node.sh(&format!("mkdir -p {directory}")).map(drop))?;
+        lose_and_restore(&writer, &node, &format!("{directory}/{name}"), &keys, true)
+    })();
+    // Whatever came of it, other trials want all to run, and a gate.
+    let undone = (|| {
+        let (server, sentinel, data) = (bed.server().unit(), bed.server().sentinel(), bed.server().data());
+        for node in bed.nodes() {
+            node.sh_within(LONG, &format!("systemctl start {server} {sentinel}"))?;
+        }
+        node.sh_within(LONG, "pcs resource enable RedisGate-clone")?;
+        append("no")?;
+        let gone = format!("rm -rf {directory} {data}/appendonlydir*");
+        bed.nodes().try_for_each(|node| node.sh(&gone).map(drop))
+    })();
+    done.and(undone)
+}
+
+/// Whether a server's append-only file is whole, as far as it has one.
+fn written_anew(node: &Host<'_>) -> Result<()> {
+    let said = node.redis(6379, &["INFO", "persistence"])?;
+    for line in ["aof_rewrite_scheduled:0", "aof_rewrite_in_progress:0", "aof_last_bgrewrite_status:ok"] {
+        ensure!(said.lines().any(|there| there.trim_end() == line), "no {line} on {}: {said}", node.name());
+    }
+    Ok(())
+}
+
 /// Destroys all data and restores `copy`, a backup on `writer` with so many keys.
-fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) -> Result<()> {
+fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str, appendonly: bool) -> Result<()> {
     let bed = writer.bed();
     // Flushed while it runs, and no file of it is left.
     writer.redis(6379, &["FLUSHALL"])?;
     writer.redis(6379, &["SET", "ops-after", "lost"])?;
     let steps = restoring(bed)?;
-    let [disable, stop, which, restore, look, others, sentinels, enable] = steps.as_slice() else {
+    let [disable, stop, which, data, start, append, rewrite, look, others, sentinels, enable] = steps.as_slice() else {
         anyhow::bail!("docs/backup.md has other steps than this trial: {steps:#?}")
     };
     let everywhere =
@@ -198,14 +248,27 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str) 
         Ok(())
     })?;
     everywhere(stop)?;
-    everywhere(&format!("rm -rf /var/lib/{}/*", bed.server().user()))?;
+    match appendonly {
+        false => everywhere(&format!("rm -rf {}/*", bed.server().data()))?,
+        // What stays is the wrong data, which Redis must not read.
+        true => everywhere(&format!("test -e {}/appendonlydir/*.manifest", bed.server().data()))?,
+    }
     let address = node.sh(which)?.text().split_whitespace().nth(3).context("no address")?.to_owned();
     let named = bed.nodes().find(|node| node.address() == address).context("a node")?;
     if named.name() != writer.name() {
         let bytes = writer.cmd("cat")?.arg(copy).run()?.stdout;
         named.cmd("sh")?.args(["-c", &format!("cat > {copy}")]).stdin(bytes).run()?;
     }
-    named.sh_within(LONG, &restore.replace("FILE", copy))?;
+    named.sh_within(LONG, &data.replace("FILE", copy))?;
+    named.sh_within(LONG, if appendonly { append } else { start })?;
+    if appendonly {
+        wait_for("the append-only file", LONG, || written_anew(&named))?;
+        named.sh(rewrite)?;
+        // This is not in the document: that it starts with the same from now on.
+        named.sh_within(LONG, &format!("systemctl restart {}", bed.server().unit()))?;
+        let now = named.redis(6379, &["INFO", "persistence"])?;
+        ensure!(now.contains("aof_enabled:1"), "{now}");
+    }
     wait_for("Redis to have loaded it", LONG, || {
         let said = named.sh(look)?.text();
         ensure!(said.starts_with("master\n") && said.trim_end().ends_with(&format!("\n{keys}")), "{said}");
