@@ -2,8 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -18,6 +21,8 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("exec_runs_a_command_on_all_nodes_and_lets_writes_only_to_the_primary", exec),
     ("a_backup_from_a_replica_is_restored_as_the_document_says", backup_and_restore),
     ("a_backup_is_restored_with_appendonly_as_the_document_says", restore_appendonly),
+    ("the_backup_timer_makes_backups_and_one_that_fails_is_a_failed_unit", backup_timer),
+    ("the_metrics_timer_writes_the_file_anew_in_one_step", metrics_timer),
     ("deinit_takes_out_what_init_has_put_in_and_nothing_else", deinit),
 ];
 
@@ -296,6 +301,201 @@ fn lose_and_restore(writer: &Host<'_>, node: &Host<'_>, copy: &str, keys: &str, 
         })?;
     }
     named.redis(6379, &["FLUSHALL"]).map(drop)
+}
+
+/// Switches a timer on with the line that the document has for it.
+fn enable(on: &Host<'_>, timer: &str, document: &str) -> Result<()> {
+    let line = format!("systemctl enable --now {timer}");
+    let text = fs::read_to_string(project().join(document))?;
+    ensure!(text.lines().any(|there| there.trim() == line), "{document} has no line {line:?}");
+    on.sh(&line).map(drop)
+}
+
+/// A property of a unit.
+fn shown(on: &Host<'_>, unit: &str, property: &str) -> Result<String> {
+    on.ask("systemctl", &["show", "-P", property, unit])
+}
+
+/// Where the trial's hook puts what it gets.
+const TAKEN: &str = "/var/lib/ops-taken";
+
+fn backup_timer(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    // A copy in its own place, and which home it has: programs for upload look there.
+    let hook =
+        format!("#!/bin/sh\nset -eu\n[ \"$1\" = --cold ] && cp -t {TAKEN} \"$2\"\necho \"$HOME\" > {TAKEN}/home\n");
+    fs::write(node.root().join("usr/local/sbin/upload-backup"), hook)?;
+    node.sh(&format!(
+        "chmod 755 /usr/local/sbin/upload-backup; mkdir -p {TAKEN} /etc/rolegate; cd /etc/rolegate; [ ! -e rolegate.toml ] || mv rolegate.toml kept"
+    ))?;
+    // A replica waits so long for others that want a copy, too: 5 s, for which the trial has no time.
+    let delay = |seconds: &str| -> Result<()> {
+        bed.nodes()
+            .try_for_each(|node| node.redis(6379, &["CONFIG", "SET", "repl-diskless-sync-delay", seconds]).map(drop))
+    };
+    let usual = node.redis(6379, &["CONFIG", "GET", "repl-diskless-sync-delay"])?;
+    delay("0")?;
+    let done = backups_by_the_timer(&node);
+    // Whatever came of it.
+    delay(usual.lines().last().context("its value")?)?;
+    let undo = format!(
+        "systemctl disable --now rolegate-backup.timer; systemctl stop rolegate-backup.service; \
+         rm -rf /etc/systemd/system/rolegate-backup.timer.d {TAKEN} /usr/local/sbin/upload-backup /var/backups/rolegate; \
+         systemctl daemon-reload; systemctl reset-failed rolegate-backup.service || true; \
+         cd /etc/rolegate; rm -f rolegate.toml ops.password; [ ! -e kept ] || mv kept rolegate.toml"
+    );
+    node.sh_within(LONG, &undo)?;
+    done
+}
+
+/// The unit is never started by hand: each backup is the timer's.
+fn backups_by_the_timer(node: &Host<'_>) -> Result<()> {
+    let (timer, service, directory) = ("rolegate-backup.timer", "rolegate-backup.service", "/var/backups/rolegate");
+    let since = format!("@{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    let journal = || node.ask("journalctl", &["--quiet", "--output=cat", "--unit", service, "--since", &since]);
+    let settings = |lines: &str| -> Result<()> {
+        Ok(fs::write(node.root().join("etc/rolegate/rolegate.toml"), format!("[backup]\nkeep = 2\n{lines}"))?)
+    };
+    let hook = "hook = [\"/usr/local/sbin/upload-backup\", \"--cold\"]\n";
+    settings(hook)?;
+    enable(node, timer, "docs/backup.md")?;
+    let next = shown(node, timer, "NextElapseUSecRealtime")?;
+    ensure!(next.contains(" 02:"), "not between two and three: {next:?}");
+    ensure!(shown(node, service, "ActiveState")? == "inactive", "switching it on has begun a backup");
+
+    // The same every three seconds instead of each night.
+    let often = "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/3\nRandomizedDelaySec=0\nAccuracySec=100ms\n";
+    let place = node.root().join("etc/systemd/system/rolegate-backup.timer.d");
+    fs::create_dir_all(&place)?;
+    fs::write(place.join("often.conf"), often)?;
+    node.sh(&format!("systemctl daemon-reload; systemctl restart {timer}"))?;
+    let names = |directory: &str| -> Result<Vec<String>> {
+        Ok(node.ask("ls", &[directory])?.lines().filter(|name| name.ends_with(".rdb.gz")).map(str::to_owned).collect())
+    };
+    wait_for("three backups", LONG, || {
+        let taken = names(TAKEN)?;
+        ensure!(taken.len() >= 3, "{taken:?}: {}", journal()?);
+        Ok(())
+    })?;
+    node.sh(&format!("systemctl stop {timer}"))?;
+    let ended = |state: &str, status: &str| -> Result<()> {
+        let (is, with) = (shown(node, service, "ActiveState")?, shown(node, service, "ExecMainStatus")?);
+        ensure!(is == state && with == status, "{service} is {is} with exit code {with}: {}", journal()?);
+        Ok(())
+    };
+    wait_for("the last one to end", LONG, || ended("inactive", "0"))?;
+    let (taken, left, log) = (names(TAKEN)?, names(directory)?, journal()?);
+    // Their names are their times.
+    let (older, newest) = taken.split_at(taken.len() - 2);
+    ensure!(left == newest, "taken {taken:?}, kept {left:?}: {log}");
+    ensure!(log.matches("checked by redis-check-rdb").count() == taken.len(), "{log}");
+    ensure!(log.matches("upload-backup has taken it").count() == taken.len(), "{log}");
+    for name in older {
+        ensure!(log.contains(&format!("removed {directory}/{name}")), "no word of {name}: {log}");
+    }
+    for name in &left {
+        let path = format!("{directory}/{name}");
+        node.ask("cmp", &[&path, &format!("{TAKEN}/{name}")])?;
+        ensure!(node.ask("stat", &["-c", "%a %U:%G", &path])? == "600 root:root", "{path}");
+    }
+    ensure!(node.ask("stat", &["-c", "%a %U:%G", directory])? == "700 root:root", "{directory}");
+    ensure!(node.ask("cat", &[&format!("{TAKEN}/home")])? == "/root", "the hook has another home");
+
+    // What fails is a failed unit, whose journal says why, and leaves what is there.
+    fs::write(node.root().join("etc/rolegate/ops.password"), "wrong\n")?;
+    settings("user = \"backup\"\npassword_file = \"/etc/rolegate/ops.password\"\n")?;
+    node.sh(&format!("systemctl start {timer}"))?;
+    wait_for("a backup to fail", LONG, || ended("failed", "2"))?;
+    let failed = node.ask("systemctl", &["list-units", "--failed", "--plain", "--no-legend"])?;
+    // It may have begun again.
+    ensure!(failed.contains(service) || shown(node, service, "ActiveState")? == "activating", "{failed}");
+    let log = journal()?;
+    for part in ["mymaster: no backup: ", "WRONGPASS", "look at user and password_file under [backup]"] {
+        ensure!(log.contains(part), "no {part:?}: {log}");
+    }
+    ensure!(names(directory)? == left, "{:?} instead of {left:?}", names(directory)?);
+    ensure!(node.ask("ls", &["-A", directory])?.lines().count() == 3, "more than they and the lock");
+
+    settings("hook = [\"/bin/sh\", \"-c\", \"echo no room there >&2; exit 1\"]\n")?;
+    wait_for("a hook to fail", LONG, || ended("failed", "1"))?;
+    node.sh(&format!("systemctl stop {timer}"))?;
+    wait_for("the last one to end", LONG, || ended("failed", "1"))?;
+    let (log, now) = (journal()?, names(directory)?);
+    ensure!(log.contains("the backup is there, but the hook failed") && log.contains("no room there"), "{log}");
+    ensure!(now.len() == 2 && now > left, "{now:?} behind {left:?}");
+
+    settings(hook)?;
+    node.sh(&format!("systemctl start {timer}"))?;
+    wait_for("the next one to be well", LONG, || ended("inactive", "0"))
+}
+
+fn metrics_timer(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    let done = metrics_by_the_timer(&node);
+    node.sh_within(
+        LONG,
+        "systemctl disable --now rolegate-metrics.timer; systemctl stop rolegate-metrics.service; rm -rf /var/lib/prometheus",
+    )?;
+    done
+}
+
+/// As it is shipped: it is often enough for a trial.
+fn metrics_by_the_timer(node: &Host<'_>) -> Result<()> {
+    let (timer, service) = ("rolegate-metrics.timer", "rolegate-metrics.service");
+    let directory = "/var/lib/prometheus/node-exporter";
+    enable(node, timer, "docs/status.md")?;
+    // Where there is no node exporter nothing is written, and nothing fails.
+    wait_for("a run", LONG, || {
+        ensure!(!shown(node, service, "ConditionTimestamp")?.is_empty(), "none yet");
+        Ok(())
+    })?;
+    ensure!(shown(node, service, "ConditionResult")? == "no", "there is a {directory}");
+    ensure!(shown(node, service, "ActiveState")? == "inactive", "it is no reason to fail");
+    ensure!(!node.root().join("var/lib/prometheus").exists(), "it has made {directory}");
+
+    // As Debian's package makes it. The timer goes on meanwhile.
+    node.sh(&format!("mkdir -p {directory}"))?;
+    let path = node.root().join(directory.trim_start_matches('/')).join("rolegate.prom");
+    let whole = |text: &str| -> Result<u64> {
+        ensure!(text.starts_with("# TYPE rolegate_status gauge\n") && text.ends_with("\n# EOF\n"), "{text:?}");
+        ensure!(text.contains("\nrolegate_status "), "{text}");
+        let looked = text.lines().find_map(|line| line.strip_prefix("rolegate_looked_timestamp_seconds "));
+        Ok(looked.context("when")?.parse()?)
+    };
+    let mut first = wait_for("the file", LONG, || Ok(fs::File::open(&path)?))?;
+    let (file, mut text) = (first.metadata()?, String::new());
+    first.read_to_string(&mut text)?;
+    let looked = whole(&text)?;
+    ensure!(file.mode() & 0o7777 == 0o644 && file.uid() == 0, "mode {:o}, owner {}", file.mode(), file.uid());
+
+    let began = Instant::now();
+    let later = loop {
+        // At each moment a reader sees a whole one.
+        let now = whole(&fs::read_to_string(&path)?)?;
+        if now != looked {
+            break now;
+        }
+        ensure!(began.elapsed() < LONG, "the file is not written anew");
+        thread::sleep(Duration::from_millis(2));
+    };
+    ensure!((10..=40).contains(&(later - looked)), "anew after {} s, not 15", later - looked);
+    // Whoever reads the old one just then goes on with that.
+    let mut old = String::new();
+    first.rewind()?;
+    first.read_to_string(&mut old)?;
+    ensure!(old == text, "the old file was written over");
+    let mode = fs::metadata(&path)?.mode() & 0o7777;
+    ensure!(mode == 0o644, "mode {mode:o}");
+    wait_for("the run to end", LONG, || {
+        let (state, with) = (shown(node, service, "ActiveState")?, shown(node, service, "ExecMainStatus")?);
+        ensure!(state == "inactive" && with == "0", "{service} is {state}, with exit code {with}");
+        Ok(())
+    })?;
+    let left = node.ask("ls", &["-A", directory])?;
+    ensure!(left == "rolegate.prom", "{left}");
+    Ok(())
 }
 
 fn deinit(bed: &Bed) -> Result<()> {
