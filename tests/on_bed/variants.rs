@@ -100,7 +100,12 @@ fn install(bed: &Bed) -> Result<()> {
             last.sh("test -e /run/rolegate/keeper.sock && test -d /var/lib/rolegate")
         })?;
         ensure!(files(&last)?.len() > before.len() + 40, "nothing was installed");
-        last.sh_within(LONG, "dpkg --purge rolegate")?;
+        // A Sentinel that names a hook which is gone does not start: whoever forgets that is told. The one that runs does not read it.
+        let line = "sentinel client-reconfig-script mymaster /usr/lib/rolegate/rolegate-hook";
+        last.sh(&format!("echo '{line}' >> /etc/redis/sentinel.conf"))?;
+        let said = last.sh_within(LONG, "dpkg --purge rolegate 2>&1")?.text();
+        ensure!(said.contains("out of /etc/redis/sentinel.conf"), "{said}");
+        last.sh("sed -i '/^sentinel client-reconfig-script .*rolegate-hook/d' /etc/redis/sentinel.conf")?;
         let after = files(&last)?;
         let (left, gone): (Vec<_>, Vec<_>) = (after.difference(&before).collect(), before.difference(&after).collect());
         // The settings are the package's since it was installed; the passwords are not.
