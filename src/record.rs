@@ -188,6 +188,11 @@ impl Record {
         self.nodes.iter().find(|entry| canonical(entry.address) == canonical(address))
     }
 
+    /// Whether a Sentinel of the record is at `address`.
+    pub fn has_sentinel_at(&self, address: SocketAddr) -> bool {
+        self.sentinels.iter().any(|entry| canonical(entry.address) == canonical(address))
+    }
+
     /// The value of the parameter `sentinels`.
     pub fn sentinels_parameter(&self) -> String {
         self.sentinels.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -404,6 +409,8 @@ pub(crate) mod tests {
         assert_eq!(record.node("NODE2").unwrap().address, "10.0.0.2:6379".parse().unwrap());
         assert_eq!(record.node_at("[::ffff:10.0.0.3]:6379".parse().unwrap()).unwrap().name, "node3");
         assert!(record.node_at("10.0.0.3:6380".parse().unwrap()).is_none());
+        let has = |address: &str| record.has_sentinel_at(address.parse().unwrap());
+        assert!(has("[::ffff:10.0.0.3]:26379") && !has("10.0.0.4:26379") && !has("10.0.0.3:6379"));
     }
 
     #[test]

@@ -85,11 +85,21 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Says {
     /// A Sentinel is about to tell this server to become primary, in its next step some 0.1 s later, or just has.
-    Promoting(SocketAddr),
+    Promoting {
+        /// Which.
+        server: SocketAddr,
+        /// It has told it.
+        told: bool,
+    },
     /// A failover ends without a promotion.
     Aborted,
     /// A Sentinel has told this server, which it takes for a primary of before, to be a replica.
-    MadeReplica(SocketAddr),
+    MadeReplica {
+        /// Which.
+        server: SocketAddr,
+        /// Whose.
+        of: SocketAddr,
+    },
     /// Something else: worth a look.
     Other,
 }
@@ -189,11 +199,10 @@ pub fn understood(reply: &Value) -> Option<SentinelEvent> {
     let says = match (channel, words.as_slice()) {
         // Behind the latter a replica that is not promoted may confirm writes for a few milliseconds yet, to those that WAIT.
         ("+failover-state-send-slaveof-noone" | "+failover-state-wait-promotion", [_, _, ip, port, ..]) => {
-            let address = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
-            Says::Promoting(canonical(address))
+            Says::Promoting { server: address(ip, port)?, told: channel == "+failover-state-wait-promotion" }
         }
-        ("+convert-to-slave", [_, _, ip, port, ..]) => {
-            Says::MadeReplica(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)))
+        ("+convert-to-slave", [_, _, ip, port, "@", _, of_ip, of_port]) => {
+            Says::MadeReplica { server: address(ip, port)?, of: address(of_ip, of_port)? }
         }
         (channel, _) if channel.starts_with("-failover-abort-") => Says::Aborted,
         _ => Says::Other,
@@ -201,8 +210,11 @@ pub fn understood(reply: &Value) -> Option<SentinelEvent> {
     Some(SentinelEvent { master: (*master).to_owned(), says, step: step(channel, &words) })
 }
 
+fn address(ip: &str, port: &str) -> Option<SocketAddr> {
+    Some(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)))
+}
+
 fn step(channel: &str, words: &[&str]) -> Option<Step> {
-    let address = |ip: &str, port: &str| Some(canonical(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?)));
     match (channel, words) {
         ("+sdown", ["master", ..]) => Some(Step::Silent),
         ("-sdown", ["master", ..]) => Some(Step::Answers),
@@ -240,7 +252,8 @@ mod tests {
         let address: SocketAddr = "10.0.0.2:6379".parse().unwrap();
         let told = event("+convert-to-slave", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379").unwrap();
         assert!(CHANNELS.contains(&"+convert-to-slave"));
-        assert_eq!((told.master.as_str(), told.says), ("mymaster", Says::MadeReplica(address)));
+        let says = Says::MadeReplica { server: address, of: "10.0.0.1:6379".parse().unwrap() };
+        assert_eq!((told.master.as_str(), told.says), ("mymaster", says));
         assert_eq!(told.step, Some(Step::MadeReplica(address)));
     }
 
@@ -252,7 +265,10 @@ mod tests {
                 event(channel, "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
                 Some(SentinelEvent {
                     master: "mymaster".to_owned(),
-                    says: Says::Promoting("10.0.0.2:6379".parse().unwrap()),
+                    says: Says::Promoting {
+                        server: "10.0.0.2:6379".parse().unwrap(),
+                        told: channel == "+failover-state-wait-promotion"
+                    },
                     step: (channel == "+failover-state-send-slaveof-noone")
                         .then(|| Step::Promoting("10.0.0.2:6379".parse().unwrap())),
                 })

@@ -19,9 +19,9 @@ use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 use tracing::{debug, info, warn};
 
 use super::behind::Behind;
-use super::chosen::{Chosen, Defence};
+use super::chosen::{Another, Chosen, Defence};
 use super::connection::{Answer, Connection, Event};
-use super::events::{Says, SentinelEvent};
+use super::events::SentinelEvent;
 use super::history::History;
 use super::looks::{self, Look, Looks};
 use super::memory::{Memory, Run};
@@ -78,9 +78,6 @@ static READING: Told<Reading> = Told::new();
 /// An answer older than this says nothing about now.
 const FRESH: Duration = Duration::from_millis(1500);
 
-/// How long a promotion that a Sentinel has begun keeps this node closed, unless it is heard to end.
-const PROMOTION_LASTS: Duration = Duration::from_secs(3);
-
 /// What may be done to the firewall between two events, without holding up the lease.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
@@ -98,8 +95,8 @@ const NOT_SOONER: Duration = Duration::from_millis(20);
 pub enum Note {
     /// The permission may have changed, or a failover is under way: look now.
     Look,
-    /// A Sentinel's event.
-    Event(SentinelEvent),
+    /// An event of the Sentinel at this address.
+    Event(SocketAddr, SentinelEvent),
     /// The cluster's configuration, as it is now.
     Cluster(Arc<Cib>),
     /// Somebody asks how things stand.
@@ -171,8 +168,8 @@ pub struct Group {
     opened: Option<Instant>,
     round: Round,
     about: About,
-    /// Why nothing is opened until then.
-    vetoed: Option<(Instant, String)>,
+    /// Another node's Redis that is promoted: nothing is opened meanwhile.
+    another: Another,
     broken: Broken,
     why: String,
     tended: Option<Instant>,
@@ -375,7 +372,7 @@ impl Group {
             opened: None,
             round: Round::default(),
             about: About::Unknown("not asked yet".to_owned()),
-            vetoed: None,
+            another: Another::default(),
             broken: Broken::default(),
             why: "just started".to_owned(),
             tended: None,
@@ -515,7 +512,7 @@ impl Group {
     fn note(&mut self, note: Note) {
         match note {
             Note::Look => self.begin_round_now(),
-            Note::Event(event) => self.event(event),
+            Note::Event(sentinel, event) => self.event(sentinel, &event),
             Note::Cluster(cib) => {
                 let before = self.own();
                 self.common.history.roles(&self.params.master, &self.params.attribute, &cib);
@@ -546,26 +543,24 @@ impl Group {
         }
     }
 
-    fn event(&mut self, event: SentinelEvent) {
-        if event.master != self.params.master {
+    fn event(&mut self, sentinel: SocketAddr, event: &SentinelEvent) {
+        // Another master name's Sentinel may monitor this one, too.
+        if event.master != self.params.master || !self.record.has_sentinel_at(sentinel) {
             return;
         }
-        let me = self.node.address;
-        if let Some(until) = self.chosen.heard(&event.says, me, Instant::now()) {
-            self.defence.begin(me, &self.common.settings.redis, until);
+        let (me, now) = (self.node.address, Instant::now());
+        let run = self.local_server().map(|local| local.run_id);
+        if let Some(taken_back) = self.chosen.heard(&event.says, me, run.as_deref(), now) {
+            self.defence.begin(me, &self.common.settings.redis, taken_back);
+        } else if !self.chosen.stands() {
+            self.defence.end();
         }
-        match event.says {
-            // What is acknowledged from here on is lost.
-            Says::Promoting(address) if address != canonical(self.node.address) => {
-                let why = format!("a Sentinel promotes {address}");
-                self.vetoed = Some((Instant::now() + PROMOTION_LASTS, why.clone()));
-                if self.lease.is_some() || self.round.armed.is_some() {
-                    self.close(&why);
-                }
-                self.judge_force(None);
+        // What is acknowledged from here on is lost.
+        if let Some(why) = self.another.heard(&event.says, me, now) {
+            if self.lease.is_some() || self.round.armed.is_some() {
+                self.close(&why);
             }
-            Says::Aborted => self.vetoed = None,
-            Says::Promoting(_) | Says::MadeReplica(_) | Says::Other => {}
+            self.judge_force(None);
         }
         self.begin_round_now();
     }
@@ -751,7 +746,8 @@ impl Group {
             },
             _ => None,
         };
-        let promoting = self.vetoed.as_ref().filter(|(until, _)| Instant::now() < *until).map(|(_, why)| why.as_str());
+        let promoting = self.another.objects(Instant::now());
+        let promoting = promoting.as_deref();
         let open = held.map(|held| held.open.is_some());
         let fenced = self.own().fenced;
         let around = Around { open, fenced, other, promoting, replica_of, open_elsewhere: None };
@@ -776,11 +772,8 @@ impl Group {
             let why = self.standing.why.clone().unwrap_or_else(|| "the cluster is being asked".to_owned());
             return Err(format!("this node has not begun to stand on the record: {why}"));
         }
-        if let Some((until, why)) = &self.vetoed {
-            if now < *until {
-                return Err(why.clone());
-            }
-            self.vetoed = None;
+        if let Some(why) = self.another.objects(now) {
+            return Err(why);
         }
         if self.closing.is_some() {
             return Err(format!("closing ({})", self.why.trim_start_matches("closing (").trim_end_matches(')')));

@@ -441,7 +441,7 @@ impl Wires {
         history.heard(sentinel, &event);
         for notes in concerned {
             // One that is that far behind looks by itself.
-            let _full = notes.try_send(Note::Event(event.clone()));
+            let _full = notes.try_send(Note::Event(sentinel, event.clone()));
         }
     }
 }

@@ -271,6 +271,9 @@ fn is_taken_back(bed: &Bed) -> Result<bool> {
         ));
         // Where nothing is repeated, the Sentinel that leads it waits for a minute.
         ensure!(repeated == 0 || took < Duration::from_secs(15), "it took {took:?}");
+        // Who made it a replica has written that into its file, and would have it one again when it has restarted.
+        let line = old.sh(&format!("grep ^replicaof {} || :", bed.server().config()))?.text();
+        ensure!(line.is_empty(), "the primary's file has {line}");
         Ok(repeated > 0)
     })();
     other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
