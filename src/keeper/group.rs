@@ -181,6 +181,8 @@ pub struct Group {
     defence: Defence,
     /// Since when a Redis that is not that of `last` keeps this node closed, and when the next attempt is due.
     restarted: Option<(Instant, Instant)>,
+    /// Whether a Sentinel is in a failover that comes to nothing meanwhile.
+    stuck: restart::Stuck,
     /// `last` is of this boot: a Redis that is down is not one that has not started yet.
     last_of_this_boot: bool,
     /// Nothing was read from the firewall yet.
@@ -383,6 +385,7 @@ impl Group {
             chosen: Chosen::default(),
             defence: Defence::default(),
             restarted: None,
+            stuck: restart::Stuck::default(),
             last_of_this_boot: remembered.this_boot,
             first_look: true,
             remembered: None,
@@ -1347,7 +1350,7 @@ impl Group {
         let lease = Run { run_id, replication_id, held_at: 0, held_at_uptime: None };
         self.lease = Some(lease.clone());
         self.last = Some(lease);
-        (self.last_of_this_boot, self.restarted) = (true, None);
+        (self.last_of_this_boot, self.restarted, self.stuck) = (true, None, restart::Stuck::default());
         self.opened = Some(Instant::now());
         self.hand.end();
         self.why.clear();
@@ -1497,22 +1500,22 @@ impl Group {
             Local::Unknown(_) => return,
         };
         if !gone {
-            self.restarted = None;
+            (self.restarted, self.stuck) = (None, restart::Stuck::default());
             return;
         }
         let now = Instant::now();
-        let (since, due) = *self.restarted.get_or_insert((now, now));
+        let (_, due) = *self.restarted.get_or_insert((now, now));
+        let heard = self.fresh_answers();
+        let mut sentinels = sentinel::free_to_fail_over(&heard, self.node.address);
+        // None is free where one is in a failover.
+        let beside = match sentinels.is_empty() {
+            true => sentinel::in_no_failover(&heard, self.node.address),
+            false => Vec::new(),
+        };
+        sentinels.extend_from_slice(self.stuck.see(now, beside));
         let verdict = self.verdict();
         let named = verdict.points_at_node.as_deref().is_some_and(|node| node.eq_ignore_ascii_case(&self.common.me));
-        if !named || now < due || self.restarting.is_some() {
-            return;
-        }
-        let mut sentinels = self.who_can_fail_over();
-        if sentinels.is_empty() && since.elapsed() > restart::AT_MOST {
-            // One that is in a failover for so long waits for what does not come. Its epoch is known by now.
-            sentinels = sentinel::in_no_failover(&self.fresh_answers(), self.node.address);
-        }
-        if sentinels.is_empty() {
+        if !named || now < due || self.restarting.is_some() || sentinels.is_empty() {
             return;
         }
         if let Some((_, due)) = &mut self.restarted {

@@ -2,7 +2,7 @@
 //! for at once, before the replicas take over what may be an empty server, if a replica still holds the data.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::memory::Run;
 use crate::instance::{self, Instance, ServerRole};
@@ -25,13 +25,33 @@ pub const AT_MOST: Duration = Duration::from_secs(15);
 /// How long the others may take to answer: in a second the replicas begin to take over.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
+/// How long a Sentinel has been in a failover of this Redis without an end: it may wait for what does not come.
+#[derive(Debug, Default)]
+pub struct Stuck {
+    /// Since when it has been these Sentinels that are in none.
+    since: Option<(Instant, Vec<SocketAddr>)>,
+}
+
+impl Stuck {
+    /// With the Sentinels that are in none beside it, none where nobody is in one: those that may be asked for another one. Not sooner: of one that
+    /// has just begun they do not know the epoch, and would take the same.
+    pub fn see(&mut self, now: Instant, beside: Vec<SocketAddr>) -> &[SocketAddr] {
+        let since = match self.since.take() {
+            Some((since, before)) if before == beside => since,
+            _ => now,
+        };
+        let (since, beside) = self.since.insert((since, beside));
+        if now > *since + AT_MOST { beside } else { &[] }
+    }
+}
+
 /// What is known when it happens.
 pub struct Case {
     /// The run that held the last lease.
     pub last: Run,
     /// The other nodes.
     pub others: Vec<NodeEntry>,
-    /// The Sentinels that name this node now, where none is in a failover.
+    /// The Sentinels that name this node now and are in no failover, where none is in one, or has been for too long.
     pub sentinels: Vec<SocketAddr>,
     /// The master name.
     pub master: String,
@@ -113,6 +133,27 @@ mod tests {
 
     fn primary() -> Result<Instance, AskError> {
         Ok(Instance { role: ServerRole::Primary { replicas: vec![] }, ..replica("old", 100).unwrap() })
+    }
+
+    #[test]
+    fn another_sentinel_is_asked_where_one_has_been_in_its_failover_for_long_however_long_the_redis_has_been_gone() {
+        let (mut stuck, began) = (Stuck::default(), Instant::now());
+        let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 26379));
+        let mut see = |seconds: u64, beside: &[SocketAddr]| {
+            stuck.see(began + Duration::from_secs(seconds), beside.to_vec()).to_vec()
+        };
+        let others = [at(2), at(3)];
+        assert_eq!(see(0, &[]), []);
+        assert_eq!(see(40, &[]), [], "nobody is in one");
+        assert_eq!(see(41, &others), [], "one has just begun");
+        assert_eq!(see(56, &others), []);
+        assert_eq!(see(57, &others), others);
+        // The one that was asked is in one, too, and has its time.
+        assert_eq!(see(58, &others[1..]), []);
+        assert_eq!(see(73, &others[1..]), []);
+        assert_eq!(see(74, &others[1..]), others[1..]);
+        assert_eq!(see(75, &[]), []);
+        assert_eq!(see(76, &others), []);
     }
 
     #[test]
