@@ -245,6 +245,45 @@ mod tests {
         assert!(!holds_mark(&path));
     }
 
+    /// Redis' answers to [`switchover::QUESTION`].
+    fn answers(values: [u32; 2]) -> Vec<Value> {
+        let bulk = |text: String| Value::BulkString(text.into_bytes());
+        let answer = |(setting, value): (Setting, u32)| {
+            Value::Array(vec![bulk(setting.name().to_owned()), bulk(value.to_string())])
+        };
+        Setting::ALL.into_iter().zip(values).map(answer).collect()
+    }
+
+    #[test]
+    fn a_switchover_is_under_way_from_its_first_mark_until_what_is_put_back_has_been_looked_at() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut keeper = Keeper::new("mymaster", nobody, Credentials::default());
+        assert!(!keeper.is_under_way(), "nothing was seen yet");
+        runtime.block_on(async {
+            let begun = Instant::now();
+            let at = |ms: u64| begun + Duration::from_millis(ms);
+            keeper.watch.file_is_clean = true;
+            keeper.keep(at(0), &answers([0, 100]), false);
+            assert!(!keeper.is_under_way());
+            for marks in [[0, marked(100, 1).value()], [marked(1, 1).value(), 100]] {
+                keeper.keep(at(10), &answers(marks), false);
+                assert!(keeper.is_under_way() && keeper.job.is_none(), "{marks:?}");
+            }
+            // What cannot be told has not ended.
+            keeper.keep(at(20), &[], false);
+            assert!(keeper.is_under_way());
+            keeper.keep(at(30), &answers([1, 100]), false);
+            assert!(keeper.is_under_way() && keeper.watch.marks == [None, None], "the file is looked at");
+            std::future::poll_fn(|context| {
+                keeper.poll(context);
+                if keeper.job.is_some() { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            assert!(!keeper.is_under_way());
+        });
+    }
+
     /// Each further beat is another mark.
     fn marked(before: u32, beat: u32) -> Mark {
         (0..beat).fold(Mark::new(before, 5).unwrap(), |mark, _| mark.next())
