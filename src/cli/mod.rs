@@ -29,7 +29,7 @@ mod text;
 mod watch;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -230,6 +230,31 @@ fn say_in_colour(text: &str) {
     write_in_colour(std::io::stdout(), text);
 }
 
+/// Has a node's name typed before something is done that no proof stands behind. `not_done`: what is said where it is not; `in_a_script`: what says
+/// it there.
+fn type_name(name: &str, prompt: &str, not_done: &str, in_a_script: &str) -> Result<(), Stop> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Stop::refused(format!(
+            "{not_done}: nobody is at a terminal to confirm it. In a script: {in_a_script}"
+        )));
+    }
+    let mut out = std::io::stdout();
+    let _closed = write!(out, "{prompt}").and_then(|()| out.flush());
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).map_err(|error| Stop::refused(format!("{not_done}: {error}")))?;
+    is_name(&line, name, not_done)
+}
+
+/// Whether that is the node's name. As everywhere, in capital or small letters.
+fn is_name(given: &str, name: &str, not_done: &str) -> Result<(), Stop> {
+    let given = given.trim();
+    match given.eq_ignore_ascii_case(name) {
+        true => Ok(()),
+        false => Err(Stop::refused(format!("{not_done}: {given:?} is not {name}"))),
+    }
+}
+
 fn write_in_colour<S: RawStream + AsLockedWrite>(to: S, text: &str) {
     let _closed = write!(AutoStream::auto(to), "{text}");
 }
@@ -294,6 +319,19 @@ fn look() -> Result<Cluster, Stop> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_node_is_confirmed_by_its_name_and_nothing_else() {
+        for given in ["node1", "NODE1", " Node1 \n"] {
+            assert_eq!(is_name(given, "node1", "nothing is done"), Ok(()), "{given:?}");
+        }
+        for given in ["", "\n", "yes", "node", "node11", "node2", "node1 node1"] {
+            let refused = is_name(given, "node1", "nothing is done").unwrap_err();
+            assert_eq!(refused.code, CliCode::Critical, "{given:?}");
+            let text = format!("nothing is done: {:?} is not node1", given.trim());
+            assert_eq!(refused.message, text);
+        }
+    }
 
     #[test]
     fn the_arguments_are_well_formed_and_the_help_fits_a_screen() {

@@ -2,14 +2,13 @@
 //!
 //! What the node says it stands on is replaced by that ([`crate::stand::Shown::Off`]); its keeper replaces it again when it is back.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::facts::lively;
 use super::fence::{Act, marker, operator};
 use super::probe::{self, Port};
-use super::{Gate, Stop, gates, look, say};
+use super::{Gate, Stop, gates, look, say, type_name};
 use crate::exit::CliCode;
 use crate::lease::mark::Marks;
 use crate::pacemaker::{self, Still};
@@ -66,7 +65,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
          itself when {name} is back in the cluster."
     ));
     if !args.yes {
-        typed(name)?;
+        type_name(name, "Type the node's name: ", "nothing was changed", "--yes")?;
     }
     for gate in &all {
         let attribute = attribute(&gate.params.master);
@@ -90,20 +89,6 @@ fn write(name: &str, attribute: &str, value: &str) -> Result<(), Stop> {
     Err(Stop::refused(format!(
         "{name} is not confirmed off: it is back in the cluster, or others write there all the time"
     )))
-}
-
-fn typed(name: &str) -> Result<(), Stop> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Stop::refused("nothing was changed: without a terminal, --yes says it"));
-    }
-    let mut out = std::io::stdout();
-    let _closed = write!(out, "Type the node's name: ").and_then(|()| out.flush());
-    let mut line = String::new();
-    match stdin.lock().read_line(&mut line) {
-        Ok(_) if line.trim().eq_ignore_ascii_case(name) => Ok(()),
-        _ => Err(Stop::refused(format!("nothing was changed: that was not {name}"))),
-    }
 }
 
 /// What was looked at, and what was seen.

@@ -5,7 +5,6 @@
 //! the time that it will have before it is open ([`crate::forced`]); then the others are looked at once more, so that of two
 //! who open at once over one Sentinel, one sees the other.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,7 +14,7 @@ use super::fence::{Act, marker, operator, utc};
 use super::judge;
 use super::probe::{self, Port};
 use super::status::no_such_master;
-use super::{Gate, Stop, gates, say, typed};
+use super::{Gate, Stop, gates, is_name, say, type_name, typed};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::forced::{Force, PREPARES, Store, now_ms};
@@ -340,20 +339,13 @@ fn confirm(args: &Args, seen: &Sight, time: Duration) -> Result<(), Stop> {
         super::span(time.as_secs()),
         if others.is_empty() { "none".to_owned() } else { others.join(", ") },
     ));
-    let typed = match &args.confirm {
-        Some(name) => name.clone(),
-        None if std::io::stdin().is_terminal() => {
-            let _closed = write!(std::io::stdout(), "Type the name of this node ({me}) to open it: ")
-                .and_then(|()| std::io::stdout().flush());
-            let mut line = String::new();
-            std::io::stdin().lock().read_line(&mut line).map_err(|error| Stop::refused(error.to_string()))?;
-            line.trim().to_owned()
+    let not_done = "nothing is opened";
+    match &args.confirm {
+        Some(name) => is_name(name, me, not_done),
+        None => {
+            let prompt = format!("Type the name of this node ({me}) to open it: ");
+            type_name(me, &prompt, not_done, &format!("--confirm {me}"))
         }
-        None => return Err(Stop::refused(format!("nobody is there to confirm it. In a script: --confirm {me}"))),
-    };
-    match typed == *me {
-        true => Ok(()),
-        false => Err(Stop::refused(format!("{typed:?} is not {me}: nothing is opened"))),
     }
 }
 

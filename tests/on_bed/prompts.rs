@@ -138,7 +138,7 @@ fn at_the_open_prompt(bed: &Bed, node: &Host<'_>) -> Result<()> {
     let arguments = ["open", "--force", "--for", "30s", name];
     let prompt = format!("Type the name of this node ({name}) to open it: ");
     refusals(node, &arguments, &prompt, ["nothing is opened", &format!("--confirm {name}")], &untouched)?;
-    let (code, shown) = Terminal::of(node, &arguments)?.answered(&prompt, &format!("{name}\n"))?;
+    let (code, shown) = Terminal::of(node, &arguments)?.answered(&prompt, &format!("{}\n", name.to_uppercase()))?;
     ensure!(code == 0 && shown.contains(&format!("{name} takes writes at")), "{code}: {shown:?}");
     ensure!(gates::open_gates(bed)? == [name], "open on {:?}", gates::open_gates(bed)?);
     let said = rolegate(node, &["open", "--cancel", name])?;
@@ -159,7 +159,7 @@ fn confirm_off(bed: &Bed) -> Result<()> {
     // Until then lines of its keeper can still be there.
     wait_for("it to look off", LONG, || {
         let refused = rolegate(&node, &arguments)?;
-        ensure!(refused.text.contains("without a terminal"), "{refused:?}");
+        ensure!(refused.text.contains("In a script"), "{refused:?}");
         Ok(())
     })?;
     let untouched = || {
@@ -168,7 +168,7 @@ fn confirm_off(bed: &Bed) -> Result<()> {
         Ok(())
     };
     refusals(&node, &arguments, prompt, ["nothing was changed", "--yes"], &untouched)?;
-    let (code, shown) = Terminal::of(&node, &arguments)?.answered(prompt, &format!("{other}\n"))?;
+    let (code, shown) = Terminal::of(&node, &arguments)?.answered(prompt, &format!("{}\n", other.to_uppercase()))?;
     ensure!(code == 0 && shown.contains(&format!("{other} is confirmed off, until it shows up")), "{code}: {shown:?}");
     let now = says()?;
     ensure!(now.starts_with("off@") && now.contains(" by "), "{now}");
