@@ -22,8 +22,11 @@ use crate::settings::Settings;
 /// How long all of it may take, so that it ends within 2 s.
 const BUDGET: Duration = Duration::from_millis(1850);
 
-/// How long Pacemaker may take of that.
-const PACEMAKER: Duration = Duration::from_millis(800);
+/// How long Pacemaker may take of that. Its programs do on a busy machine.
+const PACEMAKER: Duration = Duration::from_millis(1500);
+
+/// And where whom to ask is known only then.
+const PACEMAKER_FIRST: Duration = Duration::from_millis(800);
 
 /// For threads to start and end.
 const SLACK: Duration = Duration::from_millis(100);
@@ -160,13 +163,14 @@ impl Asking {
 
 fn see(master: Option<&str>, settings: &Settings, until: Instant, now: u64) -> Result<Report, Stop> {
     let wanted = |gate: &Gate| master.is_none_or(|master| gate.params.master == master);
-    let pacemaker = PACEMAKER.min(until.saturating_duration_since(Instant::now()));
+    // What Pacemaker's programs say of whom to ask stands on this node's disk, too, for root; where it is the same, the answers are there by
+    // then, and they may take their time.
+    let pacemaker = if pacemaker::can_read_cib_on_disk() { PACEMAKER } else { PACEMAKER_FIRST };
+    let pacemaker = pacemaker.min(until.saturating_duration_since(Instant::now()));
     let (sender, cluster) = mpsc::channel();
     thread::spawn(move || _ = sender.send(facts::cluster(pacemaker)));
     let (sender, keeper) = mpsc::channel();
     thread::spawn(move || _ = sender.send(socket::ask(&Request::Report)));
-    // Pacemaker's programs take their time. What they say of whom to ask stands on this node's disk, too, for root; where it is the same,
-    // the answers are there by then.
     let on_disk = pacemaker::read_cib_on_disk().map(|cib| gates(&cib).0).unwrap_or_default();
     let mut asking: Vec<Asking> =
         on_disk.iter().filter(|gate| wanted(gate)).map(|gate| Asking::begin(&gate.params, settings, until)).collect();

@@ -170,6 +170,11 @@ pub fn has_cib_on_disk() -> bool {
     std::fs::symlink_metadata(CIB_ON_DISK).is_ok()
 }
 
+/// Whether that copy can be read here.
+pub fn can_read_cib_on_disk() -> bool {
+    std::fs::File::open(CIB_ON_DISK).is_ok()
+}
+
 /// The cluster's state as this node sees it.
 ///
 /// # Errors

@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::moves::recorded;
@@ -18,6 +19,7 @@ pub const TRIALS: &[(&str, OnBed)] = &[
     ("status_says_who_is_banned_when_and_why_the_primary_moved_and_what_remains_of_the_lease", says_more),
     ("status_answers_a_healthy_cluster_at_once", at_once),
     ("status_answers_within_two_seconds_with_two_hosts_frozen", frozen),
+    ("status_waits_for_a_pacemaker_that_takes_its_time_and_not_for_one_that_stands_still", slow_pacemaker),
     ("fencing_the_primary_closes_it_before_the_command_returns", fence),
     ("a_fence_closes_the_primary_soon_after_it_is_asked_for_and_before_another_opens", fence_closes),
     ("a_fence_holds_against_hook_and_failover_until_unfenced", fence_holds),
@@ -31,6 +33,9 @@ pub const TRIALS: &[(&str, OnBed)] = &[
 const HAS_GATE: &str = "cibadmin -Q --xpath \"//primitive[@id='RedisGate']\" >/dev/null 2>&1";
 
 const LONG: Duration = Duration::from_secs(60);
+
+/// What keeps the CIB, and answers Pacemaker's programs.
+const BASED: &str = "pacemaker-based";
 
 /// What `rolegate` said: stdout, then stderr.
 #[derive(Debug)]
@@ -275,6 +280,38 @@ fn frozen(bed: &Bed) -> Result<()> {
     bed.host(primary)?.thaw()?;
     bed.host(third)?.thaw()?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+fn slow_pacemaker(bed: &Bed) -> Result<()> {
+    let (_, other) = healthy(bed)?;
+    let node = bed.host(other)?;
+    // For how long, and what status comes to.
+    for (stands, code, says) in [(1100, 0, "HEALTHY"), (4000, 1, "did not end within")] {
+        let mut took = Vec::new();
+        // The first of them is the machine's, where it is busy.
+        for _ in 0..3 {
+            node.signal(BASED, Signal::SIGSTOP)?;
+            let started = Instant::now();
+            let said = thread::scope(|scope| {
+                let goes_on = scope.spawn(|| {
+                    thread::sleep(Duration::from_millis(stands));
+                    node.signal(BASED, Signal::SIGCONT).map(drop)
+                });
+                let said = rolegate(&node, &["status"]).map(|said| (said, started.elapsed()));
+                goes_on.join().map_err(|_| anyhow!("a thread has panicked"))??;
+                said
+            });
+            let (said, time) = said?;
+            if said.code == code && said.text.contains(says) {
+                took.push(time);
+            }
+            wait_status(&node, 0, "\"code\": 0")?;
+        }
+        bed.say(&format!("Pacemaker stood still for {stands} ms, and status took {took:?}"));
+        let quickest = took.iter().min().with_context(|| format!("none said {says:?}"))?;
+        ensure!(*quickest < Duration::from_secs(2), "{took:?}");
+    }
+    Ok(())
 }
 
 fn fence(bed: &Bed) -> Result<()> {
