@@ -100,7 +100,7 @@ pub fn answer(case: &Case) -> Outcome {
 }
 
 /// Whether a replica holds what the last run had, and has run since it had it: one that restarted, too, may have loaded something
-/// older from its disk.
+/// older from its disk. That hangs on the clock of its host, by which Redis counts how long it has run.
 fn judge(replicas: &[Result<Instance, AskError>], last: &Run, held_ago: Duration) -> Others {
     let holds = |replica: &Instance| {
         matches!(replica.role, ServerRole::Replica { .. })
