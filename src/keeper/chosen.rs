@@ -52,23 +52,31 @@ const _: () = {
 
 /// The promotion of another node's Redis.
 #[derive(Debug, Default)]
-pub struct Another(Option<(Instant, SocketAddr)>);
+pub struct Another(Option<Promotion>);
+
+#[derive(Debug, Clone, Copy)]
+struct Promotion {
+    until: Instant,
+    server: SocketAddr,
+    /// The Sentinel.
+    by: SocketAddr,
+}
 
 impl Another {
-    /// Takes what a Sentinel says, on the node whose Redis is at `me`: why nothing may be open here from now on, where that is new.
-    pub fn heard(&mut self, says: &Says, me: SocketAddr, now: Instant) -> Option<String> {
+    /// Takes what the Sentinel `by` says, on the node whose Redis is at `me`: why nothing may be open here from now on, where that is new.
+    pub fn heard(&mut self, by: SocketAddr, says: &Says, me: SocketAddr, now: Instant) -> Option<String> {
         match says {
             Says::Promoting { server, .. } if *server != canonical(me) => {
-                self.0 = Some((now + LASTS, *server));
+                self.0 = Some(Promotion { until: now + LASTS, server: *server, by });
                 return self.objects(now);
             }
             Says::MadeReplica { server, .. } => {
-                if let Some((until, _)) = self.0.as_mut().filter(|(until, promoted)| promoted == server && now < *until)
-                {
-                    *until = now + LASTS;
+                if let Some(promotion) = self.0.as_mut().filter(|one| one.server == *server && now < one.until) {
+                    promotion.until = now + LASTS;
                 }
             }
-            Says::Aborted => self.0 = None,
+            // Another one may give up what it had begun, too.
+            Says::Aborted => self.0 = self.0.filter(|promotion| promotion.by != by),
             Says::Promoting { .. } | Says::Other => {}
         }
         None
@@ -76,8 +84,8 @@ impl Another {
 
     /// Why nothing may be open here.
     pub fn objects(&self, now: Instant) -> Option<String> {
-        let (_, server) = self.0.filter(|(until, _)| now < *until)?;
-        Some(format!("a Sentinel promotes {server}"))
+        let promotion = self.0.filter(|promotion| now < promotion.until)?;
+        Some(format!("a Sentinel promotes {}", promotion.server))
     }
 }
 
@@ -86,8 +94,8 @@ impl Another {
 pub struct Chosen {
     /// The run of Redis that is promoted.
     run: Option<String>,
-    /// One of them has told it to be primary: until when that stands.
-    until: Option<Instant>,
+    /// One of them has told it to be primary: until when that stands, and which.
+    told: Option<(Instant, SocketAddr)>,
     /// One of them made it a replica: when last, and whose.
     turned: Option<(Instant, SocketAddr)>,
 }
@@ -104,8 +112,15 @@ pub struct TakenBack {
 }
 
 impl Chosen {
-    /// Takes what a Sentinel says, on the node whose Redis is at `me`, of the run `run` where that is known: what is to be repeated.
-    pub fn heard(&mut self, says: &Says, me: SocketAddr, run: Option<&str>, now: Instant) -> Option<TakenBack> {
+    /// Takes what the Sentinel `by` says, on the node whose Redis is at `me`, of the run `run` where that is known: what is to be repeated.
+    pub fn heard(
+        &mut self,
+        by: SocketAddr,
+        says: &Says,
+        me: SocketAddr,
+        run: Option<&str>,
+        now: Instant,
+    ) -> Option<TakenBack> {
         let me = canonical(me);
         match says {
             Says::Promoting { server, told } if *server == me => {
@@ -114,7 +129,7 @@ impl Chosen {
                     // Nor is the old primary closed yet.
                     return None;
                 }
-                self.until = Some(now + STANDS_FOR);
+                self.told = Some((now + STANDS_FOR, by));
                 let (at, of) = self.turned.take()?;
                 self.taken_back(of, now).filter(|_| now < at + CROSSED)
             }
@@ -122,10 +137,12 @@ impl Chosen {
                 self.turned = Some((now, *of));
                 self.taken_back(*of, now)
             }
+            // Another one may give up what it had begun, too.
+            Says::Aborted if self.told.is_some_and(|(_, told_by)| told_by != by) => None,
             Says::MadeReplica { .. } | Says::Other => None,
             // Two failovers at once are Sentinels' to settle.
             Says::Promoting { .. } | Says::Aborted => {
-                (self.until, self.turned) = (None, None);
+                (self.told, self.turned) = (None, None);
                 None
             }
         }
@@ -133,11 +150,12 @@ impl Chosen {
 
     /// Whether one of them has it promoted.
     pub fn stands(&self) -> bool {
-        self.until.is_some()
+        self.told.is_some()
     }
 
     fn taken_back(&self, of: SocketAddr, now: Instant) -> Option<TakenBack> {
-        let until = self.until.filter(|until| now < *until)?.min(now + WATCHED_FOR);
+        let (until, _) = self.told.filter(|(until, _)| now < *until)?;
+        let until = until.min(now + WATCHED_FOR);
         Some(TakenBack { until, run: self.run.clone()?, of })
     }
 }
@@ -250,6 +268,11 @@ mod tests {
         SocketAddr::from(([10, 0, 0, n], 6379))
     }
 
+    /// The Sentinel on that node.
+    fn by(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 26379))
+    }
+
     fn promoting(n: u8, told: bool) -> Says {
         Says::Promoting { server: at(n), told }
     }
@@ -284,11 +307,16 @@ mod tests {
         ];
         for (heard, until) in cases {
             let mut chosen = Chosen::default();
-            let heard_at = |(at_ms, says): &(u64, &Says)| chosen.heard(says, at(1), Some("run"), ms(*at_ms));
+            let heard_at = |(at_ms, says): &(u64, &Says)| chosen.heard(by(1), says, at(1), Some("run"), ms(*at_ms));
             let last = heard.iter().map(heard_at).last().flatten();
             let wanted = until.map(|until| TakenBack { until: ms(until), run: "run".to_owned(), of: at(2) });
             assert_eq!(last, wanted, "{heard:?}");
         }
+        // Another Sentinel, which was not elected, gives up.
+        let mut chosen = Chosen::default();
+        chosen.heard(by(1), &mine, at(1), Some("run"), ms(0));
+        chosen.heard(by(3), &Says::Aborted, at(1), Some("run"), ms(100));
+        assert!(chosen.stands() && chosen.heard(by(2), &turned, at(1), Some("run"), ms(200)).is_some());
     }
 
     #[test]
@@ -296,9 +324,9 @@ mod tests {
         let now = Instant::now();
         let run = |first: Option<&str>, second: Option<&str>, then: Option<&str>| {
             let mut chosen = Chosen::default();
-            chosen.heard(&promoting(1, false), at(1), first, now);
-            chosen.heard(&promoting(1, true), at(1), second, now);
-            chosen.heard(&made_replica(1), at(1), then, now).map(|taken_back| taken_back.run)
+            chosen.heard(by(1), &promoting(1, false), at(1), first, now);
+            chosen.heard(by(1), &promoting(1, true), at(1), second, now);
+            chosen.heard(by(1), &made_replica(1), at(1), then, now).map(|taken_back| taken_back.run)
         };
         assert_eq!(run(Some("a"), None, Some("b")).as_deref(), Some("a"));
         assert_eq!(run(Some("a"), Some("b"), None).as_deref(), Some("b"));
@@ -324,7 +352,7 @@ mod tests {
             let mut another = Another::default();
             let mut new = Vec::new();
             for (at_ms, says) in heard {
-                new.extend(another.heard(says, at(1), ms(*at_ms)).map(|_| *at_ms));
+                new.extend(another.heard(by(1), says, at(1), ms(*at_ms)).map(|_| *at_ms));
             }
             let promoted = |(at, says): &(u64, Says)| {
                 matches!(says, Says::Promoting { server, .. } if *server == self::at(2)).then_some(*at)
@@ -336,9 +364,12 @@ mod tests {
         }
         // One that comes when all is over begins nothing.
         let mut another = Another::default();
-        another.heard(&promoting(2, true), at(1), ms(0));
-        assert_eq!(another.heard(&made_replica(2), at(1), ms(3000)), None);
+        another.heard(by(1), &promoting(2, true), at(1), ms(0));
+        assert_eq!(another.heard(by(3), &made_replica(2), at(1), ms(3000)), None);
         assert_eq!(another.objects(ms(3001)), None);
+        another.heard(by(1), &promoting(2, true), at(1), ms(4000));
+        another.heard(by(3), &Says::Aborted, at(1), ms(4100));
+        assert!(another.objects(ms(4200)).is_some(), "it is another's failover that ended");
     }
 
     fn replica(of: &str, link_up: bool, loading: bool) -> Instance {

@@ -553,13 +553,13 @@ impl Group {
         }
         let (me, now) = (self.node.address, Instant::now());
         let run = self.local_server().map(|local| local.run_id);
-        if let Some(taken_back) = self.chosen.heard(&event.says, me, run.as_deref(), now) {
+        if let Some(taken_back) = self.chosen.heard(sentinel, &event.says, me, run.as_deref(), now) {
             self.defence.begin(me, &self.common.settings.redis, taken_back);
         } else if !self.chosen.stands() {
             self.defence.end();
         }
         // What is acknowledged from here on is lost.
-        if let Some(why) = self.another.heard(&event.says, me, now) {
+        if let Some(why) = self.another.heard(sentinel, &event.says, me, now) {
             if self.lease.is_some() || self.round.armed.is_some() {
                 self.close(&why);
             }
