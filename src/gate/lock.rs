@@ -17,6 +17,11 @@ use nix::fcntl::{Flock, FlockArg};
 const DIRECTORY: &str = "/run/rolegate";
 const FILE: &str = "gate.lock";
 
+/// How long it is waited from one try to the next, at first and in the end: it is held for a millisecond as a rule. Dozens that wait at once take
+/// no time from who holds it.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
 /// Held until dropped.
 pub type Lock = Flock<File>;
 
@@ -35,15 +40,18 @@ pub fn take(until: Instant) -> io::Result<Lock> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path())?;
+    let mut pause = SHORTEST_PAUSE;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
             Err((_, error)) => return Err(error.into()),
         };
-        if Instant::now() >= until {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(pause.min(left));
+        pause = LONGEST_PAUSE.min(pause * 3 / 2);
     }
 }
