@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::backup::files;
 use super::facts::{Firewall, Keeper, Member, NodeFacts, Server};
 use super::judge::Severity;
 use super::probe::{Port, Who};
@@ -13,6 +14,7 @@ use super::status::{self, Judged, Report};
 use super::{Stop, say};
 use crate::exit::CliCode;
 use crate::role::Role;
+use crate::settings::Settings;
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -27,7 +29,10 @@ pub struct Args {
 
 /// Looks and writes. What is wrong with the cluster stands in the metrics, not in the exit code.
 pub fn run(args: &Args) -> Result<CliCode, Stop> {
-    let text = render(&status::look(args.master.as_deref()));
+    let report = status::look(args.master.as_deref());
+    // Settings that cannot be read are told by status.
+    let directory = Settings::load().ok().map(|settings| settings.backup.directory);
+    let text = render(&report, |master| files::newest(directory.as_deref()?, master));
     match &args.out {
         None => say(text),
         Some(path) => replace(path, &text)
@@ -91,6 +96,7 @@ const METRICS: &[(&str, &str)] = &[
     ("rolegate_replication_lag_bytes", "How far the replica on this node is behind the primary."),
     ("rolegate_replication_lag_seconds", "How long ago the primary last heard from the replica on this node."),
     ("rolegate_last_failover_timestamp_seconds", "When the last failover was that this node knows of."),
+    ("rolegate_newest_backup_timestamp_seconds", "When the newest backup was made that is on this node."),
 ];
 
 /// Samples by name, in the order of [`METRICS`].
@@ -121,8 +127,8 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// The whole text.
-fn render(report: &Report) -> String {
+/// The whole text. `newest_backup`: when that of a master name was made.
+fn render(report: &Report, newest_backup: impl Fn(&str) -> Option<u64>) -> String {
     let mut samples = Samples(vec![String::new(); METRICS.len()]);
     samples.add("rolegate_status", &[], report.code);
     samples.add("rolegate_looked_timestamp_seconds", &[], report.at);
@@ -140,6 +146,10 @@ fn render(report: &Report) -> String {
     }
     for judged in &report.masters {
         of_master(&mut samples, judged, report.cluster.seen_from.as_deref());
+        let master = judged.group.master.as_str();
+        if let Some(at) = newest_backup(master) {
+            samples.add("rolegate_newest_backup_timestamp_seconds", &[("master", master)], at);
+        }
     }
     // They are the cluster's, and the same for each master name.
     for node in report.masters.first().map(|judged| judged.group.nodes.as_slice()).unwrap_or_default() {
@@ -278,6 +288,10 @@ mod tests {
     const RULE_TESTS: &str = include_str!("../../tests/prometheus/rolegate.rules.test.yml");
     const DOCUMENT: &str = include_str!("../../docs/status.md");
 
+    fn backup(master: &str) -> Option<u64> {
+        (master == "mymaster").then_some(1_795_970_700)
+    }
+
     /// The words of a text that can be a metric's name.
     fn names(text: &str) -> BTreeSet<&str> {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -287,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_healthy_cluster_in_numbers() {
-        let text = render(&report_of(healthy()));
+        let text = render(&report_of(healthy()), backup);
         for line in [
             "rolegate_status 0",
             "rolegate_quorum 1",
@@ -300,6 +314,7 @@ mod tests {
             "rolegate_replication_lag_bytes{master=\"mymaster\",node=\"node3\"} 2",
             "rolegate_node_online{node=\"node3\"} 1",
             "rolegate_lease_seconds{master=\"mymaster\"} 2",
+            "rolegate_newest_backup_timestamp_seconds{master=\"mymaster\"} 1795970700",
         ] {
             assert!(text.lines().any(|there| there == line), "no {line} in\n{text}");
         }
@@ -309,7 +324,7 @@ mod tests {
     /// The grammar of OpenMetrics 1.0, as far as gauges go: each family once, TYPE and HELP before its samples.
     #[test]
     fn the_text_is_open_metrics() {
-        let text = render(&full());
+        let text = render(&full(), backup);
         let mut family = "";
         let mut seen = BTreeSet::new();
         for line in text.lines().take_while(|line| *line != "# EOF") {
@@ -337,7 +352,7 @@ mod tests {
     #[test]
     fn each_metric_is_there_and_documented_and_rules_use_no_other() {
         let known: BTreeSet<&str> = METRICS.iter().map(|(name, _)| *name).collect();
-        let text = render(&full());
+        let text = render(&full(), backup);
         let types: BTreeSet<&str> =
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" gauge")).collect();
         assert_eq!(types, known);
@@ -369,16 +384,16 @@ mod tests {
     #[test]
     fn what_could_not_be_looked_at_is_unknown_and_nothing_more() {
         let stop = Report { code: 3, error: Some("no".into()), masters: Vec::new(), ..full() };
-        let text = render(&stop);
+        let text = render(&stop, backup);
         assert!(text.contains("\nrolegate_status 3\n") && !text.contains("rolegate_pacemaker_up"), "{text}");
         let mut group = healthy();
         group.nodes[1].rw = Some(Port::Silent);
-        let text = render(&report_of(group));
+        let text = render(&report_of(group), backup);
         assert!(!text.contains("node=\"node2\",port=\"rw\""), "{text}");
         let with = |node: usize, rw: Port| {
             let mut group = healthy();
             group.nodes[node].rw = Some(rw);
-            let text = render(&report_of(group));
+            let text = render(&report_of(group), backup);
             let of = |name: &str| {
                 let line = text.lines().find(|line| line.starts_with(name));
                 line.map(|line| line.rsplit_once(' ').unwrap().1.to_owned())
@@ -399,18 +414,18 @@ mod tests {
     fn a_failover_that_may_have_been_earlier_has_no_time() {
         let mut report = full();
         let time = "rolegate_last_failover_timestamp_seconds{";
-        assert!(render(&report).contains(time));
+        assert!(render(&report, backup).contains(time));
         if let Some(last) = &mut report.masters[0].group.last_failover {
             last.or_earlier = true;
         }
-        assert!(!render(&report).contains(time));
+        assert!(!render(&report, backup).contains(time));
     }
 
     #[test]
     fn labels_are_escaped() {
         let mut group = healthy();
         group.master = "a\"b\\c\nd".into();
-        assert!(render(&report_of(group)).contains("rolegate_writers{master=\"a\\\"b\\\\c\\nd\"} 1"));
+        assert!(render(&report_of(group), backup).contains("rolegate_writers{master=\"a\\\"b\\\\c\\nd\"} 1"));
     }
 
     #[test]

@@ -68,6 +68,23 @@ fn is_ours(path: &Path) -> bool {
     comment.is_some_and(|comment| comment.starts_with(COMMENT.as_bytes()))
 }
 
+/// The backups of `master` in `directory`: their names, and the second since 1970 in each.
+fn of(directory: &Path, master: &str) -> io::Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)?.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if let Some(at) = made_at(&name, master).filter(|_| is_ours(&entry.path())) {
+            found.push((name, at));
+        }
+    }
+    Ok(found)
+}
+
+/// When the newest backup of `master` in `directory` was made, in seconds since 1970. None where there is none, or none can be read.
+pub fn newest(directory: &Path, master: &str) -> Option<u64> {
+    of(directory, master).ok()?.into_iter().map(|(_, at)| at).max()
+}
+
 /// Removes what is no longer kept of `master` in `directory`. Gives what it removed, and what it could not.
 pub fn remove_outdated(
     directory: &Path,
@@ -77,18 +94,10 @@ pub fn remove_outdated(
     keep_for: Option<Duration>,
 ) -> (Vec<PathBuf>, Vec<String>) {
     let (mut removed, mut trouble) = (Vec::new(), Vec::new());
-    let mut found = Vec::new();
-    match fs::read_dir(directory) {
-        Ok(entries) => {
-            for entry in entries.flatten() {
-                let Ok(name) = entry.file_name().into_string() else { continue };
-                if let Some(at) = made_at(&name, master).filter(|_| is_ours(&entry.path())) {
-                    found.push((name, at));
-                }
-            }
-        }
-        Err(error) => trouble.push(format!("cannot read {}: {error}", directory.display())),
-    }
+    let found = of(directory, master).unwrap_or_else(|error| {
+        trouble.push(format!("cannot read {}: {error}", directory.display()));
+        Vec::new()
+    });
     for name in outdated(found, now, keep, keep_for) {
         let path = directory.join(name);
         match fs::remove_file(&path) {
@@ -190,6 +199,9 @@ mod tests {
         write(500, "another program's");
         fs::write(path(600), "REDIS").unwrap();
         fs::create_dir(path(700)).unwrap();
+        write(9000, "another program's");
+        assert_eq!((newest(directory.path(), "m"), newest(directory.path(), "other")), (Some(3000), None));
+        assert_eq!(newest(&directory.path().join("none"), "m"), None);
         std::os::unix::fs::symlink(path(3000), path(800)).unwrap();
         fs::write(unfinished(directory.path(), "x"), "").unwrap();
         let (removed, trouble) = remove_outdated(directory.path(), "m", 4000, 2, None);
@@ -200,6 +212,6 @@ mod tests {
         assert!(removed.is_empty() && path(3000).exists());
         remove_unfinished(directory.path()).unwrap();
         assert!(!unfinished(directory.path(), "x").exists());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 5);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 6);
     }
 }

@@ -5,7 +5,7 @@
 //! held in memory.
 
 mod fetch;
-mod files;
+pub(super) mod files;
 mod source;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
