@@ -466,7 +466,7 @@ pub struct Gate {
 
 /// A reading of the table of all gates. It grows with their number, and is made once for all of them where each is looked at.
 #[derive(Debug, Clone)]
-pub struct Reading(Option<Arc<nft::Seen>>);
+pub struct Reading(Option<Arc<nft::Reading>>);
 
 impl Gate {
     /// The gate on `ports`. No call takes longer than `deadline`.
@@ -518,7 +518,7 @@ impl Gate {
             // What cannot be read each gate reads by itself, and says why.
             BackendChoice::Nft | BackendChoice::Auto => nft::read(Instant::now() + self.deadline).ok().flatten(),
         };
-        Reading(seen.map(Arc::new))
+        Reading(seen.map(|seen| Arc::new(nft::Reading::new(seen))))
     }
 
     /// [`Gate::state`] of when `reading` was made, where nftables carried this gate then; else of now.
@@ -527,7 +527,7 @@ impl Gate {
     /// As [`Gate::state`].
     pub fn state_by(&self, reading: &Reading) -> Result<State, GateError> {
         match (&reading.0, self.choice) {
-            (Some(seen), BackendChoice::Nft | BackendChoice::Auto) => nft::state(Some(&**seen), self.ports),
+            (Some(reading), BackendChoice::Nft | BackendChoice::Auto) => reading.state(self.ports),
             _ => self.state(),
         }
     }

@@ -23,8 +23,8 @@ use nix::libc::{EEXIST, ENOENT, ERESTART};
 use nix::sys::socket::SockProtocol;
 
 use super::plan::{Arms, Element, withdraw};
-use super::seen::{self, Seen};
-use super::{READING, SUBSYSTEM, elements, foreign, refused, state_in};
+use super::seen;
+use super::{READING, Reading, SUBSYSTEM, elements, refused};
 use crate::gate::lease::{Armed, Held, Swap, Swapped};
 use crate::gate::netlink::{Message, Socket};
 use crate::gate::{Baseline, GateError, Ports};
@@ -41,7 +41,7 @@ pub struct Generations(Arc<Mutex<Known>>);
 struct Known {
     /// The first and the last of them.
     alike: Option<(u32, u32)>,
-    seen: Option<Arc<Seen>>,
+    seen: Option<Arc<Reading>>,
 }
 
 impl Known {
@@ -73,14 +73,14 @@ impl Generations {
     }
 
     /// The table as it was read last, if that was in another generation than `stale`, and the newest in which it is so.
-    fn seen(&self, stale: u32) -> Option<(Arc<Seen>, u32)> {
+    fn seen(&self, stale: u32) -> Option<(Arc<Reading>, u32)> {
         let known = self.lock();
         let seen = known.seen.as_ref()?;
-        let newest = known.newest(seen.generation);
+        let newest = known.newest(seen.generation());
         (newest != stale).then(|| (seen.clone(), newest))
     }
 
-    fn read(&self, seen: &Arc<Seen>) {
+    fn read(&self, seen: &Arc<Reading>) {
         self.lock().seen = Some(seen.clone());
     }
 
@@ -126,11 +126,11 @@ impl Holder {
         super::again(until, || {
             let (socket, generations) = (open().map_err(refused)?, generations.clone());
             let mut holder = Holder { ports, arms, key: 0, generation: 0, generations, socket };
-            let seen = holder.read()?;
-            let mut messages: Vec<Message> = withdraw(&seen, ports.rw).map(elements::message).collect();
+            let reading = holder.read()?;
+            let mut messages: Vec<Message> = withdraw(&reading.seen, ports.rw).map(elements::message).collect();
             messages.push(elements::make(arms));
-            holder.socket.transaction(SUBSYSTEM, Some(seen.generation), &messages).map_err(refused)?;
-            holder.generation = holder.generations.led(seen.generation);
+            holder.socket.transaction(SUBSYSTEM, Some(reading.generation()), &messages).map_err(refused)?;
+            holder.generation = holder.generations.led(reading.generation());
             Ok(holder)
         })
     }
@@ -245,26 +245,24 @@ impl Holder {
             let known = self.generations.seen(generation).filter(|(_, newest)| tried != Some(*newest));
             self.generation = match known {
                 Some((seen, newest)) if self.is_right(&seen).is_ok() => newest,
-                _ => self.read()?.generation,
+                _ => self.read()?.generation(),
             };
             tried = Some(self.generation);
         }
     }
 
     /// The table, if it is as it should be.
-    fn read(&mut self) -> Result<Arc<Seen>, GateError> {
+    fn read(&mut self) -> Result<Arc<Reading>, GateError> {
         let gone = || GateError::Mismatch("the table is gone".to_owned());
-        let seen = Arc::new(seen::read_on(&mut self.socket).map_err(unread)?.ok_or_else(gone)?);
-        self.is_right(&seen)?;
-        self.generations.read(&seen);
-        Ok(seen)
+        let seen = seen::read_on(&mut self.socket).map_err(unread)?.ok_or_else(gone)?;
+        let reading = Arc::new(Reading::new(seen));
+        self.is_right(&reading)?;
+        self.generations.read(&reading);
+        Ok(reading)
     }
 
-    fn is_right(&self, seen: &Seen) -> Result<(), GateError> {
-        if !seen.is_ours() {
-            return Err(GateError::Foreign(foreign(seen)));
-        }
-        match state_in(Some(seen), self.ports).baseline {
+    fn is_right(&self, reading: &Reading) -> Result<(), GateError> {
+        match reading.state(self.ports)?.baseline {
             Baseline::Intact => Ok(()),
             Baseline::Edited(difference) => Err(GateError::Mismatch(difference)),
             Baseline::Missing => Err(GateError::Mismatch("the gate's entries are gone".to_owned())),
@@ -283,6 +281,7 @@ fn after(generation: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Seen;
     use super::*;
 
     #[test]
@@ -306,7 +305,7 @@ mod tests {
     fn what_one_holder_has_read_the_others_need_not_read() {
         let generations = Generations::default();
         assert!(generations.seen(7).is_none());
-        generations.read(&Arc::new(Seen { generation: 8, ..Seen::default() }));
+        generations.read(&Arc::new(Reading::new(Seen { generation: 8, ..Seen::default() })));
         let newest = |stale| generations.seen(stale).map(|(_, newest)| newest);
         assert_eq!([newest(7), newest(8)], [Some(8), None]);
         assert_eq!((generations.led(8), newest(7), newest(8), newest(9)), (9, Some(9), Some(9), None));

@@ -14,7 +14,7 @@ pub mod rules;
 pub mod seen;
 
 use plan::Renewal;
-pub use seen::Seen;
+use seen::Seen;
 
 /// NFNL_SUBSYS_NFTABLES of linux/netfilter/nfnetlink.h.
 const SUBSYSTEM: u8 = 10;
@@ -54,12 +54,46 @@ pub fn state(seen: Option<&Seen>, ports: Ports) -> Result<State, GateError> {
     }
 }
 
+/// What was read for several gates: what is the same for all of them is found out once.
+#[derive(Debug)]
+pub struct Reading {
+    seen: Seen,
+    structure_differs: Option<String>,
+}
+
+impl Reading {
+    /// Of what was read.
+    pub fn new(seen: Seen) -> Self {
+        Reading { structure_differs: seen.structure_differs(), seen }
+    }
+
+    /// [`state`] of one of them.
+    ///
+    /// # Errors
+    /// [`GateError::Foreign`].
+    pub fn state(&self, ports: Ports) -> Result<State, GateError> {
+        match self.seen.is_ours() {
+            true => Ok(state_with(Some(&self.seen), self.structure_differs.clone(), ports)),
+            false => Err(GateError::Foreign(foreign(&self.seen))),
+        }
+    }
+
+    /// The generation of the ruleset in which it was read.
+    pub fn generation(&self) -> u32 {
+        self.seen.generation
+    }
+}
+
 fn state_in(seen: Option<&Seen>, ports: Ports) -> State {
+    state_with(seen, seen.and_then(Seen::structure_differs), ports)
+}
+
+fn state_with(seen: Option<&Seen>, structure_differs: Option<String>, ports: Ports) -> State {
     let baseline = match seen {
         None => Baseline::Missing,
         Some(seen) if !seen.is_ours() => Baseline::Edited(foreign(seen)),
         Some(seen) => {
-            seen.structure_differs().or_else(|| seen.entries_differ(ports)).map_or(Baseline::Intact, Baseline::Edited)
+            structure_differs.or_else(|| seen.entries_differ(ports)).map_or(Baseline::Intact, Baseline::Edited)
         }
     };
     let port = |port| match seen.filter(|seen| seen.is_ours()).and_then(|seen| seen.open.get(&port)) {
