@@ -49,6 +49,9 @@ pub struct ClusterFacts {
     pub maintenance_mode: bool,
     /// `stonith-enabled`.
     pub stonith: Option<bool>,
+    /// STONITH is on, and there is nothing to do it with.
+    #[serde(skip)]
+    pub cannot_fence: bool,
     /// `no-quorum-policy`; Pacemaker's default where none is set.
     pub no_quorum_policy: Option<String>,
 }
@@ -534,6 +537,7 @@ pub fn cluster(deadline: Duration) -> Seen {
         // fencing-enabled since Pacemaker 3.0.2; on unless said otherwise.
         let value = cib.properties.get("fencing-enabled").or(cib.properties.get("stonith-enabled"));
         seen.facts.stonith = Some(!value.is_some_and(|value| matches!(value.as_str(), "false" | "no" | "off" | "0")));
+        seen.facts.cannot_fence = seen.facts.stonith == Some(true) && cib.what_fences().next().is_none();
         seen.facts.no_quorum_policy = Some(no_quorum_policy(cib));
     }
     seen

@@ -134,6 +134,13 @@ pub fn cluster(cluster: &ClusterFacts, has_cib: bool, gates: usize) -> Vec<Probl
             super::CREATE,
         );
     }
+    if cluster.cannot_fence && gates > 0 {
+        problems.of("stonith").add(
+            Severity::Critical,
+            "STONITH is on, as it is by default, and there is no fencing device: Pacemaker starts no gate",
+            "crm_attribute -n stonith-enabled -v false, or a device (pcs stonith create ...)",
+        );
+    }
     if cluster.quorum == Some(false) {
         let what = "this partition of the cluster has no quorum: it runs no gate and changes nothing";
         problems.of("quorum").add(Severity::Warning, what, "corosync-quorumtool -s shows who is missing");
@@ -1791,6 +1798,15 @@ pub(super) mod tests {
         let next = problems[0].next.as_deref().unwrap();
         assert!(next.contains("pcs resource create") && next.contains("crm configure"));
         assert_eq!(cluster(&healthy_cluster(), true, 1), []);
+    }
+
+    #[test]
+    fn stonith_that_is_on_without_a_device_is_named() {
+        let facts = ClusterFacts { stonith: Some(true), cannot_fence: true, ..healthy_cluster() };
+        let problems = cluster(&facts, true, 1);
+        assert_eq!((problems.len(), code(&problems)), (1, CliCode::Critical));
+        assert!(problems[0].what.contains("there is no fencing device"), "{problems:?}");
+        assert_eq!(cluster(&ClusterFacts { cannot_fence: false, ..facts }, true, 1), []);
     }
 
     #[test]

@@ -160,7 +160,17 @@ pub struct Dates {
     pub more: bool,
 }
 
+/// The time after which a node without quorum has reset itself by its watchdog. Since Pacemaker 3.0.2 it has another name, too.
+pub const WATCHDOG: &str = "stonith-watchdog-timeout";
+
 impl Cib {
+    /// What can fence: the devices, and [`WATCHDOG`] where nodes do it themselves. Without any Pacemaker starts nothing while STONITH is on.
+    pub fn what_fences(&self) -> impl Iterator<Item = &str> {
+        let time = self.properties.get("fencing-watchdog-timeout").or(self.properties.get(WATCHDOG));
+        let watchdog = time.filter(|time| !["", "0", "0s"].contains(&time.as_str()));
+        self.fencing.iter().map(String::as_str).chain(watchdog.map(|_| WATCHDOG))
+    }
+
     /// Whether Pacemaker leaves the resource `id` on `node` as it is: maintenance mode of the cluster, the node or the resource, or
     /// a resource that is not managed.
     pub fn leaves_alone(&self, id: &str, node: &Node) -> bool {

@@ -180,6 +180,11 @@ fn says_more(bed: &Bed) -> Result<()> {
     node.ask("crm_attribute", &["-n", "no-quorum-policy", "-v", "freeze"])?;
     let noted = wait_status(&node, 1, "no-quorum-policy is freeze").and_then(|_| rolegate(&node, &["init"]));
     node.ask("crm_attribute", &["-n", "no-quorum-policy", "-D"])?;
+    // What runs goes on: it is the next failover that comes to nothing.
+    node.ask("crm_attribute", &["-n", "stonith-enabled", "-v", "true"])?;
+    let without_device = wait_status(&node, 2, "there is no fencing device");
+    node.ask("crm_attribute", &["-n", "stonith-enabled", "-v", "false"])?;
+    without_device?;
     let noted = noted?;
     ensure!(noted.code == 1 && noted.text.contains("note: no-quorum-policy is freeze"), "{noted:?}");
     wait_status(&node, 0, "\"code\": 0")?;

@@ -344,9 +344,6 @@ fn users_of(lines: &[String]) -> Option<Vec<User>> {
     Some(users)
 }
 
-/// The time after which a node without quorum has reset itself by its watchdog. Since Pacemaker 3.0.2 it has another name, too.
-const WATCHDOG: &str = "stonith-watchdog-timeout";
-
 fn cluster(cib: &Cib) -> ClusterFacts {
     let off = |name: &str| {
         cib.properties
@@ -354,8 +351,6 @@ fn cluster(cib: &Cib) -> ClusterFacts {
             .is_some_and(|value| ["false", "off", "no", "n", "0"].contains(&value.to_lowercase().as_str()))
     };
     let opt_in = off("symmetric-cluster");
-    let time = cib.properties.get("fencing-watchdog-timeout").or(cib.properties.get(WATCHDOG));
-    let watchdog = time.filter(|time| !["", "0", "0s"].contains(&time.as_str()));
     let allows = |rule: &Rule| {
         rule.role.is_none()
             && rule.score.as_deref().is_none_or(|score| !score.starts_with('-') && !is_minus_infinity(score))
@@ -388,7 +383,7 @@ fn cluster(cib: &Cib) -> ClusterFacts {
             .iter()
             .filter_map(|node| Some((node.name.clone(), node.permanent(VERSION_ATTRIBUTE)?.to_owned())))
             .collect(),
-        fencing: cib.fencing.iter().cloned().chain(watchdog.map(|_| WATCHDOG.to_owned())).collect(),
+        fencing: cib.what_fences().map(str::to_owned).collect(),
     }
 }
 
@@ -465,6 +460,7 @@ fn acl(process: &Process, cib: &Cib, text: &str, attribute: &str) -> Told<Acl> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pacemaker::cib::WATCHDOG;
 
     #[test]
     fn an_epoch_of_before_the_last_failover_is_history() {
