@@ -192,7 +192,7 @@ pub const CHECKS: &[Check] = &[
     of_cluster(
         "redis-rights",
         "what each Redis lets our user do",
-        "INFO, CONFIG GET, SET and REWRITE",
+        "INFO, CONFIG GET, SET and REWRITE, REPLICAOF",
         "vetoes and switchovers change settings, and put them back",
     ),
     of_cluster(
