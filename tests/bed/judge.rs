@@ -9,7 +9,7 @@ use rolegate::params::Params;
 
 use super::faults::{FAULTS, Fault, Power};
 use super::spread::Spread;
-use super::suite::{Figures, ISOLATED_WRITERS, Line, RATE, STALLED_MS, System};
+use super::suite::{Figures, ISOLATED_WRITERS, Line, RATE, STALLED_MS, System, ensure_right};
 use super::table::example;
 use super::watch::{BLIND, WANTED};
 
@@ -310,6 +310,19 @@ pub fn judges_right() -> Result<()> {
         ensure!(found == wanted, "{fault}: {found:?}, wanted {wanted:?}\n{}", markdown(&judge(&lines)?));
         Ok(())
     };
+    // A run by itself is judged by what must never be.
+    let comes = |fault: &str, change: &dyn Fn(&mut Figures)| -> bool {
+        let mut line = example(fault, System::Rolegate, 0, Some(0.0));
+        change(line.figures.as_mut().expect("figures"));
+        ensure_right(&[line]).is_ok()
+    };
+    ensure!(comes("restart", &|_| {}) && comes("restart", &|figures| figures.wait_lost = 8));
+    ensure!(!comes("restart", &|figures| figures.wait_lost = 9), "what a replica had confirmed was lost");
+    ensure!(comes("power-cut-all", &|figures| figures.wait_lost = 9), "no single fault");
+    ensure!(
+        !comes("restart", &|figures| figures.stale = 1)
+            && !comes("restart", &|figures| figures.two_gates_ms = Some(0.1))
+    );
     check("reset", &|_, figures| figures.stale = 1, &["stale acknowledgements"])?;
     check("reset", &|_, figures| figures.two_gates_ms = Some(0.1), &["time with two open gates (ms)"])?;
     check("reset", &|_, figures| figures.wait_lost = 1, &["lost of what WAIT 1 confirmed, in single faults"])?;

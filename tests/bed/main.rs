@@ -129,8 +129,8 @@ enum What {
     /// of which WAIT for a replica; the fault; until all is well again; then what was acknowledged is looked for. Every
     /// node's firewall and Sentinel is read from outside each 5 to 8 ms meanwhile.
     ///
-    /// Exit code: 1 when a write was acknowledged behind its successor, when two gates were open at once, or when the
-    /// cluster did not recover.
+    /// Exit code: 1 when a write was acknowledged behind its successor, when two gates were open at once, when a single
+    /// fault lost what a replica had confirmed to those that WAIT, or when the cluster did not recover.
     #[command(after_long_help = bed::suite::HELP)]
     Faults(bed::suite::Args),
     /// Remove the cached roots and what is left of beds, when none is up.
