@@ -72,9 +72,8 @@ fn on_shared(trial: &Placed) -> Result<()> {
         (*kind, Bed::up(options).map_err(|error| format!("{error:#}")))
     });
     let bed = bed.as_ref().map_err(|error| anyhow!("no bed: {error}"))?;
-    bed.mend()?;
     let started = std::time::Instant::now();
-    let done = run(bed);
+    let done = bed.mend().and_then(|()| run(bed));
     bed.say(&format!("{name} took {:.1} s", started.elapsed().as_secs_f64()));
     if let Err(error) = &done {
         // Here too, not only at the end of all: who sees a part of what was printed sees why.
@@ -84,6 +83,8 @@ fn on_shared(trial: &Placed) -> Result<()> {
             Ok(()) => eprintln!("logs are in {}", dir.display()),
             Err(error) => eprintln!("no logs: {error:#}"),
         }
+        // The next one is to fail by itself, if it does.
+        end(&mut shared)?;
     }
     done.with_context(|| name.clone())
 }

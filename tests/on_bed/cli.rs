@@ -107,11 +107,23 @@ fn init(bed: &Bed) -> Result<()> {
     ensure!(none.code == 2 && none.text.contains("pcs resource create"), "{none:?}");
     node.sh_within(LONG, "pcs resource create RedisGate ocf:rolegate:gate promotable promoted-max=1")?;
     wait_status(&node, 2, "rolegate init")?;
+    // Each keeper says that it stands on nothing: one after the other, and into the configuration.
+    wait_for("each keeper to say so", LONG, || {
+        let said = rolegate(&node, &["status", "--json"])?.text;
+        ensure!(said.matches("\"record\": \"none\"").count() == NODES.len(), "{said}");
+        Ok(())
+    })?;
 
     let before = configuration(&node)?;
     let dry = rolegate(&node, &["init", "--dry-run"])?;
     ensure!(dry.code == 0 && dry.text.contains("To be written"), "{dry:?}");
-    ensure!(configuration(&node)? == before, "--dry-run must write nothing");
+    let after = configuration(&node)?;
+    let is_new = |line: &&str| !before.lines().any(|other| other == *line);
+    ensure!(
+        after == before,
+        "--dry-run must write nothing; new: {:#?}",
+        after.lines().filter(is_new).collect::<Vec<_>>()
+    );
 
     let primary = bed.primary()?.name().to_owned();
     let done = rolegate(&node, &["init"])?;
