@@ -93,7 +93,7 @@ pub enum Swapped {
 pub struct Held {
     /// How long it is open yet, if it is; [`Duration::MAX`] where somebody edited the timeout away.
     pub open: Option<Duration>,
-    /// Whether any arm is there, of whomever, run out or not.
+    /// Whether any arm is there, run out or not: this holder's, or where it has lost the right, of whomever.
     pub armed: bool,
     /// Whether the right to lease is gone.
     pub withdrawn: bool,

@@ -1512,7 +1512,7 @@ impl Group {
             true => sentinel::in_no_failover(&heard, self.node.address),
             false => Vec::new(),
         };
-        sentinels.extend_from_slice(self.stuck.see(now, beside));
+        sentinels.extend(self.stuck.see(now, beside));
         let verdict = self.verdict();
         let named = verdict.points_at_node.as_deref().is_some_and(|node| node.eq_ignore_ascii_case(&self.common.me));
         if !named || now < due || self.restarting.is_some() || sentinels.is_empty() {

@@ -23,6 +23,7 @@ mod restart;
 mod roles;
 pub mod socket;
 pub mod stand;
+mod steady;
 pub mod timeline;
 mod told;
 mod veto;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::memory::Run;
+use super::steady::Steady;
 use crate::instance::{self, Instance, ServerRole};
 use crate::record::NodeEntry;
 use crate::sentinel;
@@ -27,21 +28,14 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
 /// How long a Sentinel has been in a failover of this Redis without an end: it may wait for what does not come.
 #[derive(Debug, Default)]
-pub struct Stuck {
-    /// Since when it has been these Sentinels that are in none.
-    since: Option<(Instant, Vec<SocketAddr>)>,
-}
+pub struct Stuck(Steady);
 
 impl Stuck {
     /// With the Sentinels that are in none beside it, none where nobody is in one: those that may be asked for another one. Not sooner: of one that
     /// has just begun they do not know the epoch, and would take the same.
-    pub fn see(&mut self, now: Instant, beside: Vec<SocketAddr>) -> &[SocketAddr] {
-        let since = match self.since.take() {
-            Some((since, before)) if before == beside => since,
-            _ => now,
-        };
-        let (since, beside) = self.since.insert((since, beside));
-        if now > *since + AT_MOST { beside } else { &[] }
+    pub fn see(&mut self, now: Instant, beside: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let since = self.0.since(now, &beside);
+        if now > since + AT_MOST { beside } else { Vec::new() }
     }
 }
 
@@ -139,9 +133,8 @@ mod tests {
     fn another_sentinel_is_asked_where_one_has_been_in_its_failover_for_long_however_long_the_redis_has_been_gone() {
         let (mut stuck, began) = (Stuck::default(), Instant::now());
         let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 26379));
-        let mut see = |seconds: u64, beside: &[SocketAddr]| {
-            stuck.see(began + Duration::from_secs(seconds), beside.to_vec()).to_vec()
-        };
+        let mut see =
+            |seconds: u64, beside: &[SocketAddr]| stuck.see(began + Duration::from_secs(seconds), beside.to_vec());
         let others = [at(2), at(3)];
         assert_eq!(see(0, &[]), []);
         assert_eq!(see(40, &[]), [], "nobody is in one");

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use super::history::History;
 use super::priority::Priority;
+use super::steady::Steady;
 use super::told::Told;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
@@ -281,24 +282,16 @@ impl Refusal {
 
 /// How long the named primary has been down without anything coming of it.
 #[derive(Debug, Default)]
-struct Idle {
-    /// Since when it has been these Sentinels that are in no failover.
-    since: Option<(Instant, Vec<SocketAddr>)>,
-}
+struct Idle(Steady);
 
 impl Idle {
     /// The Sentinels that may be asked for a failover, when it is time.
     fn see<'d>(&mut self, now: Instant, down: Option<&'d Down>) -> &'d [SocketAddr] {
         let Some(down) = down else {
-            self.since = None;
+            self.0 = Steady::default();
             return &[];
         };
-        // Whoever begins or gives up changes that, and gets his time.
-        let since = match &self.since {
-            Some((since, free)) if *free == down.sentinels => *since,
-            _ => now,
-        };
-        self.since = Some((since, down.sentinels.clone()));
+        let since = self.0.since(now, &down.sentinels);
         let patience = if down.busy { ENDS_WITHIN } else { BEGINS_WITHIN };
         let due = since + patience + ONE_BY_ONE * u32::try_from(down.rank).unwrap_or(u32::MAX);
         if now >= due { &down.sentinels } else { &[] }

@@ -378,15 +378,12 @@ mod tests {
     #[test]
     fn a_leader_behind_its_promotion_holds_up_nobody() {
         let three = three();
-        let free = |answers: [Result<Answer, AskError>; 3]| {
-            let heard: Vec<Heard> = three
-                .sentinels()
-                .iter()
-                .zip(answers)
-                .map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer })
-                .collect();
-            free_to_fail_over(&heard, "10.0.0.2:6379".parse().unwrap()).len()
+        let node = "10.0.0.2:6379".parse().unwrap();
+        let heard = |answers: [Result<Answer, AskError>; 3]| -> Vec<Heard> {
+            let answers = three.sentinels().iter().zip(answers);
+            answers.map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer }).collect()
         };
+        let free = |answers| free_to_fail_over(&heard(answers), node).len();
         let behind = || Ok(Answer { named: Some(place("10.0.0.2")), ..flagged("10.0.0.1", "failover_in_progress") });
         let before = || Ok(flagged("10.0.0.2", "failover_in_progress"));
         let names_it = || Ok(names("10.0.0.2"));
@@ -400,25 +397,13 @@ mod tests {
         );
         assert_eq!(free([Ok(names("10.0.0.1")), names_it(), names_it()]), 2);
 
-        let record = &three;
         let stuck = [before(), names_it(), Ok(names("10.0.0.1"))];
-        let heard: Vec<Heard> = record
-            .sentinels()
-            .iter()
-            .zip(stuck)
-            .map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer })
-            .collect();
-        assert_eq!(in_no_failover(&heard, "10.0.0.2:6379".parse().unwrap()), [record.sentinels()[1].address]);
+        assert_eq!(in_no_failover(&heard(stuck), node), [three.sentinels()[1].address]);
 
-        let beside = |answers: [Result<Answer, AskError>; 3]| {
-            let answers = record.sentinels().iter().zip(answers);
-            let heard: Vec<Heard> =
-                answers.map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer }).collect();
-            free_beside_promoted(&heard, "10.0.0.2:6379".parse().unwrap())
-        };
+        let beside = |answers| free_beside_promoted(&heard(answers), node);
         // Of 10.0.0.1; the one has chosen 10.0.0.3, the other 10.0.0.2.
         let other = || Ok(Answer { named: Some(place("10.0.0.3")), ..flagged("10.0.0.1", "failover_in_progress") });
-        let third = vec![record.sentinels()[2].address];
+        let third = vec![three.sentinels()[2].address];
         assert_eq!(beside([other(), behind(), names_it()]), third);
         assert_eq!(beside([Err(AskError::Silent), behind(), Ok(flagged("10.0.0.2", "s_down"))]), third);
         for not_promoted in [before(), Ok(flagged("10.0.0.1", "failover_in_progress"))] {

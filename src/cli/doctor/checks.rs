@@ -193,7 +193,7 @@ pub const CHECKS: &[Check] = &[
         "redis-rights",
         "what each Redis lets our user do",
         "INFO, CONFIG GET, SET and REWRITE, REPLICAOF",
-        "vetoes and switchovers change settings, and put them back",
+        "vetoes and switchovers change settings, and put them back; a promotion that a Sentinel takes back is repeated",
     ),
     of_cluster(
         "redis",

@@ -12,7 +12,8 @@
 //! - The new element's time begins when the kernel comes to it, in the same system call.
 //!
 //! A transaction names the generation of the ruleset for which it was made, so that none is carried out on a table that
-//! somebody changed. The holder knows the generation that its own leaves behind; after one of others it reads the table,
+//! somebody changed. The holder knows the generation that its own leaves behind, and those of the other holders of its process
+//! ([`Generations`]); after one of others it reads the table,
 //! and if that is as it should be, sends the same transaction again. That revives nothing: it has the same key.
 
 use std::io;
