@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::exit::OcfCode;
-use crate::gate::{Baseline, Desired, Port, State, Want, listener_means};
+use crate::gate::{Baseline, Desired, Port, PortState, State, Want, listener_means};
 use crate::permission::Granted;
 
 /// What is known when a monitor decides.
@@ -69,8 +69,14 @@ fn probe(seen: &Seen) -> Judgement {
 fn recurring(seen: &Seen) -> Judgement {
     let (ro, rw) = (seen.state.ro.is_open(), seen.state.rw.is_open());
     let forced = seen.forced.as_ref().filter(|_| rw);
+    let left = match seen.state.ro {
+        PortState::Open { remaining } => remaining,
+        PortState::Closed => Duration::ZERO,
+    };
     let renew = match seen.listeners.iter().any(|(port, _)| *port == Port::Ro) {
         true if !ro => Want::Keep,
+        // Who comes first renews, as a rule the keeper: behind each change the leases of all master names look at the whole firewall.
+        _ if left > seen.open_for * 7 / 10 => Want::Keep,
         _ => Want::Open(seen.open_for),
     };
     let say = |code, reason: String, change| Judgement { code, reason: Some(reason), change };
@@ -149,13 +155,13 @@ fn broken(baseline: &Baseline) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::{Backend, PortState, Ports};
+    use crate::gate::{Backend, Ports};
     use proptest::prelude::*;
 
     const FOR: Duration = Duration::from_secs(20);
 
     fn seen(granted: Option<Granted>, ro: bool, rw: bool) -> Seen {
-        let port = |open| if open { PortState::Open { remaining: FOR } } else { PortState::Closed };
+        let port = |open| if open { PortState::Open { remaining: FOR / 2 } } else { PortState::Closed };
         Seen {
             granted,
             state: State {
@@ -187,6 +193,16 @@ mod tests {
         assert_eq!(judgement.code, OcfCode::RunningPromoted);
         assert_eq!(judgement.change, Desired { ro: Want::Open(FOR), rw: Want::Keep });
         assert_eq!(judge(&seen(None, false, false)).code, OcfCode::NotRunning);
+    }
+
+    #[test]
+    fn what_was_renewed_just_now_is_left_as_it_is() {
+        let change = |tenths: u32| {
+            let mut seen = seen(STARTED, true, false);
+            seen.state.ro = PortState::Open { remaining: FOR * tenths / 10 };
+            judge(&seen).change
+        };
+        assert_eq!([7, 8].map(change), [Desired { ro: Want::Open(FOR), rw: Want::Keep }, Desired::KEEP]);
     }
 
     #[test]
