@@ -164,6 +164,31 @@ impl Leasing {
         }
     }
 
+    /// Gives the read-only port `time` from now on, where it is open and the gate's rules are as they should be; opens nothing. Says whether
+    /// that was so. Where it was not, or cannot be told at so little cost (on iptables), [`Gate::set`](super::Gate::set) finds out what is to be done.
+    ///
+    /// # Errors
+    /// As [`Leasing::swap`].
+    pub fn extend(&mut self, time: Duration) -> Result<bool, GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(holder) => holder.extend(time, until),
+            Holder::Iptables(_) => Ok(false),
+        }
+    }
+
+    /// Whether nobody but the leases of this process has changed the firewall since [`Leasing::extend`] last said yes. Never, where that cannot be told at so little cost (on iptables).
+    ///
+    /// # Errors
+    /// As [`Leasing::look`].
+    pub fn is_untouched(&mut self) -> Result<bool, GateError> {
+        let until = Instant::now() + self.deadline;
+        match &mut self.holder {
+            Holder::Nft(holder) => holder.is_untouched(until),
+            Holder::Iptables(_) => Ok(false),
+        }
+    }
+
     /// What the firewall holds. Reads only; nothing is armed meanwhile, for this takes the value for itself.
     ///
     /// # Errors

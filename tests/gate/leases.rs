@@ -22,6 +22,7 @@ pub const EVERYWHERE: &[Case<BackendChoice>] = &[
     ("leases_touch_nothing_else", leases_touch_nothing_else),
     ("a_saved_ruleset_with_arms_opens_nothing", a_saved_ruleset_opens_nothing),
     ("a_broken_firewall_is_not_leased_until_repaired", a_broken_firewall),
+    ("what_is_open_for_reading_is_extended_and_nothing_is_opened", extending),
     ("random_holders_agree_with_the_model", random_holders),
     ("arming_and_swapping_is_cheap", arming_and_swapping_is_cheap),
 ];
@@ -426,6 +427,58 @@ fn a_broken_firewall(choice: BackendChoice) {
     node.baseline();
     assert!(matches!(leasing.arm(LEASE, ASK), Err(GateError::Withdrawn)));
     net.client.refused(rw());
+}
+
+fn extending(choice: BackendChoice) {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let node = Node::new(&net.node, choice);
+    let ro: SocketAddr = "10.1.0.1:6380".parse().expect("an address");
+    let mut leasing = node.leasing();
+    let extends = |leasing: &mut Leasing| leasing.extend(LONG).expect("an answer");
+    let untouched = |leasing: &mut Leasing| leasing.is_untouched().expect("an answer");
+    assert!(!extends(&mut leasing) && !untouched(&mut leasing));
+    node.is(false, false);
+    node.set(Want::Open(BRISK), Want::Keep);
+    if choice != NFT {
+        assert!(!extends(&mut leasing) && !untouched(&mut leasing), "left to who reads the rules");
+        return;
+    }
+    let reader = Writer::start(&net.client, ro);
+    assert!(extends(&mut leasing) && untouched(&mut leasing));
+    assert_eq!(lease(&mut leasing, Swap::Acquire), Swapped::Open);
+    assert!(untouched(&mut leasing), "a lease is nobody else's change");
+    thread::sleep(BRISK + TICK);
+    reader.goes_on();
+
+    // A stranger's change is seen, also behind a lease that has found the table right since.
+    net.node.sh("nft add table inet stranger");
+    assert!(!untouched(&mut leasing));
+    assert_eq!(lease(&mut leasing, Swap::Renew), Swapped::Open);
+    assert!(!untouched(&mut leasing));
+    assert!(extends(&mut leasing) && untouched(&mut leasing));
+    reader.goes_on();
+
+    // What is closed stays closed, however it was.
+    net.node.sh("nft delete element inet rolegate open '{ 6380 }'");
+    assert!(!untouched(&mut leasing) && !extends(&mut leasing) && !untouched(&mut leasing));
+    net.client.refused(ro);
+    node.set(Want::Open(Duration::from_secs(1)), Want::Keep);
+    thread::sleep(Duration::from_secs(1) + TICK);
+    assert!(!extends(&mut leasing));
+    node.is(false, true);
+
+    // Nothing is extended on rules that somebody has edited, or flushed.
+    node.set(Want::Open(LONG), Want::Keep);
+    assert!(extends(&mut leasing));
+    net.node.sh("nft flush chain inet rolegate guard_in");
+    assert!(!untouched(&mut leasing));
+    assert!(matches!(leasing.extend(LONG), Err(GateError::Mismatch(_))));
+    node.baseline();
+    assert!(extends(&mut leasing) && untouched(&mut leasing));
+    net.node.sh(flush(choice));
+    assert!(!untouched(&mut leasing) && leasing.extend(LONG).ok() != Some(true));
+    net.client.refused(ro);
 }
 
 /// A generator of numbers that depends on nothing but its seed (splitmix64).

@@ -99,6 +99,8 @@ pub struct Holder {
     key: u32,
     /// The generation of the ruleset in which our table was last known to be as it should be.
     generation: u32,
+    /// The generation that the last extension has left behind.
+    extended: Option<u32>,
     generations: Generations,
     /// Kept, for closing a socket waits until the kernel has freed what was deleted.
     socket: Socket,
@@ -126,7 +128,7 @@ impl Holder {
         let arms = Arms { port: ports.rw, id };
         super::again(until, || {
             let (socket, generations) = (open().map_err(refused)?, generations.clone());
-            let mut holder = Holder { ports, arms, key: 0, generation: 0, generations, socket };
+            let mut holder = Holder { ports, arms, key: 0, generation: 0, extended: None, generations, socket };
             let reading = holder.read()?;
             let mut messages: Vec<Message> = withdraw(&reading.seen, ports.rw).map(elements::message).collect();
             messages.push(elements::make(arms));
@@ -180,6 +182,28 @@ impl Holder {
             Outcome::There => Swapped::AlreadyOpen,
             Outcome::Withdrawn => Swapped::Withdrawn,
         })
+    }
+
+    /// Gives the read-only port `time` from now on, if it is open. Says whether it was.
+    ///
+    /// # Errors
+    /// As [`Holder::swap`].
+    pub fn extend(&mut self, time: Duration, until: Instant) -> Result<bool, GateError> {
+        let port = self.ports.ro;
+        let messages = [Element::DeleteOpen(port), Element::AddOpen(port, time)].map(elements::message);
+        let extended = matches!(self.transact(&messages, until)?, Outcome::Done);
+        self.extended = extended.then_some(self.generation);
+        Ok(extended)
+    }
+
+    /// Whether only holders of this process have changed the ruleset since this one has extended the read-only port's time.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+    pub fn is_untouched(&mut self, until: Instant) -> Result<bool, GateError> {
+        self.socket.set_deadline(until).map_err(refused)?;
+        let generation = seen::generation(&mut self.socket).map_err(unread)?;
+        Ok(self.extended.is_some_and(|extended| generation == self.generations.newest(extended)))
     }
 
     /// What the table holds for the port.

@@ -278,7 +278,8 @@ fn arms(sets: &BTreeMap<String, SetKind>) -> impl Iterator<Item = Arms> {
     sets.keys().filter_map(|name| Arms::parse(name))
 }
 
-fn generation(socket: &mut Socket) -> io::Result<u32> {
+/// The generation of the whole ruleset.
+pub fn generation(socket: &mut Socket) -> io::Result<u32> {
     let answer = socket.get(&Message::netfilter(SUBSYSTEM, GET_GENERATION, 0))?.unwrap_or_default();
     Ok(attr(answer.get(NFGENMSG..).unwrap_or_default(), 1).map(number).unwrap_or_default() as u32)
 }
