@@ -50,8 +50,14 @@ need_cargo_deb() {
 	export PATH="$PATH:$project/target/tools/bin"
 	if ! command -v cargo-deb >/dev/null; then
 		need_packages gcc libc6-dev pkgconf liblzma-dev
-		echo "installing cargo-deb" >&2
-		cargo install --quiet --locked --debug --root "$project/target/tools" --target-dir "$project/target/tools/build" cargo-deb@3.8.0 >&2
+		mkdir -p "$project/target"
+		# Two beds that are raised at once want it at once.
+		(
+			flock 9
+			command -v cargo-deb >/dev/null && exit
+			echo "installing cargo-deb" >&2
+			cargo install --quiet --locked --debug --root "$project/target/tools" --target-dir "$project/target/tools/build" cargo-deb@3.8.0 >&2
+		) 9>"$project/target/tools.lock"
 	fi
 	need_packages dpkg-dev binutils
 }
