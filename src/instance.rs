@@ -85,7 +85,7 @@ pub fn ask(address: SocketAddr, credentials: &Credentials, deadline: Duration) -
 pub fn read(replies: &[Value]) -> Result<Instance, AskError> {
     let mut info = String::new();
     for reply in replies {
-        match server::text(reply) {
+        match server::text_in(reply) {
             Some(text) => info.push_str(&text),
             None => return Err(AskError::Broken(format!("not a reply to INFO: {}", server::shown(reply)))),
         }

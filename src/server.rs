@@ -1,6 +1,7 @@
 //! One short conversation with a Redis, Valkey or Sentinel: connect, authenticate, send all
 //! commands in one write, read all replies.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -159,11 +160,15 @@ pub(crate) fn because(error: &io::Error) -> AskError {
 
 /// The text of a reply, where it is text.
 pub(crate) fn text(value: &Value) -> Option<String> {
+    text_in(value).map(Cow::into_owned)
+}
+
+/// The same, for who only reads it.
+pub(crate) fn text_in(value: &Value) -> Option<Cow<'_, str>> {
     match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) => Some(text.clone()),
-        Value::VerbatimString { text, .. } => Some(text.clone()),
-        Value::Int(number) => Some(number.to_string()),
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes)),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.into()),
+        Value::Int(number) => Some(number.to_string().into()),
         _ => None,
     }
 }

@@ -695,7 +695,7 @@ pub fn compose(gate: &Gate, cib: &Cib, mon: Option<&CrmMon>, answers: Answers) -
             let mut facts = SentinelFacts { address: address.to_string(), ..SentinelFacts::default() };
             group.denied.sentinel = answer.as_ref().is_err_and(denied);
             match answer {
-                Ok(answer) => answered(&mut facts, answer, |place| nobody(place, None, &cib.managed_addresses)),
+                Ok(answer) => answered(&mut facts, &answer, |place| nobody(place, None, &cib.managed_addresses)),
                 Err(error) => facts.error = Some(error.to_string()),
             }
             group.sentinels.push(facts);
@@ -1020,7 +1020,7 @@ fn sentinels(record: &Record, heard: &[Heard], managed: &[(String, std::net::IpA
                     let address = answer.named.as_ref().and_then(Place::address);
                     facts.names_node =
                         address.and_then(|address| record.node_at(address)).map(|node| node.name.clone());
-                    answered(&mut facts, answer, |place| nobody(place, Some(record), managed));
+                    answered(&mut facts, &answer, |place| nobody(place, Some(record), managed));
                 }
             }
             facts
@@ -1028,15 +1028,15 @@ fn sentinels(record: &Record, heard: &[Heard], managed: &[(String, std::net::IpA
         .collect()
 }
 
-fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn(&Place) -> Option<String>) {
+fn answered(facts: &mut SentinelFacts, answer: &sentinel::Answer, nobody: impl Fn(&Place) -> Option<String>) {
     if facts.id.is_empty() {
         facts.id.clone_from(&answer.id);
     }
-    facts.other_id = (!answer.id.eq_ignore_ascii_case(&facts.id)).then_some(answer.id);
+    facts.other_id = (!answer.id.eq_ignore_ascii_case(&facts.id)).then(|| answer.id.clone());
     facts.stranger = answer.named.is_none();
     facts.names_nobody = answer.named.as_ref().and_then(nobody);
     facts.names = answer.named.as_ref().map(Place::to_string);
-    if let Some(master) = answer.master {
+    if let Some(master) = &answer.master {
         facts.epoch = Some(master.config_epoch);
         // Its flags and run id then speak of the old primary.
         facts.finishing = answer.named.is_some() && master.place.is_some() && master.place != answer.named;
@@ -1046,8 +1046,8 @@ fn answered(facts: &mut SentinelFacts, answer: sentinel::Answer, nobody: impl Fn
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
         facts.names_for_seconds = seconds(master.known_for);
         facts.down_for_seconds = seconds(master.down_for);
-        facts.flags = master.flags.into_iter().filter(|flag| flag != "master").collect();
-        facts.primary_run_id = Some(master.run_id).filter(|id| !id.is_empty());
+        facts.flags = master.flags.iter().filter(|flag| *flag != "master").cloned().collect();
+        facts.primary_run_id = Some(master.run_id.clone()).filter(|id| !id.is_empty());
     }
 }
 

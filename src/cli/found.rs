@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::corosync;
@@ -142,7 +143,8 @@ pub fn find(asked: &[Asked], given: Given) -> Result<Found, Vec<String>> {
         .iter()
         .map(|entry| Heard {
             sentinel: entry.clone(),
-            answer: answer_of(asked, &entry.id).map_or(Err(AskError::Silent), |survey| Ok(survey.answer.clone())),
+            answer: answer_of(asked, &entry.id)
+                .map_or(Err(AskError::Silent), |survey| Ok(Arc::new(survey.answer.clone()))),
         })
         .collect();
     for heard in &heard {

@@ -1168,7 +1168,7 @@ impl Group {
             let shown = looks::read(sentinel.address, list);
             self.looked(index, &Look { sent: answer.sent, received: answer.received, shown })
         });
-        let heard = Heard { sentinel, answer: sentinel::read_answer(replies) };
+        let heard = Heard { sentinel, answer: sentinel::read_answer(replies).map(Arc::new) };
         let names_me = self.names_me(&heard);
         let dead = |node: &String| self.dead.get(&node.to_ascii_lowercase()).copied();
         let line = &mut self.lines[index];
@@ -1361,7 +1361,7 @@ impl Group {
 
     /// The configuration epoch that the Sentinels have, the highest.
     fn epoch(&self) -> u64 {
-        let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_ref().ok());
+        let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_deref().ok());
         sentinel::highest_epoch(answers).unwrap_or(0)
     }
 

@@ -105,7 +105,7 @@ impl Shared {
 /// # Errors
 /// Why it shows nothing, in an operator's words.
 pub fn read(address: SocketAddr, reply: &Value) -> Result<Marks, String> {
-    let text = server::text(reply);
+    let text = server::text_in(reply);
     text.map(|text| Marks::read(&text))
         .ok_or_else(|| format!("Sentinel {address} does not list its clients: {}", server::shown(reply)))
 }

@@ -892,7 +892,7 @@ mod tests {
             };
             let sentinel: SentinelEntry = record.sentinels()[n].clone();
             let answer = Answer { id: sentinel.id.clone(), named: place, master: Some(master) };
-            Heard { sentinel, answer: Ok(answer) }
+            Heard { sentinel, answer: Ok(Arc::new(answer)) }
         };
         let judge = |flags: [&[&str]; 3], me| {
             let heard: Vec<Heard> = flags.iter().enumerate().map(|(n, flags)| says(n, "10.0.0.1", flags)).collect();
@@ -926,7 +926,7 @@ mod tests {
                 let master =
                     Master { place: place.clone(), flags: flags.clone(), silent_for, down_after, ..Master::default() };
                 let answer = Answer { id: sentinel.id.clone(), named: place.clone(), master: Some(master) };
-                Heard { sentinel: sentinel.clone(), answer: Ok(answer) }
+                Heard { sentinel: sentinel.clone(), answer: Ok(Arc::new(answer)) }
             })
             .collect()
         };
@@ -965,7 +965,7 @@ mod tests {
                 let master =
                     Master { place: Some(place("10.0.0.1")), flags: vec!["master".into()], ..Master::default() };
                 let named = Some(place("10.0.0.1"));
-                let answer = Ok(Answer { id: sentinel.id.clone(), named, master: Some(master) });
+                let answer = Ok(Arc::new(Answer { id: sentinel.id.clone(), named, master: Some(master) }));
                 Heard { sentinel: sentinel.clone(), answer }
             })
             .collect();

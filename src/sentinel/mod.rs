@@ -3,7 +3,9 @@
 
 mod verdict;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::record::{Record, SentinelEntry};
@@ -81,8 +83,8 @@ pub struct Master {
 pub struct Heard {
     /// Which one.
     pub sentinel: SentinelEntry,
-    /// Its answer, or why there is none.
-    pub answer: Result<Answer, AskError>,
+    /// Its answer, or why there is none. Shared: a keeper judges each several times.
+    pub answer: Result<Arc<Answer>, AskError>,
 }
 
 /// The configuration epoch that Sentinels have, the highest; None where none of these knows the master name.
@@ -206,14 +208,13 @@ struct Instance {
 }
 
 fn instance(item: &Value) -> Option<Instance> {
-    let named = match item {
-        Value::Array(list) => fields(list),
-        Value::Map(pairs) => {
-            fields(&pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect::<Vec<_>>())
-        }
+    let flat: Cow<'_, [Value]> = match item {
+        Value::Array(list) => list.into(),
+        Value::Map(pairs) => pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect(),
         _ => return None,
     };
-    let get = |name: &str| named.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+    let named: Vec<_> = fields(&flat).collect();
+    let get = |name: &str| named.iter().find(|(field, _)| field == name).map(|(_, value)| &**value);
     let flag = |flag: &str| get("flags").is_some_and(|flags| flags.split(',').any(|one| one == flag));
     Some(Instance {
         run_id: get("runid").unwrap_or_default().to_owned(),
@@ -235,7 +236,10 @@ pub fn ask_all(record: &Record, master: &str, credentials: &Credentials, deadlin
     together(deadline, jobs)
         .into_iter()
         .zip(record.sentinels())
-        .map(|(answer, sentinel)| Heard { sentinel: sentinel.clone(), answer: answer.unwrap_or(Err(AskError::Silent)) })
+        .map(|(answer, sentinel)| Heard {
+            sentinel: sentinel.clone(),
+            answer: answer.unwrap_or(Err(AskError::Silent)).map(Arc::new),
+        })
         .collect()
 }
 
@@ -334,8 +338,8 @@ fn place(parts: &[Value]) -> Option<Place> {
 }
 
 /// Reads a flat list of names and values, as Sentinel writes its instances.
-pub(crate) fn fields(list: &[Value]) -> Vec<(String, String)> {
-    list.chunks_exact(2).filter_map(|pair| Some((server::text(&pair[0])?, server::text(&pair[1])?))).collect()
+pub(crate) fn fields(list: &[Value]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    list.chunks_exact(2).filter_map(|pair| Some((server::text_in(&pair[0])?, server::text_in(&pair[1])?)))
 }
 
 fn read_master(list: &[Value]) -> Master {
@@ -344,10 +348,10 @@ fn read_master(list: &[Value]) -> Master {
     let (mut role, mut role_for) = (None, None);
     let time = |value: &str| value.parse().ok().map(Duration::from_millis);
     for (name, value) in fields(list) {
-        match name.as_str() {
-            "ip" => host = Some(value),
+        match &*name {
+            "ip" => host = Some(value.into_owned()),
             "port" => port = value.parse().ok(),
-            "runid" => master.run_id = value,
+            "runid" => master.run_id = value.into_owned(),
             "flags" => master.flags = value.split(',').map(str::to_owned).collect(),
             "config-epoch" => master.config_epoch = value.parse().unwrap_or(0),
             "down-after-milliseconds" => master.down_after = Duration::from_millis(value.parse().unwrap_or(0)),

@@ -147,9 +147,10 @@ impl Verdict {
 /// For how long a majority of the record's Sentinels has had no answer from the Redis at `node`, which they monitor, as far as they say.
 pub fn unreached_for(record: &Record, heard: &[Heard], node: SocketAddr) -> Duration {
     let silent = heard.iter().filter_map(|heard| {
-        let Ok(Answer { id, master: Some(master), .. }) = &heard.answer else { return None };
+        let answer = heard.answer.as_ref().ok()?;
+        let master = answer.master.as_ref()?;
         let is_it = master.place.as_ref().and_then(Place::address).map(canonical) == Some(canonical(node));
-        (id.eq_ignore_ascii_case(&heard.sentinel.id) && is_it).then_some(master.silent_for)
+        (answer.id.eq_ignore_ascii_case(&heard.sentinel.id) && is_it).then_some(master.silent_for)
     });
     let mut silent: Vec<Duration> = silent.collect();
     silent.sort_by(|one, other| other.cmp(one));
@@ -259,6 +260,8 @@ fn short(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::Master;
     use super::*;
     use crate::record::tests::{id, three};
@@ -289,7 +292,8 @@ mod tests {
             .map(|(answer, sentinel)| Heard {
                 sentinel: sentinel.clone(),
                 answer: answer.map(|answer| {
-                    if answer.id.is_empty() { Answer { id: sentinel.id.clone(), ..answer } } else { answer }
+                    let is_anybody = answer.id.is_empty();
+                    Arc::new(if is_anybody { Answer { id: sentinel.id.clone(), ..answer } } else { answer })
                 }),
             })
             .collect();
@@ -363,7 +367,7 @@ mod tests {
                     let mut answer = names(host);
                     answer.id = id(id_of.into());
                     answer.master.as_mut().unwrap().silent_for = Duration::from_millis(millis);
-                    Heard { sentinel: sentinel.clone(), answer: Ok(answer) }
+                    Heard { sentinel: sentinel.clone(), answer: Ok(Arc::new(answer)) }
                 })
                 .collect();
             unreached_for(&three, &heard, "10.0.0.1:6379".parse().unwrap()).as_millis()
@@ -381,7 +385,9 @@ mod tests {
         let node = "10.0.0.2:6379".parse().unwrap();
         let heard = |answers: [Result<Answer, AskError>; 3]| -> Vec<Heard> {
             let answers = three.sentinels().iter().zip(answers);
-            answers.map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer }).collect()
+            answers
+                .map(|(sentinel, answer)| Heard { sentinel: sentinel.clone(), answer: answer.map(Arc::new) })
+                .collect()
         };
         let free = |answers| free_to_fail_over(&heard(answers), node).len();
         let behind = || Ok(Answer { named: Some(place("10.0.0.2")), ..flagged("10.0.0.1", "failover_in_progress") });

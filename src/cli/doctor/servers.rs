@@ -120,11 +120,13 @@ pub fn sentinel(
     commands.push(&["PSUBSCRIBE", "+switch-master"]);
     let replies = server::ask_each(address, credentials, within, &commands).map_err(|error| error.to_string())?;
     let pending = asks_pending.then(|| replies.get(commands.len() - 2)).flatten();
+    let owned = |list: &[Value]| -> BTreeMap<String, String> {
+        sentinel::fields(list).map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+    };
     let fields = |value: Option<&Value>| match value {
-        Some(Value::Array(list)) => sentinel::fields(list).into_iter().collect(),
+        Some(Value::Array(list)) => owned(list),
         Some(Value::Map(pairs)) => {
-            let list: Vec<Value> = pairs.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
-            sentinel::fields(&list).into_iter().collect()
+            owned(&pairs.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect::<Vec<_>>())
         }
         _ => BTreeMap::new(),
     };

@@ -720,7 +720,7 @@ impl Doing {
     /// What each Sentinel says now.
     fn ask_sentinels(&mut self) -> Vec<Heard> {
         let heard = sentinel::ask_all(&self.record, &self.master, &self.settings.sentinel, NAMING);
-        let answers = heard.iter().filter_map(|heard| heard.answer.as_ref().ok());
+        let answers = heard.iter().filter_map(|heard| heard.answer.as_deref().ok());
         self.epoch = sentinel::highest_epoch(answers).or(self.epoch);
         heard
     }
