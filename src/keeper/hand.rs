@@ -40,6 +40,8 @@ pub struct Keeper {
     shown_file: PathBuf,
     fence: Option<String>,
     force: Option<Force>,
+    /// When there was neither.
+    nothing_at: Option<u64>,
     /// What the attribute may say.
     shown: Option<String>,
     /// The others' read-write ports, and one that was seen open.
@@ -62,7 +64,7 @@ enum Told {
 
 impl Keeper {
     /// Of the gate resource `gate` with these parameters, on the node `me`; `others` are the other nodes' read-write ports.
-    pub fn new(me: &str, gate: &str, params: &Params, others: Vec<(String, SocketAddr)>) -> Self {
+    pub fn new(me: &str, gate: &str, params: &Params, others: Vec<(String, SocketAddr)>, count: u64) -> Self {
         let shown_file = file_of(Path::new(DIRECTORY), "shown", gate);
         let mut keeper = Keeper {
             me: me.to_owned(),
@@ -74,6 +76,7 @@ impl Keeper {
             shown_file,
             fence: None,
             force: None,
+            nothing_at: None,
             others,
             open_elsewhere: None,
             watching: None,
@@ -82,7 +85,7 @@ impl Keeper {
             not_before: None,
             said: String::new(),
         };
-        keeper.look();
+        keeper.look(count);
         keeper
     }
 
@@ -91,11 +94,17 @@ impl Keeper {
         self.others = others;
     }
 
-    /// Reads what stands there, from memory. Says whether there is a fence that was not there before.
-    pub fn look(&mut self) -> bool {
+    /// Reads what stands there, from memory; `count` of the [`super::changes::Changes`] there. Says whether there is a fence that was not there
+    /// before.
+    pub fn look(&mut self, count: u64) -> bool {
+        if self.nothing_at == Some(count) {
+            return false;
+        }
         let before = self.fence.is_some();
         self.fence = self.local.at_once();
         self.force = self.store.read();
+        // One that cannot be read is a fence, too, and may be read the next time.
+        self.nothing_at = (self.fence.is_none() && self.force.is_none()).then_some(count);
         self.fence.is_some() && !before
     }
 
@@ -141,6 +150,7 @@ impl Keeper {
         (self.force, self.open_elsewhere) = (None, None);
         if let Err(error) = self.store.remove() {
             warn!("{error}");
+            self.nothing_at = None;
         }
     }
 

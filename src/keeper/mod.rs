@@ -5,6 +5,7 @@
 //! runs beside it.
 
 pub mod behind;
+mod changes;
 mod chosen;
 mod connection;
 mod cut;
@@ -57,6 +58,7 @@ use crate::permission;
 use crate::settings::Settings;
 use crate::stand::{Said, Shown};
 use behind::Behind;
+use changes::Changes;
 use events::SentinelEvent;
 use group::{Common, Group, Note};
 use handover::Lines;
@@ -155,6 +157,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
     watch_cib(changed.clone());
     let wires = Wires::default();
     tokio::spawn(answer_all(asked, wires.clone(), changed.clone()));
+    let changes = Changes::of(Path::new(permission::DIRECTORY));
     let mut common: Option<Common> = None;
     let mut groups: BTreeMap<String, Running> = BTreeMap::new();
     let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
@@ -187,6 +190,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
                     history: history.clone(),
                     looks: looks::All::default(),
                     beside: Beside::default(),
+                    changes: changes.clone(),
                 }
             });
         }
