@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -29,6 +30,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// The longest reply, in bytes, unless another limit is set.
 const LONGEST: usize = 256 << 10;
+
+/// Room for what is read at once. Nothing is written there before: each connection is polled a hundred times a second.
+const SPACE: [MaybeUninit<u8>; 16 << 10] = [MaybeUninit::uninit(); 16 << 10];
 
 /// What happened on a connection.
 #[derive(Debug)]
@@ -276,8 +280,8 @@ impl TakingOver {
             }
         }
         loop {
-            let mut space = [0; 16 << 10];
-            let mut buffer = ReadBuf::new(&mut space);
+            let mut space = SPACE;
+            let mut buffer = ReadBuf::uninit(&mut space);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
@@ -376,8 +380,8 @@ impl<Tag> Established<Tag> {
                 self.answered = true;
                 return Poll::Ready(Ok(Answer { tag, sent, received: Instant::now(), replies }));
             }
-            let mut space = [0; 16 << 10];
-            let mut buffer = ReadBuf::new(&mut space);
+            let mut space = SPACE;
+            let mut buffer = ReadBuf::uninit(&mut space);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return broken("the connection was closed"),

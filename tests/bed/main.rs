@@ -32,7 +32,10 @@ enum What {
     /// Raise a bed and leave it up.
     Up(Up),
     /// Take a bed down, or remove what is left of one.
-    Down,
+    Down {
+        /// The bed's name; instead of --name.
+        bed: Option<String>,
+    },
     /// The beds there are.
     List,
     /// Which hosts are on, and what cluster and Sentinels say.
@@ -243,7 +246,7 @@ fn run(cli: Cli) -> Result<()> {
             eprintln!("scripts/bed -n {name} shell node1; scripts/bed -n {name} status; scripts/bed -n {name} down");
             Ok(())
         }
-        What::Down => bed::down(&name),
+        What::Down { bed } => bed::down(&bed.unwrap_or(name)),
         What::Clean => bed::clean(),
         What::List => {
             for (name, up) in bed::list()? {
