@@ -122,7 +122,7 @@ pub const GATE_PARAMETERS: [Parameter; 10] = [
         unique: false,
         required: false,
         short: "how long a port stays open unless renewed",
-        long: "How long an open port stays open in the firewall when no monitor renews it, in seconds (s) or milliseconds (ms). A few monitor intervals: with the shipped 5 s, the default of 20 s forgives three lost monitors.",
+        long: "How long an open port stays open in the firewall when nobody renews it, in seconds (s) or milliseconds (ms). The keeper renews it when a quarter of the time is over; where none runs, a monitor when three tenths are. A few monitor intervals: with the shipped 5 s, the default of 20 s forgives two lost monitors then.",
     },
 ];
 

@@ -8,6 +8,10 @@ use crate::exit::OcfCode;
 use crate::gate::{Baseline, Desired, Port, PortState, State, Want, listener_means};
 use crate::permission::Granted;
 
+/// By how much more than was asked for what is open may seem to have: iptables counts in whole seconds. What somebody opened for longer gets
+/// what a monitor gives.
+const ROUNDING: Duration = Duration::from_secs(2);
+
 /// What is known when a monitor decides.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -76,7 +80,7 @@ fn recurring(seen: &Seen) -> Judgement {
     let renew = match seen.listeners.iter().any(|(port, _)| *port == Port::Ro) {
         true if !ro => Want::Keep,
         // Who comes first renews, as a rule the keeper: behind each change the leases of all master names look at the whole firewall.
-        _ if left > seen.open_for * 7 / 10 => Want::Keep,
+        _ if left > seen.open_for * 7 / 10 && left <= seen.open_for + ROUNDING => Want::Keep,
         _ => Want::Open(seen.open_for),
     };
     let say = |code, reason: String, change| Judgement { code, reason: Some(reason), change };
@@ -202,7 +206,8 @@ mod tests {
             seen.state.ro = PortState::Open { remaining: FOR * tenths / 10 };
             judge(&seen).change
         };
-        assert_eq!([7, 8].map(change), [Desired { ro: Want::Open(FOR), rw: Want::Keep }, Desired::KEEP]);
+        let renewed = Desired { ro: Want::Open(FOR), rw: Want::Keep };
+        assert_eq!([7, 8, 10, 12].map(change), [renewed, Desired::KEEP, Desired::KEEP, renewed], "in tenths");
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //!
 //! The kernel queues its notice within the call that changes a file (fsnotify_move behind vfs_rename): whoever has changed one, and has
 //! returned from that, is seen by each reading of the queue that begins later. As with a file that is read itself.
+//!
+//! It says nothing of a directory that was removed while a file in it is open, as the keeper's lock is: so that is looked at, too.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -32,46 +36,80 @@ pub struct Changes(Arc<Mutex<Seen>>);
 
 #[derive(Debug)]
 struct Seen {
+    directory: PathBuf,
     /// None: anything may have changed at any time.
-    inotify: Option<Inotify>,
+    watched: Option<Watched>,
     count: u64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    inotify: Inotify,
+    /// What is watched. The path may lead elsewhere by now.
+    directory: (u64, u64),
 }
 
 impl Changes {
     /// Those in `directory`.
     pub fn of(directory: &Path) -> Self {
-        let watch = || -> nix::Result<Inotify> {
-            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-            inotify.add_watch(directory, CHANGES)?;
-            Ok(inotify)
-        };
-        let inotify = watch()
+        let watched = Watched::begin(directory)
             .inspect_err(|error| warn!("{} is not watched, but read again and again: {error}", directory.display()));
-        Changes(Arc::new(Mutex::new(Seen { inotify: inotify.ok(), count: 0 })))
+        Changes(Arc::new(Mutex::new(Seen { directory: directory.to_owned(), watched: watched.ok(), count: 0 })))
     }
 
     /// As long as this is the same, nothing there has changed.
     pub fn count(&self) -> u64 {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = match &seen.watched {
+            Some(watched) => watched.changed(&seen.directory),
+            // What is watched from here on may have changed since it was read.
+            None => Err(Errno::ENOENT),
+        };
+        seen.count += u64::from(changed != Ok(false));
+        if changed.is_err() {
+            seen.watched = Watched::begin(&seen.directory).ok();
+        }
+        seen.count
+    }
+}
+
+impl Watched {
+    fn begin(directory: &Path) -> nix::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        // In this order: what is made in between is taken for another one, and watched then. A number is not used again as long as it is watched.
+        let number = which(directory)?;
+        inotify.add_watch(directory, CHANGES)?;
+        Ok(Watched { inotify, directory: number })
+    }
+
+    /// Whether something has changed there since the last time. An error where this is not what is to be watched any more.
+    fn changed(&self, directory: &Path) -> nix::Result<bool> {
+        if which(directory)? != self.directory {
+            return Err(Errno::ENOENT);
+        }
+        let mut changed = false;
         loop {
-            match seen.inotify.as_ref().map(Inotify::read_events) {
-                Some(Err(Errno::EAGAIN)) => return seen.count,
-                Some(Err(Errno::EINTR)) => continue,
-                Some(Ok(events)) if !events.iter().any(|event| event.mask.intersects(IT_IS_GONE)) => {}
-                _ => seen.inotify = None,
-            }
-            seen.count += 1;
-            if seen.inotify.is_none() {
-                return seen.count;
+            match self.inotify.read_events() {
+                Err(Errno::EAGAIN) => return Ok(changed),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+                Ok(events) if events.iter().any(|event| event.mask.intersects(IT_IS_GONE)) => {
+                    return Err(Errno::ENOENT);
+                }
+                Ok(_) => changed = true,
             }
         }
     }
 }
 
+/// The device and the number of the directory to which that path leads.
+fn which(directory: &Path) -> nix::Result<(u64, u64)> {
+    let is = fs::metadata(directory).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    Ok((is.dev(), is.ino()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::permission::replace;
 
@@ -118,10 +156,33 @@ mod tests {
         let none = Changes::of(&inner);
         assert_ne!(none.count(), none.count());
         fs::create_dir(&inner).unwrap();
+        let before = none.count();
+        assert_eq!(none.count(), before, "from when it is there");
         let changes = Changes::of(&inner);
         assert_eq!(changes.count(), changes.count());
         fs::rename(&inner, directory.path().join("other")).unwrap();
-        fs::create_dir(&inner).unwrap();
         assert_ne!(changes.count(), changes.count(), "what is watched is not there any more");
+        assert_ne!(none.count(), none.count());
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_and_made_again_is_another_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        // Nothing is told of the removal as long as this is open.
+        let _lock = fs::File::create(inner.join("lock")).unwrap();
+        let changes = Changes::of(&inner);
+        for _ in 0..3 {
+            let before = changes.count();
+            fs::remove_dir_all(&inner).unwrap();
+            fs::create_dir(&inner).unwrap();
+            let made = changes.count();
+            assert_ne!(before, made);
+            fs::write(inner.join("permission"), "a").unwrap();
+            let written = changes.count();
+            assert_ne!(made, written);
+            assert_eq!(changes.count(), written, "it is watched again");
+        }
     }
 }

@@ -538,7 +538,7 @@ impl Group {
             }
             Note::Guard(guard) => {
                 (self.permits, self.permit_at) = (guard.permits(), None);
-                self.params = guard.params;
+                (self.params, self.ro_until) = (guard.params, None);
                 self.wanted = basis(&self.params);
                 if self.standing.on.is_none() {
                     self.work_by();
@@ -1471,6 +1471,7 @@ impl Group {
         }
         self.tended = Some(now);
         if !fenced && self.extends_ro(now) {
+            self.broken.read_only = None;
             return;
         }
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);

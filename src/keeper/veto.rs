@@ -18,6 +18,8 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -195,6 +197,10 @@ pub struct Keeper {
     job: Option<JoinHandle<Done>>,
     /// That job changes the priority.
     sets: bool,
+    /// Whether this node is refused as its own primary, and whether the named one's node is lost, as of the last round: a job may wait for
+    /// Pacemaker's tools for seconds, and what it was begun for may be over by then.
+    refused: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
     /// What was said last of each kind of trouble.
     said: BTreeMap<&'static str, String>,
 }
@@ -458,6 +464,8 @@ impl Keeper {
             set_in: None,
             job: None,
             sets: false,
+            refused: Arc::default(),
+            lost: Arc::default(),
             said: BTreeMap::new(),
         }
     }
@@ -473,6 +481,10 @@ impl Keeper {
         let idle = self.idle.see(now, seen.down.as_ref());
         let lost = self.losing.see(now, seen.lost.as_ref().filter(|_| !seen.paused));
         let turned = has_turned(&mut self.turned, now, &seen.turned);
+        let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
+        let hands_over = refused.is_some() && seen.named && well && !seen.paused;
+        self.refused.store(hands_over, Ordering::Relaxed);
+        self.lost.store(seen.lost.is_some() && !seen.paused, Ordering::Relaxed);
         if self.job.is_some() {
             return;
         }
@@ -500,20 +512,19 @@ impl Keeper {
         }
         let settings = &self.site.settings;
         let (master, sentinels) = (self.site.master.clone(), settings.sentinel.clone());
-        let well = seen.local.is_some_and(|local| local.is_primary() && !local.loading);
-        let hands_over = refused.is_some() && seen.named && well && !seen.paused;
         if hands_over && !seen.free_sentinels.is_empty() && self.hands_over.may(now) {
             self.hands_over.looks(now);
             let (readers, redis) = (self.site.readers.clone(), settings.redis.clone());
-            let free = seen.free_sentinels.clone();
-            self.job =
-                Some(spawn_blocking(move || Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master))));
+            let (free, refused) = (seen.free_sentinels.clone(), self.refused.clone());
+            self.job = Some(spawn_blocking(move || {
+                Done::HandOver(hand_over(&readers, &redis, &free, &sentinels, &master, &refused))
+            }));
         } else if let Some(lost) = lost.filter(|_| self.begins.may(now)) {
             self.losing.asks(now);
-            let lost = lost.clone();
+            let (lost, yet) = (lost.clone(), self.lost.clone());
             self.job = Some(spawn_blocking(move || {
                 let ask = || sentinel::fail_over(&lost.sentinels, &master, &sentinels, ANSWER_WITHIN);
-                Done::Lost(is_lost(&lost).then(ask))
+                Done::Lost((is_lost(&lost) && yet.load(Ordering::Relaxed)).then(ask))
             }));
         } else if !idle.is_empty() && self.begins.may(now) {
             self.begins.looks(now);
@@ -641,6 +652,7 @@ fn hand_over(
     free: &[SocketAddr],
     sentinels: &Credentials,
     master: &str,
+    refused: &AtomicBool,
 ) -> Result<SocketAddr, String> {
     // It may be starting the gate just now. Where it does not answer, it is not.
     if RESTING.ask(Instant::now(), TOLD_TO_ALL, pacemaker_is_idle).1.is_ok_and(|idle| !idle) {
@@ -651,6 +663,9 @@ fn hand_over(
         move || instance::ask(reader, &redis, ANSWER_WITHIN)
     });
     let answers = together(ANSWER_WITHIN, jobs);
+    if !refused.load(Ordering::Relaxed) {
+        return Err("meanwhile it does".to_owned());
+    }
     let mut why = Vec::new();
     for (reader, answer) in readers.iter().zip(answers) {
         match answer {
@@ -677,8 +692,6 @@ fn can_take_over(instance: &Instance) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use super::super::behind::Behind;
@@ -697,20 +710,62 @@ mod tests {
         }
     }
 
+    fn keeper(directory: &std::path::Path) -> Keeper {
+        Keeper::new(Site {
+            me: "node1".into(),
+            master: "m".into(),
+            gate: "g".into(),
+            redis: SocketAddr::from(([10, 0, 0, 1], 6379)),
+            readers: Vec::new(),
+            settings: Settings::default(),
+            history: History::under(directory, &Behind::begin()),
+        })
+    }
+
+    #[test]
+    fn who_is_promoted_while_pacemaker_is_asked_is_not_handed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let primary = Instance { role: ServerRole::Primary { replicas: Vec::new() }, ..Instance::default() };
+        for (promoted, why) in [(true, "meanwhile it does"), (false, "no other node could take over ()")] {
+            let mut keeper = keeper(directory.path());
+            let round = |keeper: &mut Keeper, seconds: u64, granted| {
+                let at = Instant::now() + Duration::from_secs(seconds);
+                let free_sentinels = vec![SocketAddr::from(([10, 0, 0, 1], 26379))];
+                keeper.keep(&Seen { local: Some(&primary), free_sentinels, ..seen(at, granted, true) });
+            };
+            runtime.block_on(async {
+                let (asked, told) = std::sync::mpsc::channel::<()>();
+                let pacemaker = spawn_blocking(move || {
+                    let answer = || {
+                        told.recv().unwrap();
+                        Ok(true)
+                    };
+                    RESTING.ask(Instant::now(), Duration::ZERO, answer).1.unwrap()
+                });
+                thread::sleep(Duration::from_millis(100));
+                round(&mut keeper, 0, None);
+                round(&mut keeper, 3, None);
+                assert!(keeper.job.is_some(), "it is about to hand over");
+                round(&mut keeper, 4, promoted.then_some(Granted::Promoted));
+                asked.send(()).unwrap();
+                assert!(pacemaker.await.unwrap());
+                std::future::poll_fn(|context| {
+                    keeper.poll(context);
+                    if keeper.job.is_none() { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            });
+            assert_eq!(keeper.said.values().next().map(String::as_str), Some(why));
+        }
+    }
+
     #[test]
     fn who_puts_the_priority_back_behind_the_end_is_not_overtaken() {
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for sets in [true, false] {
-            let mut keeper = Keeper::new(Site {
-                me: "node1".into(),
-                master: "m".into(),
-                gate: "g".into(),
-                redis: SocketAddr::from(([10, 0, 0, 1], 6379)),
-                readers: Vec::new(),
-                settings: Settings::default(),
-                history: History::under(directory.path(), &Behind::begin()),
-            });
+            let mut keeper = keeper(directory.path());
             let set = Arc::new(AtomicBool::new(false));
             let done = set.clone();
             runtime.block_on(async {

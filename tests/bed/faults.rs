@@ -889,7 +889,8 @@ pub const FAULTS: &[Fault] = &[
         lasts: seconds(15),
         expects: Expects::Untouched,
         needs: Needs::Rolegate,
-        power: Power::IsCut,
+        // systemd starts it again after a second; the others may have decided by then, or not.
+        power: Power::Either,
         begin: |scene| signal_all(scene, &PACEMAKER, Signal::SIGKILL),
         end: |scene| scene.primary.sh("systemctl reset-failed pacemaker; systemctl start pacemaker").map(drop),
         ..FAULT
