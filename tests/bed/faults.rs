@@ -78,6 +78,8 @@ pub struct Came {
     pub cut: u64,
     /// How many writes on such a connection nobody answered within a second.
     pub unanswered: u64,
+    /// How many other attempts failed of those who write to the primary: a connection was refused, or a write.
+    pub refused: u64,
 }
 
 /// Whether STONITH cuts the power of the primary's node.
@@ -168,7 +170,8 @@ impl Fault {
 
     /// Whether that is what was expected of it.
     pub fn met(&self, came: &Came) -> bool {
-        let untouched = (came.cut == 0 || self.cuts) && (came.unanswered == 0 || self.silences);
+        // A server that runs a script for too long says no.
+        let untouched = (came.cut == 0 || self.cuts) && (came.unanswered + came.refused == 0 || self.silences);
         let right = match self.expects {
             Expects::Moves => came.moved,
             Expects::Stays => !came.moved,
@@ -1347,11 +1350,14 @@ pub fn are_whole() -> Result<()> {
     let untouched = Came::default();
     let (some, moved) = (Came { closed: Duration::from_millis(1), ..untouched }, Came { moved: true, ..untouched });
     let (cut, unanswered) = (Came { cut: 3, ..untouched }, Came { unanswered: 1, ..untouched });
-    for (name, wanted) in
-        [("reset", [true, false, false]), ("client-kill", [true, true, false]), ("busy-script", [true, false, true])]
-    {
+    let refused = Came { refused: 1, ..untouched };
+    for (name, wanted) in [
+        ("reset", [true, false, false, false]),
+        ("client-kill", [true, true, false, false]),
+        ("busy-script", [true, false, true, true]),
+    ] {
         let fault = named(name)?;
-        let met = [untouched, cut, unanswered].map(|came| fault.met(&came));
+        let met = [untouched, cut, unanswered, refused].map(|came| fault.met(&came));
         ensure!(met == wanted && !fault.met(&some) && !fault.met(&moved), "{name}: {met:?}");
     }
     let two = named("failover-two-reset")?;

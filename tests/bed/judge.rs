@@ -72,15 +72,31 @@ pub(super) fn is_as_expected(line: &Line, figures: &Figures) -> bool {
     figures.as_expected == Some(true) && now
 }
 
+/// The lines that tell how things are now. Where a fault has been measured often enough on a system since, older lines of it tell how they were:
+/// they count for what must never be, and for nothing else.
+pub(super) fn newest(lines: &[Line]) -> Vec<Line> {
+    let is_of = |one: &Line, other: &Line| (&one.fault, one.system) == (&other.fault, other.system);
+    let is_new = |line: &&Line| {
+        let same = || lines.iter().filter(|other| is_of(other, line));
+        let begun = |commit: &str| same().filter(|other| other.commit == commit).map(|other| other.at).min();
+        let since = same().filter(|other| begun(&other.commit) > begun(&line.commit)).filter_map(measured).count();
+        let enough = if [System::Rolegate, System::Plain].contains(&line.system) { RUNS } else { 1 };
+        since < enough
+    };
+    lines.iter().filter(is_new).cloned().collect()
+}
+
 /// All that is wanted, in the order in which it is shown.
 ///
 /// # Errors
 /// When the default lease cannot be read.
 pub fn judge(lines: &[Line]) -> Result<Vec<Criterion>> {
+    let every = || lines.iter().filter(|line| line.system.is_rolegate());
+    let lines = &newest(lines)[..];
     let ours = || lines.iter().filter(|line| line.system.is_rolegate());
     let mut all = vec![
-        never("stale acknowledgements", ours(), |figures| figures.stale as f64),
-        never("time with two open gates (ms)", ours(), |figures| figures.two_gates_ms.unwrap_or(f64::INFINITY)),
+        never("stale acknowledgements", every(), |figures| figures.stale as f64),
+        never("time with two open gates (ms)", every(), |figures| figures.two_gates_ms.unwrap_or(f64::INFINITY)),
         never(
             "lost of what WAIT 1 confirmed, in single faults",
             ours().filter(|line| Fault::named(&line.fault).is_ok_and(|fault| fault.is_single)),
@@ -333,6 +349,7 @@ pub fn judges_right() -> Result<()> {
     check("reset", &blind, &["measured runs"])?;
     // What is expected now, whatever was when it ran.
     check("reset", &|_, figures| figures.unanswered = Some(1), &["runs that did not come as expected"])?;
+    check("reset", &|_, figures| figures.refused = Some(1), &["runs that did not come as expected"])?;
     check("flush", &|_, figures| figures.no_gate_ms = Some(999.0), &[])?;
     check("flush", &|_, figures| figures.no_gate_ms = Some(1001.0), &["runs that did not come as expected"])?;
     let looks = ["99 of 100 times between two looks at a firewall (ms)"];
@@ -401,5 +418,22 @@ pub fn judges_right() -> Result<()> {
     ensure!(missed(&few)? == ["measured runs of plain Sentinel"], "{:?}", missed(&few)?);
     let said = markdown(&judge(&few)?);
     ensure!(said.contains(&format!("{} (9)", LOSING[0])), "{said}");
+
+    // What was recorded before ten runs of a later commit counts for what must never be alone.
+    let before = |runs: usize, change: &dyn Fn(&mut Figures)| -> Result<Vec<String>> {
+        let mut lines = good();
+        let mut old = Line { commit: "before".into(), at: 0, ..example("reset", System::Rolegate, 0, Some(0.0)) };
+        change(old.figures.as_mut().context("figures")?);
+        lines.push(old);
+        let mut left = runs;
+        lines.retain(|line| {
+            line.fault != "reset" || line.at == 0 || left.checked_sub(1).map(|less| left = less).is_some()
+        });
+        missed(&lines)
+    };
+    let odd: &dyn Fn(&mut Figures) = &|figures| (figures.as_expected, figures.wait_lost) = (Some(false), 1);
+    ensure!(before(RUNS, odd)?.is_empty() && before(RUNS - 1, odd)?.len() == 2);
+    ensure!(before(RUNS, &|figures| figures.stale = 1)? == ["stale acknowledgements"]);
+    ensure!(before(RUNS, &|figures| figures.two_gates_ms = Some(5.0))? == ["time with two open gates (ms)"]);
     Ok(())
 }

@@ -282,6 +282,10 @@ pub struct Figures {
     /// Attempts of writers on an established connection that nobody answered within a second.
     #[serde(default)]
     pub unanswered: Option<u64>,
+    /// Other attempts that failed of those who write through HAProxy or straight to the node that was primary when the fault began: a connection was
+    /// refused, or a write; None in lines of before that was counted.
+    #[serde(default)]
+    pub refused: Option<u64>,
     /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate. In lines from before 5 ms were the least, an overlap
     /// that one look alone saw is 0.
     pub two_gates_ms: Option<f64>,
@@ -332,6 +336,7 @@ impl Figures {
             closed: Duration::from_secs_f64(self.no_gate_ms.unwrap_or_default() / 1e3),
             cut: self.connections_cut.unwrap_or_default(),
             unanswered: self.unanswered.unwrap_or_default(),
+            refused: self.refused.unwrap_or_default(),
         }
     }
 }
@@ -586,7 +591,13 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let report = written.verify(bed, BEYOND, SocketAddr::new(address(new).parse()?, 6379))?;
     let recovered = recovered.map_or_else(ends, Ok)?;
     let untouched = fault.expects == Expects::Untouched;
-    let is_odd = |writer: &&WriterReport| writer.stale > 0 || untouched && writer.cut + writer.unanswered > 0;
+    let to_primary =
+        |writer: &&WriterReport| ["haproxy", "wait", old].iter().any(|to| writer.name.ends_with(&format!("-{to}")));
+    let refused = |writer: &WriterReport| writer.errors - writer.cut - writer.unanswered;
+    let is_odd = |writer: &&WriterReport| {
+        writer.stale > 0
+            || untouched && (writer.cut + writer.unanswered > 0 || to_primary(writer) && refused(writer) > 0)
+    };
     for writer in report.writers.iter().filter(is_odd) {
         bed.say(&format!("  {writer:?}"));
     }
@@ -598,8 +609,13 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let waiting = || report.writers.iter().filter(|writer| writer.wait);
     let gated = |figure: f64| system.is_rolegate().then_some(figure);
     let pauses = seen.pauses();
-    let came =
-        Came { moved: new != old, closed: seen.none_open(begun), cut: report.cut, unanswered: report.unanswered };
+    let came = Came {
+        moved: new != old,
+        closed: seen.none_open(begun),
+        cut: report.cut,
+        unanswered: report.unanswered,
+        refused: report.writers.iter().filter(to_primary).map(refused).sum(),
+    };
     Ok(Figures {
         acknowledged: report.acknowledged,
         lost: report.lost,
@@ -608,6 +624,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         stale: report.stale,
         connections_cut: Some(report.cut),
         unanswered: Some(report.unanswered),
+        refused: Some(came.refused),
         two_gates_ms: gated(milliseconds(seen.two_open())),
         no_gate_ms: gated(milliseconds(came.closed)),
         outage_haproxy_ms: outage(IpAddr::is_loopback),

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::faults::{Expects, FAULTS, Fault};
-use super::judge::{is_as_expected, measured};
+use super::judge::{is_as_expected, measured, newest};
 use super::project;
 use super::spread::Spread;
 use super::suite::{Figures, Line, STALLED_MS, System, Versions};
@@ -232,7 +232,8 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
 }
 
 /// The faults that plain Sentinel has met, too. Where it has as it is mostly set up, that is a row of its own.
-fn beside_plain(lines: &[Line]) -> String {
+fn beside_plain(all: &[Line]) -> String {
+    let lines = &newest(all)[..];
     let mut text = "| fault | runs | lost of acknowledged | stale / two gates | outage (s) | named to open (s) | plain Sentinel: runs | lost of \
                     acknowledged | stale | outage (s) |\n|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
@@ -269,11 +270,23 @@ fn beside_plain(lines: &[Line]) -> String {
             own = "| | | |".to_owned();
         }
     }
-    text + "\n" + &ran(lines)
+    text + "\n" + &ran(all) + &older(all.len() - lines.len())
+}
+
+/// What older lines still count for.
+fn older(lines: usize) -> String {
+    if lines == 0 {
+        return String::new();
+    }
+    format!(
+        "The tables are of the newest runs: {lines} older ones of faults that were recorded anew since are in the file, too, and count for stale \
+         acknowledgements and two gates alone.\n"
+    )
 }
 
 /// All faults and operations, with rolegate.
-fn costs(lines: &[Line]) -> String {
+fn costs(all: &[Line]) -> String {
+    let lines = &newest(all)[..];
     let mut text = "| fault or operation | runs | outage (s) | 6381 closed (s) | lost of acknowledged | of `WAIT 1` | stale / two gates | named to open \
                     (s) | as expected |\n|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
@@ -385,6 +398,7 @@ pub fn example(fault: &str, system: System, lost: usize, gates: Option<f64>) -> 
             stale: lost / 2,
             connections_cut: Some(0),
             unanswered: Some(0),
+            refused: Some(0),
             two_gates_ms: gates,
             no_gate_ms: gates,
             outage_haproxy_ms: 1500.0 + lost as f64,
