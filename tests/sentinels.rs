@@ -45,13 +45,14 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let all: [(&str, Case); 7] = [
+    let all: [(&str, Case); 8] = [
         ("a_mark_that_is_acknowledged_is_seen_at_once", seen_at_once),
         ("behind_its_own_mark_one_of_two_sees_the_other", one_of_two_sees_the_other),
         ("a_line_whose_host_is_cut_off_stays_with_its_mark", half_open_stays),
         ("a_mark_that_was_given_up_arrives_late_and_counts", late_mark),
         ("a_connection_that_was_given_up_arrives_late_and_counts", late_connection),
         ("ids_grow_and_begin_anew_with_the_process", ids),
+        ("a_restart_ends_all_lines_also_those_that_nobody_has_accepted", restart),
         ("a_ping_is_answered_with_its_word_behind_all_else", ping),
     ];
     let mut trials = Vec::new();
@@ -257,6 +258,14 @@ impl Line {
         let read = self.stream.read(&mut [0; 64]);
         assert!(read.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "{read:?}");
     }
+
+    /// Without a word before.
+    fn is_ended(&mut self) {
+        self.stream.set_read_timeout(Some(SOON)).unwrap();
+        let read = self.stream.read(&mut [0; 64]);
+        let reset = read.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+        assert!(reset || matches!(read, Ok(0)), "{read:?}");
+    }
 }
 
 fn marks(reply: &Value, index: usize) -> BTreeMap<u64, Option<Mark>> {
@@ -457,6 +466,27 @@ fn ids(world: &World) {
     assert!(after.is_sorted_by(|one, next| one < next), "{after:?}");
     assert!(after[0] <= before[0] + 3, "they begin anew: {before:?}, {after:?}");
     assert!(after.iter().any(|id| before.contains(id)), "what was another's: {before:?}, {after:?}");
+}
+
+/// The kernel takes connections and marks for a Sentinel that stands still. They are that process', not the next one's at its port.
+fn restart(world: &World) {
+    let mut accepted = world.line(0, held(1));
+    world.signal(Signal::SIGSTOP);
+    let mut waiting = world.connect(0);
+    waiting.send(&[set(0, held(2))]);
+    waiting.says_nothing();
+    let from = waiting.stream.local_addr().unwrap();
+    let unread = world.host.sh(&format!("ss -Htn state established dst {from} | awk '{{ print $1 }}'"));
+    let mark = wire::pack(&[&set(0, held(2))[..]]).len();
+    assert_eq!(unread.trim(), mark.to_string(), "the mark waits to be read");
+    world.stop();
+    world.start();
+    let mut other = world.connect(1);
+    let Value::BulkString(text) = other.ask(&[list()]).remove(0) else { panic!("no list of clients") };
+    let text = String::from_utf8(text).unwrap();
+    assert!(!text.contains(" addr=10.8.0.2:"), "a line of the process before: {text}");
+    accepted.is_ended();
+    waiting.is_ended();
 }
 
 /// A keeper takes over the line of the one before it, which may have left questions on it.
