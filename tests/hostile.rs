@@ -22,6 +22,7 @@ use rolegate::keeper::events;
 use rolegate::keeper::history::History;
 use rolegate::keeper::memory::Memory;
 use rolegate::keeper::socket::{self, Asked, Report, Request};
+use rolegate::keeper::stand::Standing;
 use rolegate::keeper::timeline;
 use rolegate::layout;
 use rolegate::lease::mark::Marks;
@@ -85,6 +86,14 @@ const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:1a0404ce9c2ea9091
 const REPLIES: &str = "*2\r\n$8\r\n10.0.0.1\r\n$4\r\n6379\r\n*6\r\n$2\r\nip\r\n$8\r\n10.0.0.1\r\n$4\r\nport\r\n$4\r\n6379\r\n$5\r\nflags\r\n\
     $6\r\nmaster\r\n$40\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n-NOPERM no\r\n%1\r\n+a\r\n:1\r\n";
 
+/// As a Sentinel gives them to `rolegate init`: of the primary, of itself, of the other Sentinels, of the replicas.
+const SURVEY: &str = "*2\r\n$8\r\n10.0.0.1\r\n$4\r\n6379\r\n*4\r\n$2\r\nip\r\n$8\r\n10.0.0.1\r\n$4\r\nport\r\n$4\r\n6379\r\n\
+    $40\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n*1\r\n*8\r\n$2\r\nip\r\n$8\r\n10.0.0.2\r\n$4\r\nport\r\n$5\r\n26379\r\n\
+    $5\r\nrunid\r\n$40\r\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n$5\r\nflags\r\n$8\r\nsentinel\r\n\
+    *2\r\n*12\r\n$2\r\nip\r\n$8\r\n10.0.0.2\r\n$4\r\nport\r\n$4\r\n6379\r\n$5\r\nflags\r\n$25\r\nslave,s_down,disconnected\r\n\
+    $12\r\ninfo-refresh\r\n$3\r\n612\r\n$13\r\nrole-reported\r\n$5\r\nslave\r\n$14\r\nslave-priority\r\n$3\r\n100\r\n\
+    %2\r\n+ip\r\n+redis3\r\n+port\r\n:6379\r\n";
+
 const CLIENTS: &str = "id=3 addr=10.0.0.2:40000 laddr=10.0.0.1:26379 fd=8 name=rolegate:mymaster:node2:closed age=5 idle=0 flags=N\n\
     id=4 addr=10.0.0.3:40001 fd=9 name=rolegate:mymaster:node3:2000000:17 age=5\nid=5 addr=10.0.0.9:1 name= age=1\n";
 
@@ -99,6 +108,8 @@ const EVENTS: &str = "*4\r\n$8\r\npmessage\r\n$2\r\n+*\r\n$30\r\n+failover-state
     +master mymaster 10.0.0.1 6379\r\n*4\r\n+pmessage\r\n+*\r\n++switch-master\r\n+mymaster 10.0.0.1 6379 10.0.0.2 6379\r\n";
 const MEMORY_FILE: &str =
     r#"{"version":1,"boot":"b","held":true,"last":{"run_id":"1a04","replication_id":"aa","held_at":7}}"#;
+const RECORD_FILE: &str = r#"{"version":1,"boot":"b","on":{"sentinels":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@10.0.0.1:26379","nodes":"node1=10.0.0.1:6379 node2=[fd00::2]:6379","lease_ms":2000},
+"last":{"sentinels":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa@10.0.0.1:26379","nodes":"node1=10.0.0.1:6379","lease_ms":2000}}"#;
 const HISTORY: &str = r#"{"version":1,"master":"mymaster","last":{"at":7,"from":"10.0.0.1:6379","to":"[fd00::2]:6379","cause":{"keeper":"why"}}}"#;
 /// As 7.0.15 describes one with parts.
 const OF_A_COMMAND: &str = "*1\r\n*10\r\n$6\r\nxgroup\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@slow\r\n*0\r\n*0\r\n*1\r\n*10\r\n$13\r\n\
@@ -116,12 +127,13 @@ const NOTES: &str = r#"{"version":1,"master":"mymaster","node":"node1"}
 const ARGUMENTS: &str = "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379";
 const PARAMETERS: &str = "master=mymaster\nrw_port=6381\nro_port=6380\nredis_port=6379\nlease=2s\nopen_for=20s\nro_max_stale=60s\nattribute=a\nport=rw";
 
-const ALL: [&str; 20] = [
+const ALL: [&str; 22] = [
     CIB,
     CRM_MON,
     SETTINGS,
     INFO,
     REPLIES,
+    SURVEY,
     CLIENTS,
     SENTINELS,
     NODES,
@@ -132,6 +144,7 @@ const ALL: [&str; 20] = [
     PARAMETERS,
     EVENTS,
     MEMORY_FILE,
+    RECORD_FILE,
     HISTORY,
     OF_A_COMMAND,
     COPY,
@@ -277,6 +290,8 @@ fn the_samples_are_understood() {
     assert!(instance::read(&[info]).unwrap().is_primary());
     assert_eq!(replies(REPLIES.as_bytes()).len(), 5);
     assert!(sentinel::read_answer(&replies(REPLIES.as_bytes())[..3]).is_ok());
+    let survey = sentinel::read_survey(&replies(SURVEY.as_bytes())).unwrap();
+    assert_eq!((survey.peers.len(), survey.replicas.len()), (1, 2));
     assert!(
         Record::parse(SENTINELS, NODES).is_ok_and(|record| record.nodes().len() == 3)
             || Record::parse(SENTINELS, NODES).is_err()
@@ -292,6 +307,7 @@ fn the_samples_are_understood() {
     assert_eq!((taken(COPY.as_bytes()), taken(COPY_WITH_LENGTH.as_bytes())), (Some((10, true)), Some((13, true))));
     let notes = timeline::read(NOTES).unwrap();
     assert_eq!((notes.events.len(), timeline::stories(&notes.events).len(), notes.not_understood), (5, 1, 0));
+    assert_eq!(stands_on(RECORD_FILE.as_bytes()), 2);
     assert!(remembers(MEMORY_FILE.as_bytes()) && knows_a_failover(HISTORY.as_bytes()));
 }
 
@@ -336,6 +352,17 @@ fn replies_of_redis_and_sentinel() {
             let _instance = instance::read(&all[from..]);
         }
     });
+    let known = replies(SURVEY.as_bytes());
+    all_ways(SURVEY, |bytes| {
+        let all = replies(bytes);
+        let _survey = sentinel::read_survey(&all[..all.len().min(5)]);
+        // What is broken in one reply hides nothing that is broken in another.
+        for reply in all.into_iter().take(8) {
+            let mut five = known.clone();
+            five[3..].fill(reply);
+            let _survey = sentinel::read_survey(&five);
+        }
+    });
     all_ways(EVENTS, |bytes| replies(bytes).iter().for_each(|reply| drop(events::understood(reply))));
     all_ways(INFO, |bytes| drop(instance::read(&[Value::BulkString(bytes.to_vec())])));
     all_texts(CLIENTS, |text| {
@@ -363,6 +390,14 @@ fn remembers(bytes: &[u8]) -> bool {
     Memory::under(directory.path(), "RedisGate", &Behind::begin(), "b").read().last.is_some()
 }
 
+/// By how many records a lease may be held.
+fn stands_on(bytes: &[u8]) -> usize {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("record-RedisGate"), bytes).unwrap();
+    let standing = Standing::under(directory.path(), "b", ("node1", "RedisGate", "mymaster"), None);
+    [standing.on, standing.last].iter().flatten().count()
+}
+
 fn knows_a_failover(bytes: &[u8]) -> bool {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("failover-mymaster"), bytes).unwrap();
@@ -382,6 +417,9 @@ fn notes_of_failovers() {
 fn files_of_this_node() {
     some_ways(1000, MEMORY_FILE, |bytes| {
         let _understood = remembers(bytes);
+    });
+    some_ways(1000, RECORD_FILE, |bytes| {
+        let _understood = stands_on(bytes);
     });
     some_ways(1000, HISTORY, |bytes| {
         let _understood = knows_a_failover(bytes);
@@ -431,6 +469,8 @@ fn a_reply_costs_no_more_memory_than_its_bound() {
         nested("~", "-ERR no\r\n"),
         format!("*200\r\n{}", format!("+{line}\r\n").repeat(200)),
         format!("*16\r\n{}", bulk(1 << 20).repeat(15)),
+        // As a list of Sentinels, or replicas.
+        format!("*26214\r\n{}", "*4\r\n+ip\r\n+a\r\n+port\r\n+1\r\n".repeat(26_214)),
         // As a list of clients, each a keeper's.
         {
             let clients = "id=3 addr=10.0.0.2:40000 name=rolegate:m:n:closed age=5\n".repeat(LONGEST_REPLY / 60);
@@ -460,6 +500,9 @@ fn a_reply_costs_no_more_memory_than_its_bound() {
                     let _seen = Marks::read(&String::from_utf8_lossy(bytes)).of("m", &nodes);
                 }
             }
+            let mut five = replies(SURVEY.as_bytes());
+            five[3] = all.swap_remove(0);
+            let _survey = sentinel::read_survey(&five);
         });
         memory
     };

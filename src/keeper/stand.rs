@@ -137,7 +137,8 @@ impl Standing {
         Standing::under(Path::new(permission::DIRECTORY), &boot, (me, gate, master), holds.cloned())
     }
 
-    fn under(directory: &Path, boot: &str, of: (&str, &str, &str), holds: Option<Basis>) -> Self {
+    /// The same among the files in `directory`, in the boot `boot`; `of` is the node, the gate and the master name.
+    pub fn under(directory: &Path, boot: &str, of: (&str, &str, &str), holds: Option<Basis>) -> Self {
         let (me, gate, master) = of;
         let path = directory.join(format!("record-{}", file_name(gate)));
         let written = match fs::read_to_string(&path) {

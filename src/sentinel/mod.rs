@@ -165,7 +165,11 @@ pub fn survey(
     read_survey(&replies)
 }
 
-fn read_survey(replies: &[Value]) -> Result<Survey, AskError> {
+/// Reads the replies to the five questions of [`survey`].
+///
+/// # Errors
+/// [`AskError::Broken`] where they are none.
+pub fn read_survey(replies: &[Value]) -> Result<Survey, AskError> {
     let (answer, [sentinels, replicas]) = replies
         .split_at_checked(3)
         .and_then(|(answer, rest)| Some((answer, <&[Value; 2]>::try_from(rest).ok()?)))
