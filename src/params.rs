@@ -1,6 +1,7 @@
 //! The parameters of `ocf:rolegate:gate` and `ocf:rolegate:block`: one table from which metadata is rendered, the agents
 //! read their environment, and the other programs read the CIB.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::gate::{Port, Ports};
@@ -241,17 +242,15 @@ impl Params {
             attribute: name("attribute")?,
             ports,
             record: Record::parse(&value("sentinels"), &value("nodes")),
-            lease: time(
-                "lease",
-                Duration::from_secs(1),
-                Duration::from_secs(60),
-                "a time from 1s to 60s, such as 2s or 1500ms",
-            )?,
+            lease: time("lease", *LEASES.start(), *LEASES.end(), "a time from 1s to 60s, such as 2s or 1500ms")?,
             ro_max_stale: (ro_max_stale > Duration::ZERO).then_some(ro_max_stale),
             open_for: time("open_for", Duration::from_secs(2), hour, "a time from 2s to 3600s, such as 20s or 2500ms")?,
         })
     }
 }
+
+/// How long a lease may be.
+pub const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 /// The default of a parameter; empty for none.
 pub(crate) fn default_of(name: &str) -> &'static str {

@@ -31,7 +31,7 @@ pub struct Asked {
 pub fn discover(first: SocketAddr, master: &str, credentials: &Credentials, within: Duration) -> Vec<Asked> {
     let mut all: Vec<Asked> = Vec::new();
     let mut next = vec![first];
-    while !next.is_empty() && all.len() < MOST {
+    while !next.is_empty() {
         let jobs: Vec<_> = next
             .iter()
             .map(|&at| {
@@ -45,14 +45,24 @@ pub fn discover(first: SocketAddr, master: &str, credentials: &Credentials, with
                 .zip(answers)
                 .map(|(at, survey)| Asked { at, survey: survey.unwrap_or(Err(AskError::Silent)) }),
         );
-        for (_, place) in all.iter().filter_map(|asked| asked.survey.as_ref().ok()).flat_map(|survey| &survey.peers) {
-            let Some(at) = place.address().filter(|at| unusable(at.ip()).is_none()) else { continue };
-            if !next.contains(&at) && !all.iter().any(|asked| asked.at == at) {
-                next.push(at);
-            }
-        }
+        next = not_asked(&all);
     }
     all
+}
+
+/// Those that these know, and that were not asked yet: of all together no more than [`MOST`], for each takes a thread.
+fn not_asked(all: &[Asked]) -> Vec<SocketAddr> {
+    let mut next = Vec::new();
+    for (_, place) in all.iter().filter_map(|asked| asked.survey.as_ref().ok()).flat_map(|survey| &survey.peers) {
+        if all.len() + next.len() >= MOST {
+            break;
+        }
+        let Some(at) = place.address().filter(|at| unusable(at.ip()).is_none()) else { continue };
+        if !next.contains(&at) && !all.iter().any(|asked| asked.at == at) {
+            next.push(at);
+        }
+    }
+    next
 }
 
 /// The addresses by which nodes are known here: corosync's rings and the nodes' own names,
@@ -397,6 +407,17 @@ pub(super) mod tests {
         let vip = "<resources><primitive id=\"vip\" class=\"ocf\" provider=\"heartbeat\" type=\"IPaddr2\"><instance_attributes id=\"v\"><nvpair id=\"v1\" name=\"ip\" value=\"10.0.0.100\"/></instance_attributes></primitive></resources>";
         let nodes: String = (1..=3).map(|n| format!("<node id=\"{n}\" uname=\"node{n}\"/>")).collect();
         cib::parse(&format!("<cib><configuration><nodes>{nodes}</nodes>{vip}</configuration></cib>")).unwrap()
+    }
+
+    #[test]
+    fn one_that_knows_any_number_of_others_has_some_of_them_asked() {
+        let mut all = three();
+        let next = not_asked(&all[..1]);
+        assert_eq!(next.iter().map(SocketAddr::to_string).collect::<Vec<_>>(), ["10.0.0.2:26379", "10.0.0.3:26379"]);
+        assert!(not_asked(&all).is_empty());
+        let Ok(survey) = &mut all[2].survey else { panic!("all is well") };
+        survey.peers.extend((1..=300).map(|n| (id(n), place(&format!("10.0.1.1:{n}")))));
+        assert_eq!(not_asked(&all).len(), MOST - all.len());
     }
 
     fn known() -> BTreeMap<String, Vec<IpAddr>> {

@@ -18,7 +18,7 @@ use super::behind;
 use super::memory::{boot_id, file_name};
 use crate::layout;
 use crate::pacemaker::{self, Cib, Still};
-use crate::params::Params;
+use crate::params::{LEASES, Params};
 use crate::permission;
 use crate::record::{Basis, Change, Record};
 use crate::stand::{self, Next, Own, Peer, Said, Shown, attribute, boot_tag};
@@ -123,7 +123,8 @@ impl From<&Basis> for WrittenBasis {
 impl WrittenBasis {
     fn read(&self) -> Option<Basis> {
         let record = Record::parse(&self.sentinels, &self.nodes).ok()?;
-        Some(Basis { record, lease: Duration::from_millis(self.lease_ms) })
+        let lease = Some(Duration::from_millis(self.lease_ms)).filter(|lease| LEASES.contains(lease))?;
+        Some(Basis { record, lease })
     }
 }
 
