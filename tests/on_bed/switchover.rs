@@ -114,7 +114,7 @@ fn lossless(bed: &Bed, what: impl FnOnce() -> Result<()>) -> Result<Report> {
 }
 
 /// Does `what` with a look at every gate each few milliseconds: two are never open.
-fn watched<T>(bed: &Bed, what: impl FnOnce() -> Result<T>) -> Result<(T, Seen)> {
+pub(super) fn watched<T>(bed: &Bed, what: impl FnOnce() -> Result<T>) -> Result<(T, Seen)> {
     let watch = Watch::start(bed);
     let done = what();
     let seen = watch.stop()?;
