@@ -33,6 +33,14 @@ fn on_backends(bed: &Bed, backends: [Option<&str>; 3]) -> Result<()> {
     Ok(())
 }
 
+/// Takes out every rule and chain of iptables' backend, whoever made it.
+pub(super) fn flush_iptables(backend: &str) -> String {
+    let rules = |family: &str| {
+        format!("for t in raw filter nat; do {family}-{backend} -t $t -F; {family}-{backend} -t $t -X; done; ")
+    };
+    rules("iptables") + &rules("ip6tables")
+}
+
 fn three(bed: &Bed) -> Result<()> {
     // The failovers go from iptables-nft to iptables-legacy to nft.
     let first = bed.primary()?;
@@ -67,12 +75,8 @@ fn on_three(bed: &Bed, chain: &[(Host, &str); 3]) -> Result<()> {
 
     // What a reload of the host's own rules does.
     let client = bed.host(CLIENTS[0])?;
-    let rules = |family: &str, backend: &str| {
-        format!("for t in raw filter nat; do {family}-{backend} -t $t -F; {family}-{backend} -t $t -X; done; ")
-    };
-    let all = |backend: &str| rules("iptables", backend) + &rules("ip6tables", backend);
-    made_anew(bed, first, &all("nft"), &[6380])?;
-    made_anew(bed, second, &all("legacy"), &[6380, 6381])?;
+    made_anew(bed, first, &flush_iptables("nft"), &[6380])?;
+    made_anew(bed, second, &flush_iptables("legacy"), &[6380, 6381])?;
     for place in [second.address(), address6(second.name())] {
         wait_for("the flushed rules to be made anew", LONG, || {
             for port in [6380, 6381] {
