@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -16,6 +16,7 @@ use crate::bed::{Bed, CLIENTS, Host, NODES, gates, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_sentinel_with_a_new_run_id_is_replaced_in_two_steps_and_the_gate_stays_open", replaced),
+    ("sentinels_set_up_anew_are_written_at_once_while_the_gate_is_disabled", anew),
     ("more_than_one_step_by_hand_is_not_followed", by_hand),
     ("roles_follow_sentinels_outside_the_cluster_to_a_node_without_one", outside),
     ("a_node_that_is_down_holds_the_change_up_until_it_is_confirmed_off", down),
@@ -79,6 +80,86 @@ fn replaced(bed: &Bed) -> Result<()> {
     undisturbed(&report)?;
     let managed = node.ask("cibadmin", &["-Q", "-o", "resources"])?;
     ensure!(!managed.contains("is-managed"), "{managed}");
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// Stops all Sentinels, and starts them with files in which there is only what an operator writes: what they knew is gone, run ids, epochs
+/// and each other. The new run ids, of which `before` has none.
+fn emptied(bed: &Bed, before: &str) -> Result<Vec<String>> {
+    let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
+    for node in bed.nodes() {
+        node.ask("systemctl", &["stop", sentinel])?;
+    }
+    for node in bed.nodes() {
+        node.sh(&format!(
+            "sed -i -E '/^sentinel (myid|current-epoch|config-epoch|leader-epoch|known-[a-z]+) /d' {config}
+             systemctl start {sentinel}"
+        ))?;
+    }
+    wait_for("the Sentinels to know each other and the replicas", LONG, || bed.check())?;
+    let mut ids = Vec::new();
+    for node in bed.nodes() {
+        let said = node.redis(26379, &["SENTINEL", "MASTER", "mymaster"])?;
+        ensure!(said.contains("config-epoch\n0\n"), "{} has an epoch of before: {said}", node.name());
+        ids.push(node.redis(26379, &["SENTINEL", "MYID"])?);
+    }
+    ensure!(ids.iter().all(|id| id.len() == 40 && !before.contains(id)), "{ids:?} are not all new: {before}");
+    Ok(ids)
+}
+
+fn anew(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    bed.replicas_known()?;
+    let node = bed.host(primary)?;
+    let (before, on) = (sentinels(&node)?, says(&node, &node)?);
+    let gate = |what: &str| node.sh_within(LONG, &format!("pcs resource {what} RedisGate-clone --wait=50"));
+    gate("disable")?;
+    let ids = emptied(bed, &before)?;
+    // None of them counts, so who is primary cannot be told.
+    wait_status(&node, 3, "is another one than that of the record")?;
+    let refused = rolegate(&node, &["init"])?;
+    ensure!(refused.code == 2 && refused.text.contains("--replace"), "{refused:?}");
+    let dry = rolegate(&node, &["init", "--replace", "--dry-run"])?;
+    let at_once = "at once: no gate runs";
+    ensure!(dry.code == 0 && dry.text.contains(at_once) && sentinels(&node)? == before, "{dry:?}");
+    let begun = Instant::now();
+    let said = rolegate(&node, &["init", "--replace"])?;
+    let took = begun.elapsed();
+    bed.say(&format!("the record of new Sentinels was written in {} ms", took.as_millis()));
+    ensure!(said.code == 0 && said.text.contains(at_once) && !said.text.contains("step 1"), "{said:?}");
+    let enable = "pcs resource enable RedisGate-clone";
+    ensure!(said.text.contains(&format!("Enable the gate again: {enable}")), "{said:?}");
+    let after = sentinels(&node)?;
+    ensure!(ids.iter().all(|id| after.contains(id)) && after.split(' ').count() == ids.len(), "{after}");
+    // Nobody has the old one any more; it is a moment until all have said that they have the new one.
+    let now = bed.nodes().map(|of| says(&of, &node)).collect::<Result<Vec<_>>>()?;
+    ensure!(!now.contains(&on), "the nodes stand on {now:?}, as before on {on}");
+    wait_for("all nodes to stand on the new record", LONG, || {
+        let now = bed.nodes().map(|of| says(&of, &node)).collect::<Result<Vec<_>>>()?;
+        let new = now.iter().all(|says| says.len() == on.len() && *says == now[0]);
+        ensure!(new, "they stand on {now:?}");
+        Ok(())
+    })?;
+    ensure!(gates::open_gates(bed)?.is_empty(), "open while it is disabled");
+    gate("enable")?;
+    gates::opened(bed, &MYMASTER)?;
+    wait_status(&node, 0, "\"code\": 0")?;
+    ensure!(gates::open_gates(bed)? == [primary], "open on {:?}", gates::open_gates(bed)?);
+
+    // Their epochs have begun at 0 again: a failover goes as ever.
+    bed.replicas_known()?;
+    let node = bed.host(other)?;
+    // While the gate was disabled nobody was to be chosen, and Sentinels ask for that each 10 s.
+    wait_for("a Sentinel to begin a failover", LONG, || {
+        let said = node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"])?;
+        ensure!(said == "OK", "{said}");
+        Ok(())
+    })?;
+    wait_for("another node's port to open", LONG, || {
+        let open = gates::open_gates(bed)?;
+        ensure!(open.len() == 1 && open != [primary], "open on {open:?}");
+        Ok(())
+    })?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
