@@ -302,8 +302,14 @@ fn who_writes(
             (writers, _, _) => format!("{} still takes writes on {rw}", names(writers)),
         };
         let what = format!(
-            "{} of {} Sentinels answer here and {} are needed: who is primary cannot be told; {writer}",
-            verdict.answered, verdict.total, verdict.needed
+            "{} of {} Sentinels answer here and {} are needed{}: who is primary cannot be told; {writer}",
+            verdict.answered,
+            verdict.total,
+            verdict.needed,
+            match set_up_anew(group) {
+                0 => String::new(),
+                others => format!(" ({others} others answer in their places, set up anew)"),
+            }
         );
         let start = start_sentinels(group);
         let next = match writers {
@@ -463,10 +469,22 @@ pub fn go_on(master: &str) -> String {
 }
 
 /// What starts the Sentinels that give no answer.
+/// How many Sentinels at an address of the record are others than it has there.
+fn set_up_anew(group: &Group) -> usize {
+    group.sentinels.iter().filter(|sentinel| sentinel.other_id.is_some()).count()
+}
+
 fn start_sentinels(group: &Group) -> String {
     let silent = group.sentinels.iter().filter(|sentinel| sentinel.error.is_some());
     let hosts: Vec<&str> = silent.map(|sentinel| host(&sentinel.address)).collect();
     match hosts.as_slice() {
+        // More than one at a time is a step only where nobody stands on the record before.
+        [] if set_up_anew(group) > 0 => {
+            let (gate, master) = (&group.resource, &group.master);
+            format!(
+                "pcs resource disable {gate}; rolegate init --master {master} --replace; pcs resource enable {gate}"
+            )
+        }
         [] => format!("rolegate doctor --only {SENTINELS} says what is wrong with each Sentinel"),
         hosts => format!("on {}: systemctl start redis-sentinel    (or valkey-sentinel)", hosts.join(" and ")),
     }
@@ -1412,6 +1430,20 @@ pub(super) mod tests {
             |g| g.sentinels[2].other_id = Some("f".repeat(40)),
             CliCode::Warning,
             &["is another one than that of the record (run id ffffffff"],
+        ),
+        (
+            "all Sentinels were made anew",
+            |g| {
+                for sentinel in &mut g.sentinels {
+                    sentinel.other_id = Some("f".repeat(40));
+                }
+                (g.verdict.as_mut().unwrap().answered, g.nodes[0].rw) = (0, Some(Port::Refused));
+            },
+            CliCode::Unknown,
+            &[
+                "0 of 3 Sentinels answer here and 2 are needed (3 others answer in their places, set up anew): who is primary",
+                "| pcs resource disable RedisGate; rolegate init --master mymaster --replace; pcs resource enable RedisGate",
+            ],
         ),
         (
             "no record",
