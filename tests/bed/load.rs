@@ -120,6 +120,7 @@ struct Log {
     errors: u64,
     cut: u64,
     unanswered: u64,
+    unconfirmed: u64,
     last_error: String,
     /// How late it was woken at most.
     late: Duration,
@@ -181,6 +182,8 @@ pub struct WriterReport {
     pub cut: u64,
     /// Of these, attempts on an established connection that nobody answered in time.
     pub unanswered: u64,
+    /// Of these, writes that the server has, and no replica confirmed in time.
+    pub unconfirmed: u64,
     /// The last failure's text.
     pub last_error: String,
     /// The nodes that acknowledged, one entry for each change.
@@ -257,6 +260,7 @@ fn write(
         errors: 0,
         cut: 0,
         unanswered: 0,
+        unconfirmed: 0,
         last_error: String::new(),
         late: Duration::ZERO,
     };
@@ -273,6 +277,7 @@ fn write(
                 match attempted {
                     Err(Trouble::Cut(_)) => log.cut += 1,
                     Err(Trouble::Silent) => log.unanswered += 1,
+                    Err(Trouble::Unconfirmed) => log.unconfirmed += 1,
                     Ok(_) | Err(Trouble::Refused(_)) => {}
                 }
                 attempted
@@ -312,6 +317,8 @@ enum Trouble {
     /// The server said no.
     #[error("{0}")]
     Refused(String),
+    #[error("no replica has it")]
+    Unconfirmed,
 }
 
 impl From<io::Error> for Trouble {
@@ -425,7 +432,7 @@ fn attempt(talk: &mut Talk, key: &str, number: u64, wait: bool) -> Result<Instan
     let commands: [&[&str]; 2] = [&["SADD", key, &number], &["WAIT", "1", &patience]];
     let (answers, at) = talk.ask(&commands[..if wait { 2 } else { 1 }])?;
     match answers.get(1) {
-        Some(Value::Int(replicas)) if *replicas < 1 => Err(Trouble::Refused("no replica has it".to_owned())),
+        Some(Value::Int(replicas)) if *replicas < 1 => Err(Trouble::Unconfirmed),
         _ => Ok(at),
     }
 }
@@ -528,6 +535,7 @@ impl Written {
             errors: log.errors,
             cut: log.cut,
             unanswered: log.unanswered,
+            unconfirmed: log.unconfirmed,
             last_error: log.last_error.clone(),
             servers,
         }
@@ -560,7 +568,7 @@ pub fn counts_right() -> Result<()> {
             "straight" => Writer::to(name, host, SocketAddr::from(([10, 77, 0, 1], 6381))),
             _ => Writer::through_haproxy(name, host),
         };
-        Log { writer, acks, errors: 9, cut: 2, unanswered: 1, last_error: String::new(), late }
+        Log { writer, acks, errors: 9, cut: 2, unanswered: 1, unconfirmed: 0, last_error: String::new(), late }
     };
     let written = Written {
         logs: vec![

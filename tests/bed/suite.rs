@@ -593,7 +593,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
     let untouched = fault.expects == Expects::Untouched;
     let to_primary =
         |writer: &&WriterReport| ["haproxy", "wait", old].iter().any(|to| writer.name.ends_with(&format!("-{to}")));
-    let refused = |writer: &WriterReport| writer.errors - writer.cut - writer.unanswered;
+    let refused = |writer: &WriterReport| writer.errors - writer.cut - writer.unanswered - writer.unconfirmed;
     let is_odd = |writer: &&WriterReport| {
         writer.stale > 0
             || untouched && (writer.cut + writer.unanswered > 0 || to_primary(writer) && refused(writer) > 0)
