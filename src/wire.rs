@@ -285,6 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_texts_and_numbers_are_read_here_and_nothing_else() {
+        for (bytes, is_read) in [
+            ("*3\r\n$4\r\nname\r\n:7\r\n*1\r\n+OK\r\n", true),
+            ("$-1\r\n", true),
+            ("*1\r\n-ERR no\r\n", false),
+            ("%1\r\n+k\r\n+v\r\n", false),
+            (":-7\r\n", false),
+        ] {
+            let mut rest = bytes.as_bytes();
+            let value = plain(&mut rest);
+            assert_eq!(value.is_some(), is_read, "{bytes:?}");
+            assert!(!is_read || rest.is_empty());
+        }
+    }
+
+    #[test]
     fn commands_are_words_with_their_lengths() {
         assert_eq!(pack(&[&["PING"], &["GET", "a b"]]), b"*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$3\r\na b\r\n");
     }

@@ -482,7 +482,7 @@ fn start_sentinels(group: &Group) -> String {
         [] if set_up_anew(group) > 0 => {
             let (gate, master) = (&group.resource, &group.master);
             format!(
-                "pcs resource disable {gate}; rolegate init --master {master} --replace; pcs resource enable {gate}"
+                "pcs resource disable {gate} --wait && rolegate init --master {master} --replace && pcs resource enable {gate}"
             )
         }
         [] => format!("rolegate doctor --only {SENTINELS} says what is wrong with each Sentinel"),
@@ -1442,7 +1442,7 @@ pub(super) mod tests {
             CliCode::Unknown,
             &[
                 "0 of 3 Sentinels answer here and 2 are needed (3 others answer in their places, set up anew): who is primary",
-                "| pcs resource disable RedisGate; rolegate init --master mymaster --replace; pcs resource enable RedisGate",
+                "| pcs resource disable RedisGate --wait && rolegate init --master mymaster --replace && pcs resource enable RedisGate",
             ],
         ),
         (

@@ -177,7 +177,8 @@ impl Leasing {
         }
     }
 
-    /// Whether nobody but the leases of this process has changed the firewall since [`Leasing::extend`] last said yes. Never, where that cannot be told at so little cost (on iptables).
+    /// Whether nobody but the leases of this process has changed the firewall since [`Leasing::extend`] last said yes. Never, where that
+    /// cannot be told at so little cost (on iptables).
     ///
     /// # Errors
     /// As [`Leasing::look`].

@@ -31,7 +31,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// The longest reply, in bytes, unless another limit is set.
 const LONGEST: usize = 256 << 10;
 
-/// Room for what is read at once. Nothing is written there before: each connection is polled a hundred times a second.
+/// Room for what is read at once. Nothing is written there before: each connection is polled with each event of any that its owner has.
 const SPACE: [MaybeUninit<u8>; 16 << 10] = [MaybeUninit::uninit(); 16 << 10];
 
 /// What happened on a connection.

@@ -210,7 +210,7 @@ enum Done {
     /// And whether a value is kept now.
     Priority(Result<(), String>, bool),
     HandOver(Result<SocketAddr, String>),
-    /// None where Pacemaker has not lost the node.
+    /// None where Pacemaker has not lost the node, or it has been found again meanwhile.
     Lost(Option<Result<SocketAddr, String>>),
     Begun(Result<SocketAddr, String>),
     Turned(Result<SocketAddr, String>),
@@ -664,7 +664,7 @@ fn hand_over(
     });
     let answers = together(ANSWER_WITHIN, jobs);
     if !refused.load(Ordering::Relaxed) {
-        return Err("meanwhile it does".to_owned());
+        return Err("that is over by now".to_owned());
     }
     let mut why = Vec::new();
     for (reader, answer) in readers.iter().zip(answers) {
@@ -727,7 +727,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let primary = Instance { role: ServerRole::Primary { replicas: Vec::new() }, ..Instance::default() };
-        for (promoted, why) in [(true, "meanwhile it does"), (false, "no other node could take over ()")] {
+        for (promoted, why) in [(true, "that is over by now"), (false, "no other node could take over ()")] {
             let mut keeper = keeper(directory.path());
             let round = |keeper: &mut Keeper, seconds: u64, granted| {
                 let at = Instant::now() + Duration::from_secs(seconds);
