@@ -98,7 +98,7 @@ impl System {
             ensure!(info.contains("sentinel_tilt:0"), "{}'s Sentinel is in TILT", node.name());
         }
         match self.is_rolegate() {
-            true => gates::check(bed, 0).and_then(|()| is_idle(bed)),
+            true => gates::check(bed, 0).and_then(|()| is_idle(bed)).and_then(|()| may_be_chosen(bed)),
             false => bed.check(),
         }
     }
@@ -521,12 +521,27 @@ fn with_power(figures: Figures, cut: Vec<String>, primary: &str, system: System,
     Figures { cut, as_expected, expected: fault.expected_with_stonith(), ..figures }
 }
 
+/// Whether Sentinels may choose each replica, as far as they know.
+fn may_be_chosen(bed: &Bed) -> Result<()> {
+    for node in bed.nodes() {
+        let said = node.redis(26379, &["SENTINEL", "REPLICAS", "mymaster"])?;
+        ensure!(!said.contains("slave-priority\n0\n"), "{}'s Sentinel may not choose each replica", node.name());
+    }
+    Ok(())
+}
+
 /// Makes a bed of an earlier run as a new one.
 fn refresh(bed: &Bed, system: System) -> Result<()> {
     let begun = Instant::now();
     bed.heal()?;
     if system.is_rolegate() {
         bed.host(NODES[0])?.ask("crm_resource", &["--cleanup"])?;
+        // Whom Pacemaker has refused its keeper lets nobody choose for two minutes. A new one does not know of that.
+        for node in bed.nodes() {
+            if node.redis(6379, &["CONFIG", "GET", "replica-priority"])?.ends_with("\n0") {
+                node.ask("systemctl", &["restart", "rolegate-keeper"])?;
+            }
+        }
     }
     let primary = bed.primary().or_else(|_| bed.mend().and_then(|()| bed.primary()))?;
     primary.redis(6379, &["FLUSHALL"])?;
