@@ -165,16 +165,22 @@ impl Keeper {
         if fence.is_none() && force == self.shown {
             return;
         }
+        let changed = force != self.shown;
         let tell = move || -> Result<Told, String> {
-            // The tools override quorum.
-            if !pacemaker::has_quorum().map_err(text)? {
-                return Err("this partition has no quorum".to_owned());
-            }
             if let Some(fence) = fence {
-                let fence = if fence.is_empty() { "ports closed by operator" } else { &fence };
-                pacemaker::set_attribute(&me, FENCE_ATTRIBUTE, fence).map_err(text)?;
-                return Ok(Told::Fence(fence.to_owned()));
+                // A fence lasts, so it is for those who have quorum to write it: the tools override that, and what a minority writes into
+                // the configuration can win when the partitions meet.
+                if pacemaker::has_quorum().map_err(text)? {
+                    let fence = if fence.is_empty() { "ports closed by operator" } else { &fence };
+                    pacemaker::set_attribute(&me, FENCE_ATTRIBUTE, fence).map_err(text)?;
+                    return Ok(Told::Fence(fence.to_owned()));
+                }
+                if !changed {
+                    return Err("this partition has no quorum".to_owned());
+                }
             }
+            // Glass is broken where quorum is gone, as a rule, and a passing attribute changes nothing but what is seen: it stands in no
+            // configuration, and of those about itself a node's own word holds when partitions meet.
             match force {
                 Some(force) => {
                     // First: whoever comes after this keeper takes it away again.

@@ -202,6 +202,15 @@ fn gives_way(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// Waits until Pacemaker's own view there says that a port is forced open, or no longer does.
+fn shows(on: &Host<'_>, forced: bool) -> Result<()> {
+    wait_for(if forced { "crm_mon to show it" } else { "crm_mon to show it no more" }, LONG, || {
+        let shown = on.ask("crm_mon", &["-1A"])?;
+        ensure!(shown.contains("redis_role_forced") == forced, "{shown}");
+        Ok(())
+    })
+}
+
 fn ends_by_itself(bed: &Bed) -> Result<()> {
     let (primary, _) = healthy(bed)?;
     let node = bed.host(primary)?;
@@ -234,21 +243,28 @@ fn ends_by_itself(bed: &Bed) -> Result<()> {
     let lasted = opened.elapsed();
     bed.say(&format!("forced open for 6 s: closed {:.1} s after the command returned", lasted.as_secs_f64()));
     ensure!(lasted > Duration::from_secs(3) && lasted < Duration::from_secs(8), "it lasted {lasted:?}");
+    shows(&node, false)?;
     let said = force(&node, "60s", dead)?;
     ensure!(said.code == 0, "{said:?}");
+    shows(&node, true)?;
     for text in [format!("6381 of {primary} is closed"), format!("nothing is forced open on {primary}")] {
         let said = rolegate(&node, &["open", "--cancel", primary])?;
         ensure!(said.code == 0 && said.text.contains(&text) && state(&node)?["rw"]["open"] == false, "{said:?}");
     }
     recorded(&node, Some(primary), "open --cancel", "is forced open by hand no more, and is closed")?;
+    shows(&node, false)?;
     let said = force(&node, "60s", dead)?;
     ensure!(said.code == 0, "{said:?}");
+    shows(&node, true)?;
     let said = rolegate(&node, &["fence", "--local"])?;
     ensure!(said.code == 0 && state(&node)?["rw"]["open"] == false, "{said:?}");
+    // The fence itself waits for quorum.
+    shows(&node, false)?;
     let refused = force(&node, "60s", dead)?;
     ensure!(refused.code == 2 && refused.text.contains("it is fenced"), "{refused:?}");
     rolegate(&node, &["unfence", "--local"])?;
     ensure!(state(&node)?["rw"]["open"] == false, "a lifted fence opens what was forced");
     bed.mend()?;
-    wait_status(&node, 0, "\"code\": 0").map(drop)
+    wait_status(&node, 0, "\"code\": 0")?;
+    bed.nodes().try_for_each(|each| shows(&each, false))
 }
