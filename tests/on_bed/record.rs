@@ -16,6 +16,7 @@ use crate::bed::{Bed, CLIENTS, Host, NODES, gates, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("a_sentinel_with_a_new_run_id_is_replaced_in_two_steps_and_the_gate_stays_open", replaced),
+    ("an_init_that_is_killed_at_any_step_is_ended_by_the_next_one_and_the_gate_stays_open", killed),
     ("sentinels_set_up_anew_are_written_at_once_while_the_gate_is_disabled", anew),
     ("more_than_one_step_by_hand_is_not_followed", by_hand),
     ("roles_follow_sentinels_outside_the_cluster_to_a_node_without_one", outside),
@@ -35,9 +36,8 @@ fn sentinels(on: &Host<'_>) -> Result<String> {
     on.ask("crm_resource", &["-r", "RedisGate", "-g", "sentinels"])
 }
 
-fn replaced(bed: &Bed) -> Result<()> {
-    let (primary, other) = healthy(bed)?;
-    let (node, changed) = (bed.host(primary)?, bed.host(other)?);
+/// Has the Sentinel of this node begin anew, with a run id that the record has not; gives that.
+fn renewed(bed: &Bed, changed: &Host<'_>) -> Result<String> {
     let (sentinel, config) = (bed.server().sentinel(), bed.server().sentinel_config());
     changed.sh(&format!(
         "systemctl stop {sentinel} && sed -i '/^sentinel myid /d' {config} && systemctl start {sentinel}"
@@ -52,7 +52,14 @@ fn replaced(bed: &Bed) -> Result<()> {
         node.redis(26379, &["SENTINEL", "RESET", "mymaster"])?;
     }
     wait_for("the Sentinels to know each other", LONG, || bed.check())?;
-    wait_status(&node, 1, "is another one than that of the record")?;
+    wait_status(changed, 1, "is another one than that of the record")?;
+    Ok(id)
+}
+
+fn replaced(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (node, changed) = (bed.host(primary)?, bed.host(other)?);
+    let id = renewed(bed, &changed)?;
     let before = sentinels(&node)?;
     ensure!(!before.contains(&id));
 
@@ -78,8 +85,65 @@ fn replaced(bed: &Bed) -> Result<()> {
     thread::sleep(Duration::from_secs(5));
     let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
     undisturbed(&report)?;
-    let managed = node.ask("cibadmin", &["-Q", "-o", "resources"])?;
-    ensure!(!managed.contains("is-managed"), "{managed}");
+    ensure!(!is_left_alone(&node)?, "Pacemaker still leaves the gate alone");
+    wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// Whether Pacemaker is told to leave the gate alone.
+fn is_left_alone(on: &Host<'_>) -> Result<bool> {
+    Ok(on.ask("cibadmin", &["-Q", "-o", "resources"])?.contains("is-managed"))
+}
+
+fn killed(bed: &Bed) -> Result<()> {
+    let (primary, other) = healthy(bed)?;
+    let (node, changed) = (bed.host(primary)?, bed.host(other)?);
+    let id = renewed(bed, &changed)?;
+    let before = sentinels(&node)?;
+    let old = before.split(' ').find(|one| one.contains(&changed.address())).context("the old one")?;
+    let target = SocketAddr::new(node.address().parse()?, MYMASTER.rw);
+    let writer = Writer::to("stays", CLIENTS[0], target);
+    let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(180) })?;
+    let resources = "cibadmin -Q -o resources";
+    // It is killed when the first of these holds, and begun again: within the first step, between the two, within the second.
+    let (left, removed, added) = (
+        format!("{resources} | grep -q is-managed"),
+        format!("! {resources} | grep -qe is-managed -e '{old}'"),
+        format!("{resources} | tr -d '\\n' | grep -q 'is-managed.*{id}\\|{id}.*is-managed'"),
+    );
+    for (when, condition, alone) in
+        [("within the first step", left, true), ("between the steps", removed, false), ("within the second", added, true)]
+    {
+        let out = node.sh_within(
+            LONG,
+            &format!(
+                "rolegate init --replace > /tmp/init 2>&1 &
+                 pid=$!
+                 until {condition}; do kill -0 $pid || {{ echo over; break; }}; done
+                 kill -9 $pid && echo killed
+                 wait $pid || echo $?
+                 cat /tmp/init"
+            ),
+        )?;
+        let text = out.text();
+        ensure!(text.starts_with("killed\n137\n"), "{when}: it came to its end: {text}");
+        ensure!(is_left_alone(&node)? == alone, "{when}: {text}");
+        if alone {
+            let told = wait_status(&node, 1, "since a run of rolegate init was killed")?.to_string();
+            ensure!(told.contains("rolegate init --master mymaster --replace"), "{told}");
+        }
+        ensure!(gates::open_gates(bed)? == [primary], "{when}: open on {:?}", gates::open_gates(bed)?);
+    }
+    let said = rolegate(&node, &["init", "--replace"])?;
+    ensure!(said.code == 0, "{said:?}");
+    let again = rolegate(&node, &["init", "--replace"])?;
+    ensure!(again.code == 0 && again.text.contains("Nothing to do"), "{again:?}");
+    let after = sentinels(&node)?;
+    ensure!(after.contains(&id) && !after.contains(old) && after.split(' ').count() == NODES.len(), "{after}");
+    ensure!(!is_left_alone(&node)?, "Pacemaker still leaves the gate alone");
+    // Longer than a lease, and than Pacemaker would take to restart the gate.
+    thread::sleep(Duration::from_secs(5));
+    let report = load.stop()?.verify(bed, CLIENTS[0], SocketAddr::new(target.ip(), MYMASTER.redis))?;
+    undisturbed(&report)?;
     wait_status(&node, 0, "\"code\": 0").map(drop)
 }
 
