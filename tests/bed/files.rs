@@ -281,14 +281,14 @@ fn haproxy_as_usual() -> String {
 }
 
 fn listen(name: &str, port: u16, behind: u16, check: &str) -> String {
-    // Two checks at 300 ms: one lost SYN moves nobody. The clients' timeouts are for connections
-    // that a cut network leaves behind. No retries: HAProxy would wait a second before each, and a
+    // Two checks at 300 ms: one lost SYN moves nobody. A closed port is looked at more often, as that is for how long nobody writes.
+    // The clients' timeouts are for connections that a cut network leaves behind. No retries: HAProxy would wait a second before each, and a
     // closed gate will not be open then, but another one may.
     let mut text = format!(
         "listen {name}\n    bind :::{port} v4v6\n    mode tcp\n    option tcplog\n    balance roundrobin\n    \
          retries 0\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n    \
          option clitcpka\n    option srvtcpka\n{check}    \
-         default-server check inter 300ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
+         default-server check inter 300ms downinter 100ms fall 2 rise 1 on-marked-down shutdown-sessions\n"
     );
     for node in NODES {
         text += &format!("    server {node} {}:{behind}\n", address(node));

@@ -133,7 +133,16 @@ fn install(bed: &Bed) -> Result<()> {
     prepared(bed)
 }
 
+/// Names the package from which is upgraded, on a bed of this trial's own. Without it the older release is this one under another number.
+const OLDER: &str = "ROLEGATE_TEST_OLDER_DEB";
+
 fn upgrade(bed: &Bed) -> Result<()> {
+    if let Some(older) = std::env::var_os(OLDER) {
+        for node in bed.nodes() {
+            ensure!(node.sh("test -e /usr/sbin/rolegate").is_err(), "{OLDER}: this trial alone, please");
+            fs::copy(&older, node.root().join(PACKAGE.trim_start_matches('/'))).with_context(|| format!("{older:?}"))?;
+        }
+    }
     prepared(bed)?;
     let (primary, bystander) = (bed.primary()?, bed.primary_of(&CACHE)?);
     let target = SocketAddr::new(primary.address().parse()?, MYMASTER.rw);

@@ -158,7 +158,7 @@ fn dry(plan: &Plan) {
     }
     say(format!(
         "  would wait until a Sentinel knows that, and sees a promotion at once (at most {} s)",
-        course::KNOWN_WITHIN.as_secs()
+        course::WAITS_AT_MOST.as_secs()
     ));
     say(format!(
         "  would stop writes at {old} (min-replicas-to-write, now {}), close it, and wait until every replica has all",
@@ -335,7 +335,7 @@ impl Doing {
                 if surveys == 1 {
                     self.step(&format!(
                         "waiting for the moment at which a Sentinel sees a promotion at once (at most {} s)",
-                        course::KNOWN_WITHIN.as_secs()
+                        course::WAITS_AT_MOST.as_secs()
                     ));
                 }
             }
