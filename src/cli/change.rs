@@ -126,7 +126,8 @@ pub fn step_by_step(id: &str, goal: &Basis, within: Duration, again: &str) -> Re
     Ok(CliCode::Ok)
 }
 
-/// Waits until all nodes stand on a record that was written with the gate disabled: who is not told before it is enabled goes on with the old one.
+/// Waits until no node stands on another record than the one that was written with the gate disabled: who is not told before it is enabled goes on
+/// with the old one. Who stands on none takes the new one in a moment.
 pub fn taken(id: &str, within: Duration, again: &str) -> Result<(), Stop> {
     followed(id, within, &Interruption::listen(), again)
 }

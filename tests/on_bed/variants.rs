@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::cli::rolegate;
 use super::moves::{hook, nothing_stale, with_writers};
@@ -20,7 +21,7 @@ use crate::bed::{Bed, CLIENTS, Host, NODES, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
     ("the_package_works_on_running_hosts_and_its_purge_leaves_nothing", install),
-    ("upgrading_the_package_under_a_writer_cuts_nothing", upgrade),
+    ("upgrading_the_package_under_a_writer_cuts_nothing_and_an_older_node_takes_over_from_a_newer_one", upgrade),
     ("with_the_least_rights_writers_go_on_and_another_master_name_is_left_alone", least_rights),
     ("the_hook_reads_the_passwords_as_sentinel_s_user", hook_reads),
     ("a_wrong_password_is_named_and_never_shown", wrong_password),
@@ -144,19 +145,38 @@ fn upgrade(bed: &Bed) -> Result<()> {
         }
     }
     prepared(bed)?;
+    let newer =
+        package(&beside_this_program()?, Some("0.1.0-1+trial"), &std::env::temp_dir().join(&bed.options().name))?;
+    let primary = bed.primary()?;
+    let [first, last] = {
+        let others: Vec<Host> = bed.nodes().filter(|node| node.name() != primary.name()).collect();
+        <[Host; 2]>::try_from(others).map_err(|_| anyhow!("three nodes"))?
+    };
+    upgraded(bed, &newer, &[&first, &primary])?;
+    // From a newer node to the older one, and the port opens there.
+    let moved = rolegate(&primary, &["switchover", "--master", MYMASTER.name, "--to", last.name()])?;
+    ensure!(moved.code == 0 && moved.text.contains(&format!("{} takes writes", last.name())), "{moved:?}");
+    well(bed, &MYMASTER)?;
+    upgraded(bed, &newer, &[&last])?;
+    fs::remove_dir_all(newer.parent().context("a directory of its own")?)?;
+    // As long as Pacemaker needs the agents they stay, and all goes on.
+    let refused = last.sh("! dpkg --remove rolegate 2>&1")?.text();
+    ensure!(refused.contains("pcs cluster stop"), "{refused}");
+    thread::sleep(Duration::from_secs(3));
+    bed.options().masters().iter().try_for_each(|master| well(bed, master))
+}
+
+/// Installs `newer` on these nodes, one after the other. A writer at the primary's own port notices nothing, and the leases that there are there are
+/// taken over.
+fn upgraded(bed: &Bed, newer: &Path, nodes: &[&Host]) -> Result<()> {
     let (primary, bystander) = (bed.primary()?, bed.primary_of(&CACHE)?);
     let target = SocketAddr::new(primary.address().parse()?, MYMASTER.rw);
     let writer = Writer::to("stays", CLIENTS[0], target);
-    let newer =
-        package(&beside_this_program()?, Some("0.1.0-1+trial"), &std::env::temp_dir().join(&bed.options().name))?;
     let since = SystemTime::now();
     let load = Load::start(bed, &[writer], Bounds { rate: 100, time: Duration::from_secs(90) })?;
-    // The primary's node in between: one side of it is older, the other newer.
-    let mut order: Vec<Host> = bed.nodes().filter(|node| node.name() != primary.name()).collect();
-    order.insert(1, primary);
-    for node in &order {
+    for node in nodes {
         let there = "opt/rolegate/newer.deb";
-        fs::copy(&newer, node.root().join(there))?;
+        fs::copy(newer, node.root().join(there))?;
         let keeper = node.ask("pidof", &["rolegate-keeper"])?;
         let said = node.install(&format!("/{there}"))?;
         ensure!(!said.contains("systemctl restart"), "Sentinel runs as it should: {said:?}");
@@ -166,20 +186,17 @@ fn upgrade(bed: &Bed) -> Result<()> {
         ensure!(now != keeper, "{}: the keeper that was there goes on with the old program", node.name());
         thread::sleep(Duration::from_secs(3));
     }
-    fs::remove_dir_all(newer.parent().context("a directory of its own")?)?;
-    // As long as Pacemaker needs the agents they stay, and all goes on.
-    let refused = primary.sh("! dpkg --remove rolegate 2>&1")?.text();
-    ensure!(refused.contains("pcs cluster stop"), "{refused}");
-    thread::sleep(Duration::from_secs(3));
     let redis = SocketAddr::new(target.ip(), MYMASTER.redis);
     undisturbed(&load.stop()?.verify(bed, CLIENTS[0], redis)?)?;
     for (node, master) in [(&primary, &MYMASTER), (&bystander, &CACHE)] {
-        let log = keeper_log(node, since)?;
-        let port = format!("{}: {}", master.name, master.rw);
-        ensure!(log.contains(&format!("{port} stays open for writing")), "no lease was taken over: {log}");
-        ensure!(!log.contains(&format!("{port} is closed")), "the lease was lost: {log}");
+        if nodes.iter().any(|upgraded| upgraded.name() == node.name()) {
+            let log = keeper_log(node, since)?;
+            let port = format!("{}: {}", master.name, master.rw);
+            ensure!(log.contains(&format!("{port} stays open for writing")), "no lease was taken over: {log}");
+            ensure!(!log.contains(&format!("{port} is closed")), "the lease was lost: {log}");
+        }
     }
-    bed.options().masters().iter().try_for_each(|master| well(bed, master))
+    Ok(())
 }
 
 /// What `ACL LOG`, with these words behind it, answers on each node.
