@@ -110,9 +110,11 @@ fn killed(bed: &Bed) -> Result<()> {
         format!("! {resources} | grep -qe is-managed -e '{old}'"),
         format!("{resources} | tr -d '\\n' | grep -q 'is-managed.*{id}\\|{id}.*is-managed'"),
     );
-    for (when, condition, alone) in
-        [("within the first step", left, true), ("between the steps", removed, false), ("within the second", added, true)]
-    {
+    for (when, condition, alone) in [
+        ("within the first step", left, true),
+        ("between the steps", removed, false),
+        ("within the second", added, true),
+    ] {
         let out = node.sh_within(
             LONG,
             &format!(

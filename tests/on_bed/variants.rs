@@ -141,7 +141,8 @@ fn upgrade(bed: &Bed) -> Result<()> {
     if let Some(older) = std::env::var_os(OLDER) {
         for node in bed.nodes() {
             ensure!(node.sh("test -e /usr/sbin/rolegate").is_err(), "{OLDER}: this trial alone, please");
-            fs::copy(&older, node.root().join(PACKAGE.trim_start_matches('/'))).with_context(|| format!("{older:?}"))?;
+            fs::copy(&older, node.root().join(PACKAGE.trim_start_matches('/')))
+                .with_context(|| format!("{older:?}"))?;
         }
     }
     prepared(bed)?;
