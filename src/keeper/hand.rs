@@ -1,5 +1,5 @@
 //! What an operator's hand does on this node without asking the cluster: a fence of the node itself, and a port forced open. The keeper
-//! goes by it in each round, and makes it known to the cluster where that has quorum.
+//! goes by it in each round, and makes it known to the cluster: what is forced at once, a fence when there is quorum.
 
 use std::fs;
 use std::future::Future;
@@ -23,6 +23,9 @@ use crate::permission::{DIRECTORY, file_of, replace};
 /// From one attempt to tell the cluster to the next.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// So often the cluster is told what is forced.
+const SHOWN_AGAIN: Duration = Duration::from_secs(20);
+
 /// How often the others' ports are looked at while one is forced open here.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,7 @@ pub struct Keeper {
     store: Store,
     /// Stands there as long as the attribute may: the attribute's text, and nothing that a release could read otherwise.
     shown_file: PathBuf,
+    shown_at: Option<Instant>,
     fence: Option<String>,
     force: Option<Force>,
     /// When there was neither.
@@ -74,6 +78,7 @@ impl Keeper {
             store: Store::new(gate),
             shown: fs::read_to_string(&shown_file).ok(),
             shown_file,
+            shown_at: None,
             fence: None,
             force: None,
             nothing_at: None,
@@ -162,10 +167,12 @@ impl Keeper {
         let force = self.force.as_ref().filter(|force| force.opened).map(|force| force.text.clone());
         let (me, attribute, file) = (self.me.clone(), self.attribute.clone(), self.shown_file.clone());
         let fence = self.fence.clone().filter(|_| node.permanent(FENCE_ATTRIBUTE).is_none());
-        if fence.is_none() && force == self.shown {
+        // What passes can be lost when Pacemaker restarts, or partitions meet.
+        let again = force.is_some() && self.shown_at.is_none_or(|at| at.elapsed() > SHOWN_AGAIN);
+        let changed = force != self.shown || again;
+        if fence.is_none() && !changed {
             return;
         }
-        let changed = force != self.shown;
         let tell = move || -> Result<Told, String> {
             if let Some(fence) = fence {
                 // A fence lasts, so it is for those who have quorum to write it: the tools override that, and what a minority writes into
@@ -218,12 +225,16 @@ impl Keeper {
                         // What stands on the disk is read again some time later.
                         self.not_before = Some(Instant::now() + PAUSE);
                     }
-                    Told::Force(text) => self.shown = Some(text),
+                    Told::Force(text) => (self.shown, self.shown_at) = (Some(text), Some(Instant::now())),
                     Told::NoForce => self.shown = None,
                 }
             }
             Err(why) => {
                 self.not_before = Some(Instant::now() + PAUSE);
+                // The cluster may have been told all the same: that is to be taken away again.
+                if self.shown.is_none() && self.shown_file.exists() {
+                    self.shown = Some(String::new());
+                }
                 if self.said != why {
                     warn!(MASTER = %self.master, NODE = %self.me, REASON = %why, "what was done by hand on this node is not shown in the cluster yet: {why}");
                     self.said = why;

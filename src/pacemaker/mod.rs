@@ -280,7 +280,7 @@ pub fn delete_attribute(node: &str, name: &str) -> Result<(), PacemakerError> {
     run(&tool("crm_attribute").args(["-l", "forever", "-N", node, "-n", name, "-D"])).map(drop)
 }
 
-/// Writes the transient node attribute `name`, which is gone when the node leaves the cluster. The caller has made sure of quorum.
+/// Writes the transient node attribute `name`, which is gone when the node leaves the cluster. Without quorum it is written, too.
 ///
 /// # Errors
 /// [`PacemakerError`]. That there is none says that it is queued.

@@ -538,7 +538,7 @@ fn refresh(bed: &Bed, system: System) -> Result<()> {
         bed.host(NODES[0])?.ask("crm_resource", &["--cleanup"])?;
         // Whom Pacemaker has refused its keeper lets nobody choose for two minutes. A new one does not know of that.
         for node in bed.nodes() {
-            if node.redis(6379, &["CONFIG", "GET", "replica-priority"])?.ends_with("\n0") {
+            if node.redis(6379, &["CONFIG", "GET", "replica-priority"]).is_ok_and(|said| said.ends_with("\n0")) {
                 node.ask("systemctl", &["restart", "rolegate-keeper"])?;
             }
         }

@@ -155,8 +155,14 @@ fn upgrade(bed: &Bed) -> Result<()> {
     };
     upgraded(bed, &newer, &[&first, &primary])?;
     // From a newer node to the older one, and the port opens there.
-    let moved = rolegate(&primary, &["switchover", "--master", MYMASTER.name, "--to", last.name()])?;
-    ensure!(moved.code == 0 && moved.text.contains(&format!("{} takes writes", last.name())), "{moved:?}");
+    let moved = || {
+        let said = rolegate(&primary, &["switchover", "--master", MYMASTER.name, "--to", last.name()])?;
+        ensure!(said.code == 0 && said.text.contains(&format!("{} takes writes", last.name())), "{said:?}");
+        Ok(())
+    };
+    let report = with_writers(bed, moved, || Ok(()))?;
+    nothing_stale(&report)?;
+    ensure!(report.lost == 0, "{report:?}");
     well(bed, &MYMASTER)?;
     upgraded(bed, &newer, &[&last])?;
     fs::remove_dir_all(newer.parent().context("a directory of its own")?)?;
@@ -190,12 +196,11 @@ fn upgraded(bed: &Bed, newer: &Path, nodes: &[&Host]) -> Result<()> {
     let redis = SocketAddr::new(target.ip(), MYMASTER.redis);
     undisturbed(&load.stop()?.verify(bed, CLIENTS[0], redis)?)?;
     for (node, master) in [(&primary, &MYMASTER), (&bystander, &CACHE)] {
-        if nodes.iter().any(|upgraded| upgraded.name() == node.name()) {
-            let log = keeper_log(node, since)?;
-            let port = format!("{}: {}", master.name, master.rw);
-            ensure!(log.contains(&format!("{port} stays open for writing")), "no lease was taken over: {log}");
-            ensure!(!log.contains(&format!("{port} is closed")), "the lease was lost: {log}");
-        }
+        let log = keeper_log(node, since)?;
+        let port = format!("{}: {}", master.name, master.rw);
+        let taken_over = log.contains(&format!("{port} stays open for writing"));
+        ensure!(taken_over == nodes.iter().any(|upgraded| upgraded.name() == node.name()), "{}: {log}", node.name());
+        ensure!(!log.contains(&format!("{port} is closed")), "the lease was lost: {log}");
     }
     Ok(())
 }

@@ -53,6 +53,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long Pacemaker may take to come to rest.
 const REST: Duration = Duration::from_secs(10);
 
+/// So long before it has to be asked for, no moment is waited for any more.
+const HURRIES: Duration = Duration::from_secs(3);
+
 /// How long the old primary may take to take writes again, when it is let.
 const REOPENS_WITHIN: Duration = Duration::from_secs(3);
 
@@ -310,6 +313,9 @@ impl Doing {
     fn run(mut self, interruption: &Interruption, until: Option<Instant>) -> (To, CliCode) {
         self.step("every check passed");
         let mut course = Course::new(&self.plan.old.name);
+        if let Some(until) = until {
+            course = course.hurrying(until.saturating_duration_since(self.begun).saturating_sub(HURRIES));
+        }
         let (mut seen, mut said) = (Seen::Nothing, false);
         let mut surveys = 0;
         loop {
@@ -454,7 +460,9 @@ impl Doing {
             move || survey(address, &master, &credentials, &plan)
         });
         let answers = together(QUICK, jobs);
-        answers.into_iter().map(Option::flatten).collect()
+        // The slowest one makes the others' answers older.
+        let now = |(at, known): (Instant, course::Known)| course::Known { age: known.age + at.elapsed(), ..known };
+        answers.into_iter().map(|answer| answer.flatten().map(now)).collect()
     }
 
     /// Makes all marks new. Whoever else has changed one ends it; what he set is not ours to put back.
@@ -610,7 +618,7 @@ impl Doing {
             }
             // Last: one that names the target already would move the primary away from it.
             let asking = survey(address, &self.master, &self.settings.sentinel, &self.plan);
-            if !asking.is_some_and(|known| known.chooses_target) {
+            if !asking.is_some_and(|(_, known)| known.chooses_target) {
                 return Err(format!("Sentinel {address} would not choose {}", self.plan.target.name));
             }
             // It stood since the first one was asked, and has to stand until one is made primary.
@@ -888,7 +896,13 @@ fn nodes_now(old: &str, target: &str) -> Nodes {
 }
 
 /// What one Sentinel knows.
-fn survey(sentinel: SocketAddr, master: &str, credentials: &Credentials, plan: &Plan) -> Option<course::Known> {
+/// What a Sentinel knows, at that time.
+fn survey(
+    sentinel: SocketAddr,
+    master: &str,
+    credentials: &Credentials,
+    plan: &Plan,
+) -> Option<(Instant, course::Known)> {
     // One in TILT would begin a failover and do nothing for half a minute.
     let info = server::ask(sentinel, credentials, QUICK, &[&["INFO", "sentinel"]]);
     let tilt = info
@@ -901,7 +915,7 @@ fn survey(sentinel: SocketAddr, master: &str, credentials: &Credentials, plan: &
     known.chooses_target &= !tilt;
     // It may be as old as the question.
     known.age = known.age.saturating_add(asked.elapsed() / 2);
-    Some(known)
+    Some((Instant::now(), known))
 }
 
 /// How far a replica is, and whether it follows `old`.
