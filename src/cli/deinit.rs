@@ -371,6 +371,7 @@ fn priorities(chosen: &[Gate], settings: &Settings) -> Vec<String> {
                     None => Some(format!("replica-priority of {node} could not be read; it must not stay 0")),
                 }
             })
+            .map(|what: String| super::typed_here(&what))
             .collect();
         if left.is_empty() || Instant::now() >= until {
             return left;
@@ -426,11 +427,11 @@ fn of_node(dry_run: bool) -> Result<CliCode, Stop> {
     for file in &waiting {
         let before = fs::read_to_string(file).unwrap_or_default();
         let before = before.trim().parse::<u32>().unwrap_or(100);
-        say(format!(
+        say(super::typed_here(&format!(
             "note: replica-priority of a Redis here was {before} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
              replica-priority {before}, then CONFIG REWRITE; then rm {}",
             file.display()
-        ));
+        )));
     }
     Ok(if waiting.is_empty() { CliCode::Ok } else { CliCode::Warning })
 }

@@ -493,7 +493,7 @@ fn who_takes_writes(settings: &Settings, fenced: Option<&str>, patience: Duratio
             None => say(format!("{master}: nobody takes writes now")),
         }
         if let Some(node) = fenced {
-            say(format!("   -> make another node primary: {}", failover(&group)));
+            say(format!("   -> make another node primary: {}", super::typed_here(&failover(&group))));
             say(format!("   -> or take it back: rolegate unfence {node}"));
         }
     }

@@ -468,23 +468,25 @@ pub fn go_on(master: &str) -> String {
     format!("rolegate init --master {master} --replace")
 }
 
-/// What starts the Sentinels that give no answer.
 /// How many Sentinels at an address of the record are others than it has there.
 fn set_up_anew(group: &Group) -> usize {
     group.sentinels.iter().filter(|sentinel| sentinel.other_id.is_some()).count()
 }
 
+/// What writes a record that no single step leads to. Who disables it enables it again, whatever init has to say.
+pub fn all_anew(gate: &str, master: &str) -> String {
+    format!(
+        "pcs resource disable {gate} --wait=60 && {{ rolegate init --master {master} --replace; pcs resource enable {gate}; }}"
+    )
+}
+
+/// What starts the Sentinels that give no answer.
 fn start_sentinels(group: &Group) -> String {
     let silent = group.sentinels.iter().filter(|sentinel| sentinel.error.is_some());
     let hosts: Vec<&str> = silent.map(|sentinel| host(&sentinel.address)).collect();
     match hosts.as_slice() {
         // More than one at a time is a step only where nobody stands on the record before.
-        [] if set_up_anew(group) > 0 => {
-            let (gate, master) = (&group.resource, &group.master);
-            format!(
-                "pcs resource disable {gate} --wait && rolegate init --master {master} --replace && pcs resource enable {gate}"
-            )
-        }
+        [] if set_up_anew(group) > 0 => all_anew(&group.resource, &group.master),
         [] => format!("rolegate doctor --only {SENTINELS} says what is wrong with each Sentinel"),
         hosts => format!("on {}: systemctl start redis-sentinel    (or valkey-sentinel)", hosts.join(" and ")),
     }
@@ -1442,7 +1444,7 @@ pub(super) mod tests {
             CliCode::Unknown,
             &[
                 "0 of 3 Sentinels answer here and 2 are needed (3 others answer in their places, set up anew): who is primary",
-                "| pcs resource disable RedisGate --wait && rolegate init --master mymaster --replace && pcs resource enable RedisGate",
+                "| pcs resource disable RedisGate --wait=60 && { rolegate init --master mymaster --replace; pcs resource enable RedisGate; }",
             ],
         ),
         (

@@ -31,6 +31,7 @@ mod watch;
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anstream::AutoStream;
@@ -154,7 +155,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(stop) => {
-            let _closed = writeln!(std::io::stderr(), "rolegate: {}", stop.message);
+            let _closed = writeln!(std::io::stderr(), "rolegate: {}", typed_here(&stop.message));
             stop.code.into()
         }
     }
@@ -223,6 +224,13 @@ fn by_hand(node: &str) -> String {
 /// Prints one or more lines. That nobody reads them is no reason to stop half-way.
 fn say(text: impl AsRef<str>) {
     let _closed = writeln!(std::io::stdout(), "{}", text.as_ref().trim_end());
+}
+
+/// A command as it can be typed on this machine: Debian's Valkey has no redis-cli.
+fn typed_here(text: &str) -> String {
+    static ONLY_VALKEY: LazyLock<bool> =
+        LazyLock::new(|| which::which("redis-cli").is_err() && which::which("valkey-cli").is_ok());
+    if *ONLY_VALKEY { text.replace("redis-cli", "valkey-cli") } else { text.to_owned() }
 }
 
 /// Prints text with colours, where the terminal has them (not with NO_COLOR, TERM=dumb, or into a pipe).

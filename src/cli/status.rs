@@ -118,6 +118,11 @@ pub fn look(master: Option<&str>) -> Report {
         error: Some(stop.message),
         ..Report::empty(at)
     });
+    let all =
+        report.problems.iter_mut().chain(report.masters.iter_mut().flat_map(|master| &mut master.judgement.problems));
+    for next in all.filter_map(|problem| problem.next.as_mut()) {
+        *next = super::typed_here(next);
+    }
     report.took_ms = started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
     report
 }

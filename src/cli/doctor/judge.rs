@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::facts::{Group, Keeper, NodeFacts, Server};
-use super::super::judge::{Severity, failover};
+use super::super::judge::{Severity, all_anew, failover};
 use super::checks::CHECKS;
 use super::facts::{Facts, Master};
 use super::machine::{self, Ends, Unit};
@@ -277,8 +277,7 @@ fn sentinels(group: &Group, master: &Master, book: &mut Book) {
     }
     let (name, count) = (&group.master, group.sentinels.len());
     let majority = count / 2 + 1;
-    let init =
-        format!("install more, then: pcs resource disable {}; rolegate init --master {name} --replace", group.resource);
+    let init = format!("install more, then: {}", all_anew(&group.resource, name));
     if count < 3 {
         book.warn("sentinel-count", format!("{name} has {count} Sentinels: it cannot lose one"), &init);
     } else if count % 2 == 0 {

@@ -64,7 +64,9 @@ const SENTINELS_EVERY: u32 = 8;
 
 /// The arguments of switchover.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Ctrl-C is safe at any time: it goes back, or forward where a failover is under way.")]
+#[command(after_help = "\
+Before it stops writes it waits for the moment at which the pause is shortest: mostly under 7 s,
+25 s at most. Ctrl-C is safe at any time: it goes back, or forward where a failover is under way.")]
 pub struct Args {
     /// The node that becomes primary; without it the best one
     #[arg(long, value_name = "NODE")]
