@@ -244,6 +244,19 @@ fn cluster(bed: &Bed) -> Result<()> {
         ensure!(says(&seen, id, text), "{id} does not say {text:?}: {seen:#?}");
     }
 
+    // Keepers put a role right within a second.
+    let keepers = |signal: &str| {
+        bed.nodes().try_for_each(|node| node.sh(&format!("kill -{signal} $(pidof rolegate-keeper)")).map(drop))
+    };
+    keepers("STOP")?;
+    let seen = node
+        .sh(&format!("crm_attribute -l forever -N {other} -n redis_role -v primary"))
+        .and_then(|_| look_by(&node, "rolegate doctor --json --only roles"));
+    keepers("CONT")?;
+    let seen = findings(&seen?.1);
+    ensure!(says(&seen, "roles", &format!("{other} still has redis_role=primary")), "{seen:#?}");
+    three(bed)?;
+
     // A node's keeper says again which release it is when it starts.
     third.ask("systemctl", &["stop", "rolegate-keeper"])?;
     node.sh(&format!("crm_attribute -l forever -N {other} -n rolegate_version -v 99.10.0"))?;
@@ -372,6 +385,16 @@ fn servers(bed: &Bed) -> Result<()> {
         ],
         &[],
     )?;
+    turn(
+        &node,
+        &[case(
+            "down-after",
+            "1500 ms for mymaster, the lease is 2000 ms",
+            sentinel(&third, "down-after-milliseconds 1500"),
+            sentinel(&third, "down-after-milliseconds 5000"),
+        )],
+        &[],
+    )?;
     let (unit, file) = (bed.server().sentinel(), bed.server().sentinel_config());
     turn(
         &node,
@@ -392,7 +415,7 @@ fn servers(bed: &Bed) -> Result<()> {
         NODES.iter().map(on).collect::<Result<Vec<_>>>().map(|all| all.join("; "))
     };
     node.sh(&user("SETUSER doctor on '>secret' -@all +info '+config|get'", 6379)?)?;
-    node.sh(&user("SETUSER doctor on '>secret' allchannels +@all '-client|list'", 26379)?)?;
+    node.sh(&user("SETUSER doctor on '>secret' allchannels +@all '-client|list' '-client|setname'", 26379)?)?;
     let with = |password: &str| {
         let toml = "[redis]\\nuser = \"doctor\"\\npassword_file = \"/run/doctor.secret\"\\n[sentinel]\\nuser = \"doctor\"\\npassword_file = \"/run/doctor.secret\"\\n";
         format!("printf {password} > /run/doctor.secret; {}", private(toml, "rolegate doctor --json"))
@@ -403,15 +426,40 @@ fn servers(bed: &Bed) -> Result<()> {
     ensure!(!wrong.to_string().contains("secret\""), "{wrong:#}");
     let wrong = findings(&wrong);
     for (found, (id, text)) in [
-        (&fewer, ("sentinel-rights", "denies our user CLIENT LIST")),
+        (&fewer, ("sentinel-rights", "CLIENT LIST")),
+        (&fewer, ("sentinel-rights", "CLIENT SETNAME")),
         (&fewer, ("redis-rights", "denies our user CONFIG SET")),
         (&wrong, ("access", "a Redis denies access")),
     ] {
         ensure!(says(found, id, text), "{id} does not say {text:?}: {found:#?}");
     }
     ensure!(!fewer.contains_key("access"), "{fewer:#?}");
+    hook_fails(bed, &node)?;
     ended();
     Ok(())
+}
+
+/// A hook that fails at a failover is called again after 30 s.
+fn hook_fails(bed: &Bed, node: &Host<'_>) -> Result<()> {
+    let hook = "/usr/lib/rolegate/rolegate-hook";
+    three(bed)?;
+    bed.replicas_known()?;
+    node.sh(&format!("mv {hook} /run/doctor.hook; printf '#!/bin/sh\nexit 1\n' > {hook}; chmod 755 {hook}"))?;
+    let failed = node.redis(26379, &["SENTINEL", "FAILOVER", "mymaster"]).and_then(|_| {
+        wait_for("the hook to have failed", LONG, || {
+            let seen = findings(&look_by(node, "rolegate doctor --json --only scripts")?.1);
+            ensure!(says(&seen, "scripts", "the hook has failed at Sentinel"), "{seen:#?}");
+            Ok(())
+        })
+    });
+    node.sh(&format!("mv /run/doctor.hook {hook}"))?;
+    failed?;
+    wait_for("the hook to be called again", 2 * LONG, || {
+        let seen = findings(&look_by(node, "rolegate doctor --json --only scripts")?.1);
+        ensure!(seen.is_empty(), "{seen:#?}");
+        Ok(())
+    })?;
+    three(bed).map(drop)
 }
 
 /// A shell line that runs another one with these settings, which nobody else sees.
@@ -435,6 +483,10 @@ fn here(bed: &Bed) -> Result<()> {
                 format!("mv {dropin} /run/doctor.dropin; systemctl daemon-reload; systemctl restart {unit}"),
                 format!("mv /run/doctor.dropin {dropin}; systemctl daemon-reload; systemctl restart {unit}"),
             ),
+            case("hook", "is not in group haclient", "true", "true"),
+            case("hook", "has PrivateUsers=yes", "true", "true"),
+            // And it was tried.
+            case("hook", "run as Sentinel runs it, it fails at", "true", "true"),
             case(
                 "foreign-rules",
                 "tcp dport 6381 notrack",

@@ -48,11 +48,40 @@ fn others(of: &str) -> [&'static str; 2] {
     [all.next().unwrap_or_default(), all.next().unwrap_or_default()]
 }
 
+/// It asks nobody: no corosync, Pacemaker, Sentinel or Redis runs on the node, it reaches no other, and its settings cannot be read.
+fn by_itself_alone(bed: &Bed, node: &Host<'_>) -> Result<()> {
+    let server = bed.server();
+    let (units, settings) = ([server.unit(), server.sentinel()].join(" "), "/etc/rolegate/rolegate.toml");
+    bed.isolate(&[node.name()])?;
+    let said = node.sh_within(
+        LONG,
+        &format!(
+            "systemctl stop pacemaker corosync {units}
+             mkdir -p /etc/rolegate
+             if test -e {settings}; then mv {settings} /tmp/settings; fi
+             echo '= [' > {settings}
+             rolegate status > /dev/null 2>&1 || echo status $?
+             rolegate fence --local; echo fence $?
+             rolegate-port state --json | grep '\"open\": *true' || :
+             rolegate fence --local
+             rolegate unfence --local; echo unfence $?
+             rm {settings}; if test -e /tmp/settings; then mv /tmp/settings {settings}; fi
+             systemctl start corosync pacemaker {units}"
+        ),
+    );
+    bed.heal()?;
+    let text = said?.text();
+    let says = ["status 3", "fence 0", "is fenced already", "unfence 0"];
+    ensure!(says.iter().all(|part| text.contains(part)) && !text.contains("\"open\""), "{text}");
+    wait_for("the node to be well again", LONG * 2, || healthy(bed).map(drop))
+}
+
 fn fenced_by_itself(bed: &Bed) -> Result<()> {
     let (primary, name) = healthy(bed)?;
     let (writer, node) = (bed.host(primary)?, bed.host(name)?);
     let sentinel = bed.server().sentinel();
     let maintenance = |on: &str| writer.ask("crm_attribute", &["-n", "maintenance-mode", "-v", on]).map(drop);
+    by_itself_alone(bed, &node)?;
     maintenance("true")?;
     // Now nobody but its keeper opens anything there.
     node.sh_within(LONG, "systemctl stop pacemaker")?;
@@ -244,6 +273,14 @@ fn ends_by_itself(bed: &Bed) -> Result<()> {
     bed.say(&format!("forced open for 6 s: closed {:.1} s after the command returned", lasted.as_secs_f64()));
     ensure!(lasted > Duration::from_secs(3) && lasted < Duration::from_secs(8), "it lasted {lasted:?}");
     shows(&node, false)?;
+    // It is the kernel that ends it: nobody else can. systemd ends a keeper that stands still, and a new one would close it, too, but later.
+    let said = force(&node, "3s", dead)?;
+    ensure!(said.code == 0, "{said:?}");
+    let (keeper, opened) = (node.ask("pidof", &["rolegate-keeper"])?, Instant::now());
+    node.ask("kill", &["-STOP", &keeper])?;
+    wait_closed(&node, Duration::from_millis(4500))?;
+    ensure!(node.ask("pidof", &["rolegate-keeper"])? == keeper, "another keeper runs {:?} later", opened.elapsed());
+    node.ask("kill", &["-CONT", &keeper])?;
     let said = force(&node, "60s", dead)?;
     ensure!(said.code == 0, "{said:?}");
     shows(&node, true)?;

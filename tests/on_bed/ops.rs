@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use rolegate::command::Cmd;
 use serde_json::{Value, json};
 
 use super::cli::{Said, healthy, rolegate, wait_status};
@@ -495,6 +496,10 @@ fn metrics_by_the_timer(node: &Host<'_>) -> Result<()> {
     })?;
     let left = node.ask("ls", &["-A", directory])?;
     ensure!(left == "rolegate.prom", "{left}");
+    // Who is to read it says so, too. scripts/test has fetched it.
+    let promtool = which::which("promtool").unwrap_or_else(|_| project().join("target/tools/bin/promtool"));
+    let checked = Cmd::new(promtool).args(["check", "metrics"]).stdin(text).deadline(LONG).run()?;
+    ensure!(checked.text().is_empty() && checked.stderr.is_empty(), "{}{}", checked.text(), checked.stderr);
     Ok(())
 }
 

@@ -213,6 +213,17 @@ fn anew(bed: &Bed) -> Result<()> {
     wait_status(&node, 0, "\"code\": 0")?;
     ensure!(gates::open_gates(bed)? == [primary], "open on {:?}", gates::open_gates(bed)?);
 
+    // Once more, and now as status says, word for word.
+    emptied(bed, &after)?;
+    let told = wait_status(&node, 3, "pcs resource disable")?;
+    let problems = told["masters"][0]["problems"].as_array().context("problems")?;
+    let next = problems.iter().filter_map(|problem| problem["next"].as_str()).find(|next| next.contains("--replace"));
+    let line = next.context("no command")?;
+    bed.say(line);
+    node.sh_within(2 * LONG, line)?;
+    gates::opened(bed, &MYMASTER)?;
+    wait_status(&node, 0, "\"code\": 0")?;
+
     // Their epochs have begun at 0 again: a failover goes as ever.
     bed.replicas_known()?;
     let node = bed.host(other)?;

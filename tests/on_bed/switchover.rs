@@ -181,7 +181,15 @@ fn in_turn(bed: &Bed) -> Result<()> {
         // From nodes that have no part in it.
         for (from, to) in [(&two, &one), (&old, &two)] {
             let dry = rolegate(from, &["switchover", "--to", to.name(), "--dry-run"])?;
-            ensure!(dry.code == 0 && dry.text.contains("Nothing was changed"), "{dry:?}");
+            let would = [
+                format!("behind {} in Sentinel's choice", to.name()),
+                "would wait until a Sentinel knows that".to_owned(),
+                format!("would stop writes at {}", bed.primary()?.name()),
+                "would ask that Sentinel for a failover".to_owned(),
+                "Nothing was changed".to_owned(),
+            ];
+            ensure!(dry.code == 0 && would.iter().all(|line| dry.text.contains(line)), "{dry:?}");
+            ensure!(settings(bed)? == before, "--dry-run has changed {:?}", settings(bed)?);
             let said = rolegate(from, &["switchover", "--to", to.name()])?;
             bed.say(&said.text);
             ensure!(said.code == 0 && said.text.contains(&format!("Done: {} takes writes", to.name())), "{said:?}");
@@ -433,6 +441,8 @@ fn broken(bed: &Bed) -> Result<()> {
         faulty(bed, STEPS[1], MENDED, both, || Ok(()))?;
         // Ctrl-C: back, or on.
         faulty(bed, STEPS[1], MENDED, |_, _, process, _| Ok(kill(process, Signal::SIGINT)?), || Ok(()))?;
+        let on = faulty(bed, STEPS[3], MENDED, |_, _, process, _| Ok(kill(process, Signal::SIGINT)?), || Ok(()))?;
+        ensure!(bed.primary()?.name() != on.old, "asked for, and it went back: {}", on.said);
         watched(bed, || interrupted(bed))?;
         silent_sentinel(bed)
     })

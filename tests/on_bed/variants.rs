@@ -130,6 +130,10 @@ fn install(bed: &Bed) -> Result<()> {
             let dropin = node.ask("systemctl", &["show", "-P", "DropInPaths", unit])?;
             ensure!(dropin.contains(&format!("{unit}.service.d/rolegate.conf")), "{}: {dropin:?}", node.name());
         }
+        // At a halt Pacemaker stops first, and so hands over while Redis and Sentinel still run.
+        let after = node.ask("systemctl", &["show", "-P", "After", "pacemaker"])?;
+        let before = ["redis-server.service", "redis-sentinel.service", "rolegate-keeper.service"];
+        ensure!(before.iter().all(|unit| after.contains(unit)), "{}: Pacemaker is after {after}", node.name());
     }
     prepared(bed)
 }
