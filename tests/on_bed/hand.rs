@@ -274,11 +274,12 @@ fn ends_by_itself(bed: &Bed) -> Result<()> {
     ensure!(lasted > Duration::from_secs(3) && lasted < Duration::from_secs(8), "it lasted {lasted:?}");
     shows(&node, false)?;
     // It is the kernel that ends it: nobody else can. systemd ends a keeper that stands still, and a new one would close it, too, but later.
-    let said = force(&node, "3s", dead)?;
+    let said = force(&node, "2s", dead)?;
     ensure!(said.code == 0, "{said:?}");
     let (keeper, opened) = (node.ask("pidof", &["rolegate-keeper"])?, Instant::now());
     node.ask("kill", &["-STOP", &keeper])?;
-    wait_closed(&node, Duration::from_millis(4500))?;
+    wait_closed(&node, Duration::from_secs(4))?;
+    bed.say(&format!("forced open for 2 s: closed {:.1} s after the keeper was stopped", opened.elapsed().as_secs_f64()));
     ensure!(node.ask("pidof", &["rolegate-keeper"])? == keeper, "another keeper runs {:?} later", opened.elapsed());
     node.ask("kill", &["-CONT", &keeper])?;
     let said = force(&node, "60s", dead)?;

@@ -159,10 +159,20 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
     // Longer than from one INFO of a Sentinel to the next, in which it sees who replicates; by waits that are long beside what a busy machine
     // adds to each.
     writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "5500"])?;
+    // One that is killed in the middle of it leaves nothing that looks like a backup, and the next one takes it away.
+    let files = || -> Result<(usize, usize)> {
+        let left = node.ask("ls", &["-A", directory])?;
+        let whole = |name: &&str| name.starts_with("rolegate-mymaster-") && name.ends_with(".rdb.gz");
+        Ok((left.lines().filter(whole).count(), left.lines().count()))
+    };
+    let killed = node.sh("timeout --signal=KILL 4 rolegate backup --from-primary || test $? = 137");
+    let cut_off = files();
     let from_primary = rolegate(&node, &["backup", "--from-primary"]);
     writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
-    let from_primary = from_primary?;
+    let (killed, from_primary) = (killed?.text(), from_primary?);
+    ensure!(cut_off? == (0, 2), "killed in the middle of it ({killed}), and there is more than the lock and what it had begun");
     ensure!(from_primary.code == 0 && from_primary.text.contains("(primary)"), "{from_primary:?}");
+    ensure!(files()? == (1, 2), "{:?}: the lock and one backup", files()?);
     writer.sh("sed -i 's,/bin/cp,/bin/false,' /etc/rolegate/rolegate.toml")?;
     let failed = rolegate(&writer, &["backup", "--from", other, "--keep", "1"])?;
     ensure!(failed.code == 1 && failed.text.contains("the backup is there, but the hook failed"), "{failed:?}");

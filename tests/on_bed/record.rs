@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::cli::{healthy, rolegate, wait_status};
 use super::moves::recorded;
@@ -215,12 +216,14 @@ fn anew(bed: &Bed) -> Result<()> {
 
     // Once more, and now as status says, word for word.
     emptied(bed, &after)?;
-    let told = wait_status(&node, 3, "pcs resource disable")?;
-    let problems = told["masters"][0]["problems"].as_array().context("problems")?;
-    let next = problems.iter().filter_map(|problem| problem["next"].as_str()).find(|next| next.contains("--replace"));
-    let line = next.context("no command")?;
-    bed.say(line);
-    node.sh_within(2 * LONG, line)?;
+    let line = wait_for("status to say what is to be done", LONG, || {
+        let told: Value = serde_json::from_str(&rolegate(&node, &["status", "--json"])?.text)?;
+        let problems = told["masters"][0]["problems"].as_array().context("problems")?;
+        let mut next = problems.iter().filter_map(|problem| problem["next"].as_str());
+        Ok(next.find(|next| next.starts_with("pcs resource disable")).context(format!("{told:#}"))?.to_owned())
+    })?;
+    bed.say(&line);
+    node.sh_within(2 * LONG, &line)?;
     gates::opened(bed, &MYMASTER)?;
     wait_status(&node, 0, "\"code\": 0")?;
 
