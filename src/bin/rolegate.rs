@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use rolegate::{cli, logging};
 
 fn main() -> ExitCode {
-    logging::init("rolegate", logging::LogTo::Operator, tracing_subscriber::filter::LevelFilter::INFO);
-    cli::run(std::env::args_os())
+    cli::guarded(|| {
+        logging::init("rolegate", logging::LogTo::Operator, tracing_subscriber::filter::LevelFilter::INFO);
+        cli::run(std::env::args_os())
+    })
 }

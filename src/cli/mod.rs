@@ -8,6 +8,7 @@ mod assign;
 mod backup;
 mod change;
 mod corosync;
+mod defect;
 mod deinit;
 mod doctor;
 mod exec;
@@ -37,6 +38,8 @@ use std::time::Duration;
 use anstream::AutoStream;
 use anstream::stream::{AsLockedWrite, RawStream};
 use clap::{Parser, Subcommand};
+
+pub use defect::guarded;
 
 use crate::causes::with_causes;
 use crate::command::CommandError;

@@ -257,6 +257,8 @@ mod tests {
     fn on_a_terminal() {
         let Some(mode) = std::env::var_os("ROLEGATE_TEST_WATCH") else { return };
         let panics = mode == "panic";
+        // As in the program.
+        super::super::defect::say_defects();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let looks = Arc::new(std::sync::atomic::AtomicU64::new(0));
         let look = move || {
@@ -400,7 +402,7 @@ mod tests {
     fn a_watch_that_panics_leaves_the_terminal_as_it_was_with_the_message_on_it() {
         let watch = Watch::start("panic");
         let after = watch.left();
-        assert!(after.contains("a defect"), "{after:?}");
+        assert!(after.contains("rolegate: this is a defect in rolegate itself (a defect at "), "{after:?}");
     }
 
     #[test]
