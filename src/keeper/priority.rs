@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{behind, memory};
@@ -14,7 +15,17 @@ use crate::switchover;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where it is kept, for one gate: the number alone.
+/// The version of what stands in the files. One of another version is not guessed at: what would be put back is not known.
+const VERSION: u32 = 1;
+
+/// A file. One of a release before there were versions is the number alone.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    priority: u32,
+}
+
+/// Where it is kept, for one gate.
 #[derive(Debug, Clone)]
 pub struct Priority {
     me: String,
@@ -25,7 +36,12 @@ pub struct Priority {
 impl Priority {
     /// That of the gate resource `instance`, of `master`, on the node `me`.
     pub fn new(me: &str, master: &str, instance: &str) -> Self {
-        let path = Path::new(memory::DIRECTORY).join(format!("priority-{}", memory::file_name(instance)));
+        Priority::under(Path::new(memory::DIRECTORY), me, master, instance)
+    }
+
+    /// The same in another directory.
+    fn under(directory: &Path, me: &str, master: &str, instance: &str) -> Self {
+        let path = directory.join(format!("priority-{}", memory::file_name(instance)));
         Priority { me: me.to_owned(), master: master.to_owned(), path }
     }
 
@@ -57,17 +73,18 @@ impl Priority {
         let now = switchover::number(&reply)
             .ok_or_else(|| format!("not a reply to CONFIG GET: {}", server::shown(&reply)))?;
         // One that a switchover has marked is not what it is to be again.
-        match (refused, switchover::before(now), self.read()?) {
-            (true, 0, _) => Ok(()),
-            (true, now, _) => {
-                // First: a keeper that ends in between knows what to put back.
+        match (refused, switchover::before(now)) {
+            (true, 0) => Ok(()),
+            (true, now) => {
+                // First: a keeper that ends in between knows what to put back. Whatever stands there has been put back by somebody.
                 self.write(now)?;
                 ask(&["CONFIG", "SET", "replica-priority", "0"])?;
                 let (master, me) = (&self.master, &self.me);
                 info!(MASTER = %master, NODE = %me, REASON = "refused", "{master}: replica-priority is 0 (it was {now}): Pacemaker does not let this node be primary");
                 Ok(())
             }
-            (false, 0, Some(before)) => {
+            (false, 0) => {
+                let Some(before) = self.read()? else { return Ok(()) };
                 let (master, me) = (&self.master, &self.me);
                 ask(&["CONFIG", "SET", "replica-priority", &before.to_string()])?;
                 if let Err(why) = ask(&["CONFIG", "REWRITE"]) {
@@ -76,21 +93,24 @@ impl Priority {
                 info!(MASTER = %master, NODE = %me, REASON = "no longer refused", "{master}: replica-priority is {before} again");
                 self.remove()
             }
-            (false, _, _) => self.remove(),
+            (false, _) => self.remove(),
         }
     }
 
     fn read(&self) -> Result<Option<u32>, String> {
         match fs::read_to_string(&self.path) {
-            // One that cannot be understood is Redis' default.
-            Ok(text) => Ok(Some(text.trim().parse().unwrap_or(100))),
+            Ok(text) => understood(&text).map(Some).map_err(|why| {
+                format!("cannot understand {}: {why}; set replica-priority of Redis here by hand", self.path.display())
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(format!("cannot read {}: {error}", self.path.display())),
         }
     }
 
     fn write(&self, value: u32) -> Result<(), String> {
-        behind::replace(&self.path, &format!("{value}\n"))
+        serde_json::to_string(&Written { version: VERSION, priority: value })
+            .map_err(io::Error::from)
+            .and_then(|text| behind::replace(&self.path, &text))
             .map_err(|error| format!("cannot write {}: {error}", self.path.display()))
     }
 
@@ -100,6 +120,79 @@ impl Priority {
                 Err(format!("cannot remove {}: {error}", self.path.display()))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// What a file says that it was.
+fn understood(text: &str) -> Result<u32, String> {
+    if let Ok(priority) = text.trim().parse() {
+        return Ok(priority);
+    }
+    // First, as what else stands in one of another version may be anything.
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let Versioned { version } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("its version is {version}, not {VERSION}"));
+    }
+    serde_json::from_str::<Written>(text).map(|written| written.priority).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn priority(directory: &Path) -> Priority {
+        Priority::under(directory, "node1", "mymaster", "Redis/Gate")
+    }
+
+    #[test]
+    fn what_is_kept_is_read_until_it_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let priority = priority(directory.path());
+        assert_eq!((priority.is_kept(), priority.read()), (false, Ok(None)));
+        for value in [42, u32::MAX] {
+            priority.write(value).unwrap();
+            assert_eq!((priority.is_kept(), priority.read()), (true, Ok(Some(value))));
+        }
+        let text = fs::read_to_string(directory.path().join("priority-Redis%2FGate")).unwrap();
+        assert!(text.contains("\"version\":1"), "{text}");
+        priority.remove().unwrap();
+        priority.remove().unwrap();
+        assert_eq!((priority.is_kept(), priority.read()), (false, Ok(None)));
+    }
+
+    #[test]
+    fn what_an_older_release_kept_is_read_and_nothing_is_guessed() {
+        let directory = tempfile::tempdir().unwrap();
+        let priority = priority(directory.path());
+        for (text, says) in [
+            ("42\n", Ok(42)),
+            ("42", Ok(42)),
+            (r#"{"version":1,"priority":42}"#, Ok(42)),
+            (r#"{"version":1,"priority":42,"new":[1]}"#, Ok(42)),
+            (r#"{"version":2,"priority":42}"#, Err("its version is 2, not 1")),
+            (r#"{"version":2,"was":"42"}"#, Err("its version is 2, not 1")),
+            (r#"{"version":1}"#, Err("missing field `priority`")),
+            (r#"{"priority":42}"#, Err("missing field `version`")),
+            (r#"{"version":1,"priority":-1}"#, Err("invalid value")),
+            ("", Err("EOF")),
+            ("-1\n", Err("invalid type")),
+            ("high", Err("expected value")),
+        ] {
+            fs::write(&priority.path, text).unwrap();
+            assert!(priority.is_kept());
+            match (priority.read(), says) {
+                (Ok(read), Ok(says)) => assert_eq!(read, Some(says), "{text}"),
+                (Err(why), Err(says)) => assert!(
+                    why.contains("cannot understand ") && why.contains("priority-Redis%2FGate: ") && why.contains(says),
+                    "{text}: {why}"
+                ),
+                (read, _) => panic!("{text}: {read:?}"),
+            }
         }
     }
 }
