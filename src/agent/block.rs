@@ -52,7 +52,7 @@ impl Block {
         // Closed, and only now: with wrong parameters nobody could tell what this blocks.
         self.action.params.clone()?;
         self.action.tell_keeper();
-        info!(gate = %self.action.environment.instance, NODE = self.action.environment.on_node, "started, {port} is blocked");
+        info!(gate = %self.action.environment.instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, "started, {port} is blocked");
         Ok(OcfCode::Success)
     }
 
@@ -73,15 +73,16 @@ impl Block {
         };
         match self.role() {
             Ok(role) if allows(role, port) => {
-                info!(gate = %instance, NODE = self.action.environment.on_node, "stopped, {port} is left to this node's role")
+                info!(gate = %instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, ROLE = role.map(Role::as_str), "stopped, {port} is left to this node's role")
             }
             refused => {
+                let role = refused.as_ref().ok().copied().flatten();
                 let why = match refused {
                     Ok(Some(role)) => format!("this node's role is {role}"),
                     Ok(None) => "this node has no role, or is fenced".to_owned(),
                     Err(why) => why,
                 };
-                warn!(gate = %instance, NODE = self.action.environment.on_node, REASON = %why, "stopped, and {port} stays closed: {why}");
+                warn!(gate = %instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, ROLE = role.map(Role::as_str), REASON = %why, "stopped, and {port} stays closed: {why}");
                 match self.close(port, permission) {
                     // Never started here, and no firewall that could hold anything of ours.
                     Err(error) if error.code == OcfCode::Installed && permission.is_none() => warn!("{}", error.reason),

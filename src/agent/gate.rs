@@ -308,7 +308,7 @@ impl Action {
         let _told = self.lease();
     }
 
-    fn master(&self) -> Option<&str> {
+    pub(super) fn master(&self) -> Option<&str> {
         self.params.as_ref().ok().map(|params| params.master.as_str())
     }
 

@@ -21,7 +21,27 @@ const LOOKS_EVERY: Duration = Duration::from_secs(1);
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// What is wanted, once that is known.
-pub type Wanted = watch::Sender<Option<Arc<Direct>>>;
+pub type Wanted = watch::Sender<Option<Arc<Want>>>;
+
+/// What is to be so, and for whom it is told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Want {
+    direct: Direct,
+    /// This node, where its name is known.
+    me: Option<String>,
+    masters: Vec<String>,
+}
+
+impl Want {
+    /// Tells it by `record`, once for each master name.
+    fn tell(&self, record: impl Fn(Option<&str>, Option<&str>)) {
+        let me = self.me.as_deref();
+        match self.masters.as_slice() {
+            [] => record(None, me),
+            masters => masters.iter().for_each(|master| record(Some(master), me)),
+        }
+    }
+}
 
 /// Begins to keep what it is told; nothing before that.
 pub fn begin(within: Duration) -> Wanted {
@@ -31,12 +51,13 @@ pub fn begin(within: Duration) -> Wanted {
 }
 
 /// Tells what follows from the cluster's configuration.
-pub fn follow(wanted: &Wanted, cib: &Cib, settings: &Settings) {
+pub fn follow(wanted: &Wanted, me: Option<&str>, cib: &Cib, settings: &Settings) {
     let Some(direct) = of(cib, settings) else { return };
-    let direct = Some(Arc::new(direct));
+    let masters = layout::guards(cib).0.into_iter().map(|guard| guard.params.master).collect();
+    let want = Some(Arc::new(Want { direct, me: me.map(str::to_owned), masters }));
     wanted.send_if_modified(|last| {
-        let changed = *last != direct;
-        *last = direct;
+        let changed = *last != want;
+        *last = want;
         changed
     });
 }
@@ -62,7 +83,7 @@ fn of(cib: &Cib, settings: &Settings) -> Option<Direct> {
     Some(direct)
 }
 
-async fn keep(mut wanted: watch::Receiver<Option<Arc<Direct>>>, within: Duration) {
+async fn keep(mut wanted: watch::Receiver<Option<Arc<Want>>>, within: Duration) {
     let mut keeper = Keeper::default();
     let mut said = None;
     loop {
@@ -71,7 +92,7 @@ async fn keep(mut wanted: watch::Receiver<Option<Arc<Direct>>>, within: Duration
         if let Some(want) = want {
             let asked = want.clone();
             let look = move || {
-                let result = keeper.keep(&asked, Instant::now() + within);
+                let result = keeper.keep(&asked.direct, Instant::now() + within);
                 (keeper, result)
             };
             let Ok((kept, result)) = spawn_blocking(look).await else { return };
@@ -83,7 +104,9 @@ async fn keep(mut wanted: watch::Receiver<Option<Arc<Direct>>>, within: Duration
             }
             if trouble != said {
                 if let Some(why) = &trouble {
-                    warn!("who may reach Redis directly is not as the settings say: {why}");
+                    want.tell(|master, me| {
+                        warn!(MASTER = master, NODE = me, REASON = %why, "who may reach Redis directly is not as the settings say: {why}");
+                    });
                 }
                 said = trouble;
             }
@@ -95,15 +118,36 @@ async fn keep(mut wanted: watch::Receiver<Option<Arc<Direct>>>, within: Duration
     }
 }
 
-fn say(want: &Direct, done: Done) {
-    let ports: Vec<String> = want.ports().map(|port| port.to_string()).collect();
+fn say(want: &Want, done: Done) {
+    let ports: Vec<String> = want.direct.ports().map(|port| port.to_string()).collect();
     let ports = ports.join(", ");
-    match done {
+    want.tell(|master, me| match done {
         Done::Nothing => {}
-        Done::Made => info!("direct: only nodes, Sentinels and what is listed reach {ports} past the gate"),
-        Done::Mended => warn!("direct: its rules were changed by somebody; made anew"),
-        Done::Removed => info!("direct: what kept others off Redis' own port is taken away"),
-    }
+        Done::Made => {
+            info!(
+                MASTER = master,
+                NODE = me,
+                REASON = "direct in the settings",
+                "direct: only nodes, Sentinels and what is listed reach {ports} past the gate"
+            );
+        }
+        Done::Mended => {
+            warn!(
+                MASTER = master,
+                NODE = me,
+                REASON = "firewall",
+                "direct: its rules were changed by somebody; made anew"
+            );
+        }
+        Done::Removed => {
+            info!(
+                MASTER = master,
+                NODE = me,
+                REASON = "nothing is to be shut",
+                "direct: what kept others off Redis' own port is taken away"
+            );
+        }
+    });
 }
 
 #[cfg(test)]
@@ -134,5 +178,19 @@ mod tests {
         assert_eq!(of(&cib, &settings), Some(Direct::default()));
         let cib = crate::pacemaker::cib::parse(&xml("slip")).unwrap();
         assert_eq!(of(&cib, &settings), None);
+    }
+
+    #[test]
+    fn it_is_told_once_for_each_master_name() {
+        let told = |masters: &[&str]| {
+            let masters = masters.iter().map(|master| (*master).to_owned()).collect();
+            let told = std::cell::RefCell::new(Vec::new());
+            let want = Want { direct: Direct::default(), me: Some("node1".to_owned()), masters };
+            want.tell(|master, me| told.borrow_mut().push((master.map(str::to_owned), me == Some("node1"))));
+            told.into_inner()
+        };
+        let of = |master: &str| (Some(master.to_owned()), true);
+        assert_eq!(told(&["cache", "mymaster"]), [of("cache"), of("mymaster")]);
+        assert_eq!(told(&[]), [(None, true)], "the gates are gone");
     }
 }

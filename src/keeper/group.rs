@@ -45,6 +45,7 @@ use crate::pacemaker::{self, Cib};
 use crate::params::Params;
 use crate::permission::{Granted, StoreError};
 use crate::record::{Basis, NodeEntry, Record, RecordError, SentinelEntry, canonical};
+use crate::role::Role;
 use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
 use crate::server::{self, AskError, Value};
 use crate::settings::Settings;
@@ -348,7 +349,7 @@ impl Group {
         let veto = veto::Keeper::new(site(&common, gate_id, &params, &record, &node));
         common.history.begin(&params.master, &common.me, &record);
         common.history.roles(&params.master, &params.attribute, cib);
-        let mend = mend::Keeper::new(&params.master, node.address, common.settings.redis.clone());
+        let mend = mend::Keeper::new(&common.me, &params.master, node.address, common.settings.redis.clone());
         let mut group = Group {
             measure: Measure::of(Lengths::of(0, None), 0, micros(SETTLE), Vec::new()),
             lines,
@@ -360,7 +361,7 @@ impl Group {
             gate_id: gate_id.to_owned(),
             lease: remembered.last.clone().filter(|_| remembered.held),
             last: remembered.last,
-            roles: roles::Keeper::new(),
+            roles: roles::Keeper::new(&common.me, &params.master),
             veto,
             mend,
             hand,
@@ -1075,7 +1076,7 @@ impl Group {
             let credentials = self.common.settings.redis.clone();
             (self.redis, self.local) =
                 (Connection::new(node.address, credentials.clone()), Local::Unknown(AskError::Silent));
-            self.mend = mend::Keeper::new(&self.params.master, node.address, credentials);
+            self.mend = mend::Keeper::new(&self.common.me, &self.params.master, node.address, credentials);
         }
         self.veto.is_about(site(&self.common, &self.gate_id, &self.params, &record, &node));
         self.hand.is_about(writers(&self.params, &record, &node));
@@ -1352,7 +1353,7 @@ impl Group {
                 self.standing.unsettled = false;
                 if self.opened.is_none() {
                     self.opened = Some(Instant::now());
-                    info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} stays open for writing: the lease of the keeper before this one goes on", self.params.master, self.params.ports.rw);
+                    info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), REASON = "the lease of the keeper before this one goes on", "{}: {} stays open for writing: the lease of the keeper before this one goes on", self.params.master, self.params.ports.rw);
                 }
                 if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
                     self.remember();
@@ -1382,7 +1383,7 @@ impl Group {
         self.why.clear();
         self.remember();
         self.common.history.opened(&self.params.master, &self.common.me, self.epoch());
-        info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), "{}: {} is open for writing", self.params.master, self.params.ports.rw);
+        info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), REASON = "a majority of Sentinels names this node", "{}: {} is open for writing", self.params.master, self.params.ports.rw);
     }
 
     /// The configuration epoch that the Sentinels have, the highest.
@@ -1477,11 +1478,20 @@ impl Group {
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);
         let (permits, ports, own) = (self.permits.clone(), self.params.ports, self.own());
         let local = LocalFence::default();
-        let (master, me) = (self.params.master.clone(), self.common.me.clone());
+        let (master, me, epoch) = (self.params.master.clone(), self.common.me.clone(), self.epoch());
+        let permitted_by = match &self.permits {
+            Permits::Gate(_) => "the gate runs here",
+            Permits::Blocks(_) => "this node's role allows it",
+        };
         self.mending = Some(spawn_blocking(move || {
             let lasts = |state: &State| match state.ro {
                 PortState::Open { remaining } => remaining,
                 PortState::Closed => Duration::ZERO,
+            };
+            let tell = |before: &State, after: &State, why: &str| {
+                let Some(what) = turned(before.ro, after.ro) else { return };
+                let role = own.role.map(Role::as_str);
+                info!(MASTER = %master, NODE = %me, ROLE = role, EPOCH = epoch, REASON = why, "{master}: {} is {what} for reading: {why}", ports.ro);
             };
             let is_right = |state: &State| match fenced {
                 true => lasts(state).is_zero(),
@@ -1496,23 +1506,28 @@ impl Group {
                 return Ok(());
             }
             if fenced {
-                return gate.set(Desired::CLOSED).map(drop);
+                return gate.set(Desired::CLOSED).map(|after| tell(&state, &after, "an operator has fenced this node"));
             }
             // The agent may be about to take the permission away.
             let permitted = || permits.read(ports, own).is_ok_and(|permit| permit.granted.is_some_and(may_read));
             let allowed = || permitted() && local.at_once().is_none();
-            gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed)?;
-            let was = match &state.baseline {
-                Baseline::Intact => None,
-                Baseline::Missing => Some("were gone".to_owned()),
-                Baseline::Edited(what) => Some(format!("had been changed ({what})")),
-            };
-            if let Some(was) = was {
-                warn!(MASTER = %master, NODE = %me, REASON = "firewall", "{master}: the gate's rules {was}; they are put back");
+            let opened = gate.set_if(Desired { ro: Want::Open(open_for), rw: Want::Keep }, allowed)?;
+            if let Some(opened) = &opened {
+                let was = match &state.baseline {
+                    Baseline::Intact => None,
+                    Baseline::Missing => Some("were gone".to_owned()),
+                    Baseline::Edited(what) => Some(format!("had been changed ({what})")),
+                };
+                if let Some(was) = &was {
+                    warn!(MASTER = %master, NODE = %me, REASON = "firewall", "{master}: the gate's rules {was}; they are put back");
+                }
+                let why = was.map_or(permitted_by.to_owned(), |was| format!("its rules {was}"));
+                tell(&state, opened, &why);
             }
             // The agent waits for a slow firewall only so long, and may have closed in between.
             if !allowed() {
-                gate.set(Desired { ro: Want::Close, rw: Want::Keep })?;
+                let closed = gate.set(Desired { ro: Want::Close, rw: Want::Keep })?;
+                tell(opened.as_ref().unwrap_or(&state), &closed, "it may not be open any more");
             }
             Ok(())
         }));
@@ -1648,7 +1663,7 @@ impl Group {
             About::Other(node) => Some(node.clone()),
             About::Refused(_) | About::Unknown(_) => None,
         };
-        self.roles.keep(&self.common.me, named.as_deref(), &local, cib, &self.params);
+        self.roles.keep(named.as_deref(), &local, cib, &self.params);
     }
 
     /// Where Pacemaker refuses what Sentinels chose, and where Sentinels choose nobody.
@@ -1760,6 +1775,15 @@ fn local_question() -> Vec<&'static [&'static str]> {
     instance::QUESTION.into_iter().chain(switchover::QUESTION).collect()
 }
 
+/// What has become of a port, where that is news: a renewal comes all the time.
+fn turned(before: PortState, after: PortState) -> Option<&'static str> {
+    match (before.is_open(), after.is_open()) {
+        (false, true) => Some("open"),
+        (true, false) => Some("closed"),
+        _ => None,
+    }
+}
+
 fn may_read(granted: Granted) -> bool {
     granted >= Granted::Started
 }
@@ -1791,5 +1815,14 @@ mod tests {
             let late = now.as_micros() % EVERY.as_micros();
             assert_eq!(late, 900, "{phase}");
         }
+    }
+
+    #[test]
+    fn a_port_that_turns_is_told_and_a_renewal_is_not() {
+        let open = |seconds| PortState::Open { remaining: Duration::from_secs(seconds) };
+        assert_eq!(turned(PortState::Closed, open(10)), Some("open"));
+        assert_eq!(turned(open(1), PortState::Closed), Some("closed"));
+        assert_eq!(turned(open(1), open(10)), None);
+        assert_eq!(turned(PortState::Closed, PortState::Closed), None);
     }
 }

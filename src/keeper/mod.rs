@@ -176,7 +176,6 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
         // None before the cluster is set up.
         let Ok(Ok(cib)) = spawn_blocking(pacemaker::read_cib_on_disk).await else { continue };
         let cib = Arc::new(cib);
-        direct::follow(&direct, &cib, &settings);
         if common.is_none() {
             let shown = cib.clone();
             common = spawn_blocking(move || node_name(&shown)).await?.map(|me| {
@@ -194,6 +193,7 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
                 }
             });
         }
+        direct::follow(&direct, common.as_ref().map(|common| common.me.as_str()), &cib, &settings);
         let Some(common) = &common else { continue };
         release.show(&common.me, &cib);
         let outdated = groups.values().any(|running| running.task.is_finished());
@@ -281,9 +281,9 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
     let gone: Vec<String> = groups.keys().filter(|id| !there(id)).cloned().collect();
     for id in gone {
         if let Some(running) = groups.remove(&id) {
-            info!("gate {id} is gone from the cluster");
             let (me, master, ports) =
                 (common.me.clone(), running.guard.params.master.clone(), running.guard.params.ports);
+            info!(gate = %id, MASTER = %master, NODE = %me, REASON = "gone from the cluster", "{master}: gate {id} is gone from the cluster; what is open is closed");
             // A gate's agent has closed when it stopped, if Pacemaker let it. A block's has not.
             let is_blocks = running.guard.is_blocks();
             let redis = running.redis;
@@ -355,7 +355,7 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
         };
         let redis = group.redis_at();
         let master = &guard.params.master;
-        info!(MASTER = %master, "{master}: kept for {id}");
+        info!(gate = %id, MASTER = %master, NODE = %common.me, "{master}: kept for {id}");
         groups.insert(id, Running { guard, redis, notes, task: tokio::spawn(group.run()) });
     }
     told

@@ -32,6 +32,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Keeper {
+    me: String,
+    master: String,
     /// What is to be written, and since when.
     wanted: Option<(Instant, Role)>,
     /// Who was named when last all was written as it should be, and this node's role then.
@@ -42,21 +44,15 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the role of one master name.
-    pub fn new() -> Self {
-        Keeper { wanted: None, settled: None, job: None, not_before: None, said: String::new() }
+    /// Keeps the role that the node `me` has by one master name.
+    pub fn new(me: &str, master: &str) -> Self {
+        let (me, master) = (me.to_owned(), master.to_owned());
+        Keeper { me, master, wanted: None, settled: None, job: None, not_before: None, said: String::new() }
     }
 
     /// Writes what is to be written, if anything is. What somebody else has written meanwhile is not overruled.
-    pub fn keep(
-        &mut self,
-        me: &str,
-        named: Option<&str>,
-        local: &Result<Instance, AskError>,
-        cib: &Arc<Cib>,
-        params: &Params,
-    ) {
-        let (Some(named), Some(node)) = (named, cib.node(me)) else { return };
+    pub fn keep(&mut self, named: Option<&str>, local: &Result<Instance, AskError>, cib: &Arc<Cib>, params: &Params) {
+        let (Some(named), Some(node)) = (named, cib.node(&self.me)) else { return };
         let plan = roles::plan(node, named, local, cib, params);
         if plan.set.is_none() && plan.clear.is_empty() {
             self.wanted = None;
@@ -74,7 +70,7 @@ impl Keeper {
             return;
         }
         self.not_before = Some(now + PAUSE);
-        let (me, master, named) = (me.to_owned(), params.master.clone(), named.to_owned());
+        let (me, master, named) = (self.me.clone(), self.master.clone(), named.to_owned());
         let (cib, local) = (cib.clone(), local.clone());
         self.job = Some(spawn_blocking(move || hook::keep(&me, &cib, &master, &named, &local)));
     }
@@ -96,7 +92,8 @@ impl Keeper {
                 self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE);
                 // Once, not every few seconds for hours.
                 if self.said != why {
-                    warn!(REASON = %why, "the role attribute is not written: {why}");
+                    let role = self.wanted.map(|(_, role)| role.as_str());
+                    warn!(MASTER = %self.master, NODE = %self.me, ROLE = role, REASON = %why, "the role attribute is not written: {why}");
                     self.said = why;
                 }
             }
