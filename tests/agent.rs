@@ -4,6 +4,7 @@
 #[allow(dead_code)] // Shared with tests/gate.rs, which uses all of it.
 mod support;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -41,7 +42,7 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 15] = [
+    let trials: [(&str, fn()); 16] = [
         ("callers_that_say_nothing_hold_up_no_agent", silent_callers),
         ("the_keeper_serves_root_and_group_haclient_and_nobody_else", whom_the_keeper_serves),
         ("without_a_usable_firewall_the_agent_says_so", without_a_usable_firewall),
@@ -50,6 +51,7 @@ fn main() {
         ("another_gates_ports_are_left_alone", another_gates_ports),
         ("a_port_that_opens_while_the_keeper_is_asked_is_seen", opens_while_asked),
         ("a_program_on_a_port_is_said_and_stops_nothing", listener),
+        ("without_a_journal_decisions_are_on_stderr_with_their_fields", decisions_on_stderr),
         ("a_refused_node_is_not_to_be_chosen", a_refused_node_is_not_to_be_chosen),
         ("a_block_that_does_not_run_leaves_its_port_to_the_role", blocks),
         (
@@ -141,6 +143,8 @@ struct World {
     stopped: usize,
     /// Whether Sentinels name another node.
     other_named: bool,
+    /// What the last agent's stderr was.
+    agent_said: RefCell<String>,
 }
 
 /// What Sentinels and Redis say together, as the world was made.
@@ -190,6 +194,7 @@ impl World {
             sentinels,
             stopped: 0,
             other_named: false,
+            agent_said: RefCell::default(),
         };
         let ids = SENTINELS.map(|port| {
             eventually("a Sentinel answers", || world.redis_cli(port, "PING").is_some_and(|said| said == "PONG"));
@@ -258,6 +263,10 @@ impl World {
     }
 
     fn start_keeper(&mut self) {
+        self.start_keeper_saying_to(Stdio::inherit());
+    }
+
+    fn start_keeper_saying_to(&mut self, stderr: Stdio) {
         // Without Pacemaker it takes the host's name for the node's.
         let mut command = Command::new("unshare");
         command.args(["--uts", "setpriv", "--pdeathsig", "KILL", "sh", "-c"]);
@@ -266,7 +275,7 @@ impl World {
             self.node.name(),
             env!("CARGO_BIN_EXE_rolegate-keeper")
         ));
-        self.keeper = Some(command.stdin(Stdio::null()).spawn().unwrap());
+        self.keeper = Some(command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap());
         eventually("the keeper keeps this gate", || {
             rolegate::keeper::socket::ask(&Request::Report).is_ok_and(|reports| !reports.is_empty())
         });
@@ -385,6 +394,7 @@ impl World {
         }
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
+        self.agent_said.replace(said.clone().into_owned());
         let code = output.status.code().unwrap_or_else(|| panic!("{action}: {}: {said}", output.status));
         let quiet = [OcfCode::Success, OcfCode::NotRunning, OcfCode::RunningPromoted].map(|code| code as i32);
         assert!(
@@ -600,7 +610,7 @@ fn random_sequences(backend: BackendChoice) {
     ];
     let mut runner =
         TestRunner::new(Config { cases: 5, max_shrink_iters: 20, failure_persistence: None, ..Config::default() });
-    let world = std::cell::RefCell::new(World::on(backend, "2s"));
+    let world = RefCell::new(World::on(backend, "2s"));
     let sequences = prop::collection::vec(step, 10..20);
     runner
         .run(&sequences, |steps| {
@@ -615,6 +625,62 @@ fn random_sequences(backend: BackendChoice) {
             Ok(())
         })
         .unwrap();
+}
+
+/// What agent and keeper do is to be found by its fields there, and each turn of a port once.
+fn decisions_on_stderr() {
+    let journal = std::path::Path::new("/run/systemd/journal/socket");
+    assert!(!journal.exists(), "the tests have a /run of their own");
+    let mut world = World::new();
+    world.stop_keeper(Signal::SIGKILL);
+    let log = "/run/rolegate/keeper.stderr";
+    world.start_keeper_saying_to(std::fs::File::create(log).unwrap().into());
+    let lines = |text: &str| -> Vec<String> {
+        let said = std::fs::read_to_string(log).unwrap();
+        said.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    };
+    let has = |line: &str, fields: &[&str]| {
+        for field in fields {
+            assert!(line.contains(field), "no {field}: {line}");
+        }
+    };
+    // Short, so that it is renewed some times.
+    let short: &[(&str, &str)] = &[("open_for", "2s")];
+    world.reset();
+    let cib = |fence: &[(&str, &str)]| world.write_cib_with(&world.resource(&world.instance, "gate", short), fence);
+    cib(&[]);
+    assert_eq!(world.agent("start", false, short), 0);
+    let said = world.agent_said.borrow().clone();
+    let started: Vec<&str> = said.lines().filter(|line| line.contains(" started ")).collect();
+    let [started] = started[..] else { panic!("not one line: {said}") };
+    has(started, &["INFO", "MASTER=\"mymaster\"", "NODE=\"node1\"", "ROLE=\"replica\""]);
+    // The agent has opened it, and renewals are none of the keeper's openings.
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(world.agree("renewals").ro.is_open());
+    assert_eq!(lines("6380 is "), [""; 0]);
+    let fence = [(rolegate::pacemaker::FENCE_ATTRIBUTE, "by ann")];
+    let turns: [(&str, &dyn Fn(), &str, &str); 3] = [
+        ("fenced", &|| cib(&fence), "closed", "an operator has fenced this node"),
+        ("not fenced any more", &|| cib(&[]), "open", "the gate runs here"),
+        ("flushed", &|| world.flush(), "open", "its rules were gone"),
+    ];
+    for (n, (what, turn, becomes, why)) in turns.into_iter().enumerate() {
+        turn();
+        eventually(what, || lines("6380 is ").len() > n);
+        assert_eq!(world.agree(what).ro.is_open(), becomes == "open", "{what}");
+        std::thread::sleep(Duration::from_secs(4));
+        let all = lines("6380 is ");
+        assert_eq!(all.len(), n + 1, "{what}: {all:?}");
+        let (text, reason) = (format!("mymaster: 6380 is {becomes} for reading: {why}"), format!("REASON=\"{why}\""));
+        has(&all[n], &[&text, &reason, "MASTER=mymaster", "NODE=node1", "EPOCH="]);
+    }
+    assert_eq!(world.agent("promote", false, short), 0);
+    let opened = lines("mymaster: 6381 is open for writing");
+    assert_eq!(opened.len(), 1, "{opened:?}");
+    has(
+        &opened[0],
+        &["MASTER=mymaster", "NODE=node1", "ROLE=\"primary\"", "EPOCH=", "REASON=\"a majority of Sentinels"],
+    );
 }
 
 /// Its Redis' replica-priority is 0 while no gate runs here, and then what it was before.
