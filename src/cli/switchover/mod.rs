@@ -930,18 +930,26 @@ fn position(address: SocketAddr, old: SocketAddr, credentials: &Credentials) -> 
 
 /// Whether a majority of Sentinels shows all lines of the node marked closed: from then on another node may open at once.
 fn marked_closed(record: &crate::record::Record, master: &str, node: &str, credentials: &Credentials) -> bool {
-    let nodes = [node.to_owned()];
     let jobs = record.sentinels().iter().map(|sentinel| {
-        let (address, credentials, master, nodes) =
-            (sentinel.address, credentials.clone(), master.to_owned(), nodes.clone());
+        let (address, credentials) = (sentinel.address, credentials.clone());
         move || {
             let replies = server::ask(address, &credentials, NAMING, &[&["CLIENT", "LIST", "TYPE", "normal"]]).ok()?;
-            let lines = Marks::read(&server::text(replies.first()?)?).of(&master, &nodes);
-            Some(!lines.is_empty() && lines.iter().all(|line| line.mark == Some(lease::Mark::Closed)))
+            server::text(replies.first()?)
         }
     });
-    let closed = together(NAMING, jobs).into_iter().flatten().flatten().filter(|closed| *closed).count();
-    closed >= record.majority()
+    let lists: Vec<_> = together(NAMING, jobs).into_iter().flatten().flatten().collect();
+    show_closed(&lists, master, node, record.majority())
+}
+
+/// Whether so many `CLIENT LIST`s, each a Sentinel's, show the node's lines, and each of them marked closed. Pure.
+fn show_closed(lists: &[String], master: &str, node: &str, majority: usize) -> bool {
+    let nodes = [node.to_owned()];
+    let shows = |list: &&String| {
+        let lines = Marks::read(list).of(master, &nodes);
+        // Without a line, it shows nothing: one may come that is not closed.
+        !lines.is_empty() && lines.iter().all(|line| line.mark == Some(lease::Mark::Closed))
+    };
+    lists.iter().filter(shows).count() >= majority
 }
 
 /// Whether it has as many replicas as it wants for a write.
@@ -973,5 +981,52 @@ mod tests {
         assert_eq!(said_of(&ms(&[812])).unwrap(), "nobody could write for 0.81 s");
         let two = said_of(&ms(&[400, 1230])).unwrap();
         assert_eq!(two, "nobody could write for 1.23 s, and for 0.40 s before");
+    }
+
+    /// What a Sentinel lists: a line of an operator's, and one of each of these names.
+    fn listed(names: &[&str]) -> String {
+        let line = |(n, name): (usize, &&str)| {
+            format!(
+                "id={} addr=10.0.0.1:{} laddr=10.0.0.9:26379 fd=9 name={name} age=7 idle=0 flags=N db=0\n",
+                n + 4,
+                n + 40000
+            )
+        };
+        format!(
+            "id=3 addr=10.0.0.1:39999 fd=8 name= age=1 idle=1 flags=N db=0\n{}",
+            names.iter().enumerate().map(line).collect::<String>()
+        )
+    }
+
+    #[test]
+    fn a_node_is_shown_closed_by_all_of_its_lines_at_a_majority() {
+        let mark = |node: &str, mark| lease::mark::text("mymaster", node, &mark);
+        let held = lease::Mark::Held { length: 2_000_000, nonce: 1 };
+        let (closed, open) = (mark("node1", lease::Mark::Closed), mark("node1", held));
+        let (other, others) = (mark("node2", held), mark("node2", lease::Mark::Closed));
+        let elsewhere = lease::mark::text("cache", "node1", &held);
+        let all = listed(&[&closed]);
+        let shown = |lists: &[&String]| {
+            let lists: Vec<String> = lists.iter().map(|list| (*list).clone()).collect();
+            show_closed(&lists, "mymaster", "node1", 2)
+        };
+        // Two of three, or all.
+        assert!(shown(&[&all, &all]) && shown(&[&all, &all, &all]));
+        // The majority is of the record, not of those that answer.
+        assert!(!shown(&[&all]) && !shown(&[]));
+        for (what, list, counts) in [
+            ("two lines, both closed", listed(&[&closed, &closed]), true),
+            ("as Pacemaker, without regard to case", listed(&[&mark("NODE1", lease::Mark::Closed)]), true),
+            ("another node may be open", listed(&[&closed, &other]), true),
+            ("another master name may be open", listed(&[&closed, &elsewhere]), true),
+            ("one line may be open", listed(&[&closed, &open]), false),
+            ("one line cannot be understood", listed(&[&closed, "rolegate:mymaster:node1:shut"]), false),
+            ("no line", listed(&[]), false),
+            ("another node is closed", listed(&[&others]), false),
+            ("nothing", String::new(), false),
+        ] {
+            assert_eq!(shown(&[&all, &list]), counts, "{what}");
+            assert!(shown(&[&all, &list, &all]), "{what}: two others show it");
+        }
     }
 }
