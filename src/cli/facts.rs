@@ -1207,4 +1207,69 @@ mod tests {
         // Of an operator's attribute.
         assert_eq!(rule("<expression id=\"e\" attribute=\"rack\" operation=\"not_defined\"/>"), [ban(None), ban(None)]);
     }
+
+    /// A node of which the Redis has answered INFO with this text.
+    fn node(n: u8, info: &str) -> NodeFacts {
+        let reply = crate::server::Value::BulkString(info.as_bytes().to_vec());
+        NodeFacts {
+            name: format!("node{n}"),
+            address: Some(SocketAddr::from(([10, 0, 0, n], 6379))),
+            redis: Some(Server::Given(instance::read(&[reply]).unwrap().into())),
+            ..NodeFacts::default()
+        }
+    }
+
+    /// A replica's INFO, of Redis 7.0.15; `link` is what there is of that.
+    fn replica(of: &str, offset: u64, link: &str) -> String {
+        format!(
+            "run_id:7\r\n# Replication\r\nrole:slave\r\nmaster_host:{of}\r\nmaster_port:6379\r\n{link}slave_read_repl_offset:{offset}\r\n\
+             slave_repl_offset:{offset}\r\nslave_priority:100\r\nslave_read_only:1\r\nreplica_announced:1\r\nconnected_slaves:0\r\n\
+             master_failover_state:no-failover\r\nmaster_replid:8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb\r\nmaster_repl_offset:{offset}\r\n"
+        )
+    }
+
+    #[test]
+    fn a_replica_is_behind_the_named_primary_and_never_less_than_nothing() {
+        let primary = "run_id:1\r\n# Replication\r\nrole:master\r\nconnected_slaves:3\r\n\
+             slave0:ip=10.0.0.2,port=6379,state=online,offset=8812,lag=0\r\n\
+             slave1:ip=10.0.0.3,port=6379,state=online,offset=9000,lag=1\r\n\
+             slave2:ip=10.0.0.5,port=6379,state=wait_bgsave,offset=0,lag=0\r\n\
+             master_failover_state:no-failover\r\nmaster_replid:8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb\r\nmaster_repl_offset:9000\r\n";
+        let up = "master_link_status:up\r\nmaster_last_io_seconds_ago:0\r\nmaster_sync_in_progress:0\r\n";
+        let down = "master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:0\r\n\
+                    master_link_down_since_seconds:41\r\n";
+        let mut group = Group {
+            verdict: Some(VerdictFacts { points_at_node: Some("node1".to_owned()), ..VerdictFacts::default() }),
+            nodes: vec![
+                node(1, primary),
+                node(2, &replica("10.0.0.1", 8812, up)),
+                // Asked a moment later, in which more was written.
+                node(3, &replica("10.0.0.1", 9450, up)),
+                // The primary has given its line up.
+                node(4, &replica("10.0.0.1", 5000, down)),
+                // Not online yet.
+                node(5, &replica("10.0.0.1", 0, down)),
+                node(6, &replica("10.0.0.4", 8812, up)),
+                NodeFacts { redis: Some(Server::None { why: "silent".to_owned() }), ..node(7, primary) },
+            ],
+            ..Group::default()
+        };
+        behind(&mut group);
+        let found: Vec<Option<(u64, Option<u64>)>> =
+            group.nodes.iter().map(|node| node.behind.map(|behind| (behind.bytes, behind.seconds))).collect();
+        let [one, two, three, four, five, six, seven] = found[..] else { panic!("{found:?}") };
+        assert_eq!(one, None, "the primary itself");
+        assert_eq!(two, Some((188, Some(0))));
+        assert_eq!(three, Some((0, Some(1))), "further than the primary was when it was asked");
+        assert_eq!(four, Some((4000, None)), "the primary does not hear from it");
+        assert_eq!(five, Some((9000, None)), "it has nothing yet");
+        assert_eq!(six, None, "of a replica");
+        assert_eq!(seven, None, "who is silent has no offset");
+        for named in [None, Some("node7")] {
+            group.nodes.iter_mut().for_each(|node| node.behind = None);
+            group.verdict.as_mut().unwrap().points_at_node = named.map(str::to_owned);
+            behind(&mut group);
+            assert!(group.nodes.iter().all(|node| node.behind.is_none()), "behind whom is not known: {named:?}");
+        }
+    }
 }
