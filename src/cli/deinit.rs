@@ -15,7 +15,7 @@ use super::{Gate, Stop, change, fence, gates, init, local, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::gate::{self, GateError};
-use crate::keeper::memory;
+use crate::keeper::{memory, priority};
 use crate::pacemaker::cib::{self, Location, Resource};
 use crate::pacemaker::{self, Cib, FENCE_ATTRIBUTE, VERSION_ATTRIBUTE};
 use crate::permission;
@@ -425,10 +425,14 @@ fn of_node(dry_run: bool) -> Result<CliCode, Stop> {
         local::note(None, "deinit --local", "what a gate left on this node is taken out");
     }
     for file in &waiting {
-        let before = fs::read_to_string(file).unwrap_or_default();
-        let before = before.trim().parse::<u32>().unwrap_or(100);
+        let text = fs::read_to_string(file).unwrap_or_default();
+        // Redis' default, where that cannot be told.
+        let (was, before) = match priority::understood(&text) {
+            Ok(before) => (before.to_string(), before),
+            Err(_) => (format!("what {} says", file.display()), 100),
+        };
         say(super::typed_here(&format!(
-            "note: replica-priority of a Redis here was {before} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
+            "note: replica-priority of a Redis here was {was} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
              replica-priority {before}, then CONFIG REWRITE; then rm {}",
             file.display()
         )));

@@ -18,7 +18,7 @@ pub mod history;
 mod looks;
 pub mod memory;
 mod mend;
-mod priority;
+pub mod priority;
 mod release;
 mod restart;
 mod roles;

@@ -125,7 +125,10 @@ impl Priority {
 }
 
 /// What a file says that it was.
-fn understood(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// Why that cannot be told.
+pub fn understood(text: &str) -> Result<u32, String> {
     if let Ok(priority) = text.trim().parse() {
         return Ok(priority);
     }

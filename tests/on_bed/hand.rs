@@ -279,7 +279,10 @@ fn ends_by_itself(bed: &Bed) -> Result<()> {
     let (keeper, opened) = (node.ask("pidof", &["rolegate-keeper"])?, Instant::now());
     node.ask("kill", &["-STOP", &keeper])?;
     wait_closed(&node, Duration::from_secs(4))?;
-    bed.say(&format!("forced open for 2 s: closed {:.1} s after the keeper was stopped", opened.elapsed().as_secs_f64()));
+    bed.say(&format!(
+        "forced open for 2 s: closed {:.1} s after the keeper was stopped",
+        opened.elapsed().as_secs_f64()
+    ));
     ensure!(node.ask("pidof", &["rolegate-keeper"])? == keeper, "another keeper runs {:?} later", opened.elapsed());
     node.ask("kill", &["-CONT", &keeper])?;
     let said = force(&node, "60s", dead)?;

@@ -170,7 +170,10 @@ fn backup_and_restore(bed: &Bed) -> Result<()> {
     let from_primary = rolegate(&node, &["backup", "--from-primary"]);
     writer.redis(6379, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
     let (killed, from_primary) = (killed?.text(), from_primary?);
-    ensure!(cut_off? == (0, 2), "killed in the middle of it ({killed}), and there is more than the lock and what it had begun");
+    ensure!(
+        cut_off? == (0, 2),
+        "killed in the middle of it ({killed}), and there is more than the lock and what it had begun"
+    );
     ensure!(from_primary.code == 0 && from_primary.text.contains("(primary)"), "{from_primary:?}");
     ensure!(files()? == (1, 2), "{:?}: the lock and one backup", files()?);
     writer.sh("sed -i 's,/bin/cp,/bin/false,' /etc/rolegate/rolegate.toml")?;
