@@ -219,7 +219,7 @@ fn anew(bed: &Bed) -> Result<()> {
     let line = wait_for("status to say what is to be done", LONG, || {
         let told: Value = serde_json::from_str(&rolegate(&node, &["status", "--json"])?.text)?;
         let problems = told["masters"][0]["problems"].as_array().context("problems")?;
-        let mut next = problems.iter().filter_map(|problem| problem["next"].as_str());
+        let mut next = problems.iter().filter_map(|problem| problem["next"].as_str()?.lines().next());
         Ok(next.find(|next| next.starts_with("pcs resource disable")).context(format!("{told:#}"))?.to_owned())
     })?;
     bed.say(&line);
