@@ -1,10 +1,12 @@
 // A wall clock that can be stepped, for the programs of one node of a bed: preloaded before libc. All nodes of a bed run on one kernel,
-// which has one wall clock. What goes by monotonic time is not touched; nor are waits that end at a moment of the wall clock, which a
-// program with this should not do.
+// which has one wall clock. What goes by monotonic time is not touched. A wait that ends at a moment of the wall clock ends at that of the
+// stepped one, if it begins behind the step; one that has begun before goes on as it is.
 //
 // The step, in seconds, is the 32-bit number at the beginning of a file, which is looked at each time. Without that file the clock is right.
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -51,4 +53,30 @@ time_t time(time_t *also)
 	if (also)
 		*also = now.tv_sec;
 	return now.tv_sec;
+}
+
+static struct timespec kernels(struct timespec until)
+{
+	if (step)
+		until.tv_sec -= *step;
+	return until;
+}
+
+int sem_timedwait(sem_t *restrict semaphore, const struct timespec *restrict until)
+{
+	struct timespec then = kernels(*until);
+	return sem_clockwait(semaphore, CLOCK_REALTIME, &then);
+}
+
+// By which clock a condition waits is not to be seen from outside: one of them began long before the other.
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+			   const struct timespec *restrict until)
+{
+	const time_t years = 365 * 24 * 3600;
+	struct timespec monotonic;
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	if (until->tv_sec < monotonic.tv_sec + years)
+		return pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, until);
+	struct timespec then = kernels(*until);
+	return pthread_cond_clockwait(condition, mutex, CLOCK_REALTIME, &then);
 }

@@ -1,7 +1,6 @@
-//! A step of one node's wall clock: of its Redis, its Sentinel and its keeper.
+//! A step of one node's wall clock: of its corosync, Pacemaker, Redis, Sentinel and keeper, and what Pacemaker runs.
 //!
-//! They are given a library that lies between them and libc's clock (`clock.c`). What waits for a moment of the wall clock still waits by the
-//! kernel's, which all nodes share: corosync does that, and would be tried by the library and not by the clock.
+//! They are given a library that lies between them and libc's clock (`clock.c`): all nodes share the kernel's.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -108,7 +107,7 @@ fn is_well(node: &Host) -> Result<()> {
 fn units(node: &Host) -> String {
     let (bed, server) = (node.bed(), node.bed().server());
     let keeper = if bed.options().bare { "" } else { "rolegate-keeper" };
-    [server.unit(), server.sentinel(), keeper].join(" ")
+    ["corosync", "pacemaker", server.unit(), server.sentinel(), keeper].join(" ")
 }
 
 /// Changes the drop-ins of the units by a script that finds their directory in `$dropped`, and restarts them.

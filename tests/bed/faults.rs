@@ -756,7 +756,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "clock-forward",
-        says: "the clock of Redis, Sentinel and keeper on {primary} is an hour ahead from now on; that Sentinel is in TILT for 30 s",
+        says: "the clock of corosync, Pacemaker, Redis, Sentinel and keeper on {primary} is an hour ahead from now on; that Sentinel is in TILT for 30 s",
         lasts: seconds(35),
         expects: Expects::Untouched,
         before: |scene| clock::prepare(&scene.others[0], &scene.others[1]),
@@ -767,7 +767,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "clock-back",
-        says: "the clock of Redis, Sentinel and keeper on {primary} is an hour behind from now on; that Sentinel is in TILT for 30 s",
+        says: "the clock of corosync, Pacemaker, Redis, Sentinel and keeper on {primary} is an hour behind from now on; that Sentinel is in TILT for 30 s",
         lasts: seconds(35),
         expects: Expects::Untouched,
         before: |scene| clock::prepare(&scene.others[0], &scene.others[1]),
