@@ -53,7 +53,9 @@ pub fn prepare(node: &Host, other: &Host) -> Result<()> {
         ensure!(bed.primary()?.name() == node.name(), "{} is primary", bed.primary()?.name());
         is_well(node)
     })?;
-    other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"]).map(drop)
+    // Sentinel has made the other value permanent when it turned that server around, and the next run may be on its node.
+    other.redis(6379, &["CONFIG", "SET", "replica-priority", "100"])?;
+    other.redis(6379, &["CONFIG", "REWRITE"]).map(drop)
 }
 
 /// Steps the clock of `node` by `hours`. Its Sentinel sees that, and takes no decision from then on; the others go on.
