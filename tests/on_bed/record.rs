@@ -107,7 +107,7 @@ fn killed(bed: &Bed) -> Result<()> {
     // It is killed when the first of these holds, and begun again: within the first step, between the two, within the second.
     let (left, removed, added) = (
         "grep -q is-managed".to_owned(),
-        format!("! grep -qe is-managed -e '{old}'"),
+        format!("{{ ! grep -qe is-managed -e '{old}'; }}"),
         format!("tr -d '\\n' | grep -q 'is-managed.*{id}\\|{id}.*is-managed'"),
     );
     for (when, condition, alone) in [
@@ -123,7 +123,7 @@ fn killed(bed: &Bed) -> Result<()> {
                  until cib=$(cibadmin -Q -o resources) && echo \"$cib\" | {condition}; do
                      kill -0 $pid || {{ echo over; break; }}
                  done
-                 kill -9 -- -$pid && echo killed
+                 kill -9 -$pid && echo killed
                  wait $pid || echo $?
                  cat /tmp/init"
             ),
