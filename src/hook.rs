@@ -11,13 +11,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info};
-
 use crate::causes::with_causes;
 use crate::exit::HookCode;
 use crate::instance::{self, Instance};
-use crate::keeper::socket::{self, Request};
+use crate::keeper::node_name_of_this_boot;
+use crate::keeper::socket::{self, Report, Request};
 use crate::layout;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::params::Params;
 use crate::record::{NodeEntry, Record};
@@ -94,18 +94,26 @@ impl From<SettingsError> for Problem {
 struct Account {
     me: Option<String>,
     named: Option<String>,
+    /// The Sentinels' configuration epoch, where they were asked.
+    epoch: Option<u64>,
     role: Option<Role>,
     did: Vec<String>,
 }
 
 impl Account {
-    fn role(&self) -> Option<&'static str> {
-        self.role.map(Role::as_str)
+    /// Whom its record is about. Where Pacemaker has not said which node this is, a keeper may have noted it.
+    fn subject(&self, master: &str) -> Subject {
+        let me = self.me.clone().or_else(node_name_of_this_boot);
+        let subject = Subject::of(Some(master), me.as_deref());
+        subject.heard(self.epoch);
+        subject.has_role(self.role);
+        subject
     }
 
     /// Why roles are written as they are.
-    fn reason(&self) -> Option<String> {
-        self.named.as_ref().map(|node| format!("a majority of Sentinels names {node}"))
+    fn reason(&self) -> String {
+        let named = self.named.as_ref().map(|node| format!("a majority of Sentinels names {node}"));
+        named.unwrap_or_else(|| "no majority seen".to_owned())
     }
 }
 
@@ -207,37 +215,55 @@ pub fn run(args: &[String]) -> HookCode {
     let call = match read_call(args) {
         Ok(call) => call,
         Err(why) => {
-            error!("{why}");
+            decided!(error, Subject::of(None, node_name_of_this_boot().as_deref()), why, "{why}");
             return HookCode::Never;
         }
     };
     let request = Request::Failover(call.master.clone());
-    if socket::ask(&request).is_ok_and(|reports| !reports.is_empty()) {
-        info!(MASTER = %call.master, "{}: called as {}, {}: the keeper follows", call.master, call.by, call.hint);
+    if let Some(report) = socket::ask(&request).ok().and_then(|reports| reports.into_iter().next()) {
+        let Call { master, by, hint } = &call;
+        decided!(
+            info,
+            of_keeper(master, &report),
+            "the keeper follows",
+            "{master}: called as {by}, {hint}: the keeper follows"
+        );
         return HookCode::Done;
     }
     let mut account = Account::default();
     let result = follow(&call, started, &mut account);
     let ms = started.elapsed().as_millis() as u64;
     let Call { master, by, hint } = &call;
+    let subject = account.subject(master);
     match result {
         Ok(()) => {
-            info!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = account.reason(), ms, "{master}: called as {by}, {hint}: {account}");
+            let why = account.reason();
+            decided!(info, subject, why, ms = ms, "{master}: called as {by}, {hint}: {account}");
             HookCode::Done
         }
         Err(Problem::Later(why)) => {
-            error!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = %why, ms, "{master}: called as {by}, {hint}: {account}; to be tried again: {why}");
+            let then = "to be tried again";
+            decided!(error, subject, why, ms = ms, "{master}: called as {by}, {hint}: {account}; {then}: {why}");
             HookCode::Retry
         }
         Err(Problem::Never(why)) => {
-            error!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = %why, ms, "{master}: called as {by}, {hint}: {account}; given up: {why}");
+            decided!(error, subject, why, ms = ms, "{master}: called as {by}, {hint}: {account}; given up: {why}");
             HookCode::Never
         }
     }
 }
 
+/// Whom a record is about where the keeper of this node has answered. One of an older release does not say all of it.
+fn of_keeper(master: &str, report: &Report) -> Subject {
+    let node = report.node.clone().or_else(node_name_of_this_boot);
+    let subject = Subject::of(Some(master), node.as_deref()).of_gate(&report.gate);
+    subject.heard(report.epoch);
+    subject.has_role(report.role.as_ref().and_then(|role| role.parse().ok()));
+    subject
+}
+
 /// Writes what is to be written for `master` when a majority names `named` and Redis here says `local`, as a hook would: for the
-/// keeper of the node `me`, which has just heard both, and has no time to hear it from all again. `cib` is what it read on its disk;
+/// keeper of the node `me`, whose records are about `subject`, which has just heard both, and has no time to hear it from all again. `cib` is what it read on its disk;
 /// where that is behind, the cluster is asked.
 ///
 /// Says whether anything was.
@@ -245,9 +271,9 @@ pub fn run(args: &[String]) -> HookCode {
 /// # Errors
 /// Why nothing was written.
 pub fn keep(
-    me: &str,
+    subject: &Subject,
+    (me, master): (&str, &str),
     cib: &Arc<Cib>,
-    master: &str,
     named: &str,
     local: &Result<Instance, AskError>,
 ) -> Result<bool, String> {
@@ -263,7 +289,8 @@ pub fn keep(
     };
     let result = result.map_err(|problem| problem.to_string());
     if !account.did.is_empty() {
-        info!(MASTER = %master, NODE = account.me, ROLE = account.role(), REASON = account.reason(), ms = started.elapsed().as_millis() as u64, "{master}: {account}");
+        let ms = started.elapsed().as_millis() as u64;
+        decided!(info, subject.as_role(account.role), account.reason(), ms = ms, "{master}: {account}");
     }
     result.map(|_| !account.did.is_empty())
 }
@@ -286,11 +313,12 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
     let mut settings = Settings::load()?;
     settings.answer_within = settings.answer_within.min(ANSWER_LIMIT);
     let mut cluster = look()?;
+    account.me = Some(cluster.me.clone());
     loop {
         let looked = Instant::now();
         let (named, params, record) = loop {
             let (params, record) = gate_of(&cluster.cib, &call.master)?;
-            match named(&call.master, &record, &settings)? {
+            match named(&call.master, &record, &settings, &mut account.epoch)? {
                 Ok(node) => break (node, params, record),
                 Err(why) if started.elapsed() + AGREE_PAUSE > BUDGET => return Err(Problem::Later(why)),
                 Err(_) => std::thread::sleep(AGREE_PAUSE),
@@ -328,8 +356,14 @@ enum Step {
 }
 
 /// The node that a majority names now, or why there is none yet.
-fn named(master: &str, record: &Record, settings: &Settings) -> Result<Result<String, String>, Problem> {
+fn named(
+    master: &str,
+    record: &Record,
+    settings: &Settings,
+    epoch: &mut Option<u64>,
+) -> Result<Result<String, String>, Problem> {
     let heard = sentinel::ask_all(record, master, &settings.sentinel, settings.answer_within);
+    *epoch = sentinel::highest_epoch(heard.iter().filter_map(|heard| heard.answer.as_deref().ok())).or(*epoch);
     let verdict = Verdict::of(record, &heard, None);
     if let (None, Some(place), None) = (&verdict.named, &verdict.points_at, &verdict.points_at_node) {
         return Err(Problem::Never(format!(

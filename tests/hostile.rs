@@ -26,6 +26,7 @@ use rolegate::keeper::stand::Standing;
 use rolegate::keeper::timeline;
 use rolegate::layout;
 use rolegate::lease::mark::Marks;
+use rolegate::logging::Subject;
 use rolegate::pacemaker::{cib, crm_mon};
 use rolegate::params::{Params, read_port};
 use rolegate::permission::Store;
@@ -392,7 +393,7 @@ fn remembers(bytes: &[u8]) -> bool {
 fn stands_on(bytes: &[u8]) -> usize {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("record-RedisGate"), bytes).unwrap();
-    let standing = Standing::under(directory.path(), "b", ("node1", "RedisGate", "mymaster"), None);
+    let standing = Standing::under(Subject::default(), directory.path(), "b", ("RedisGate", "mymaster"), None);
     [standing.on, standing.last].iter().flatten().count()
 }
 

@@ -7,12 +7,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
-
 use super::gate::{Action, Failed, Outcome, failed};
 use crate::exit::OcfCode;
 use crate::gate::{Baseline, Desired, Port, Want};
 use crate::layout::{left_by, own_role};
+use crate::logging::decided;
 use crate::pacemaker;
 use crate::params::{ParamError, read_port};
 use crate::permission::{Granted, Permission};
@@ -27,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One action of a block.
 pub struct Block {
-    action: Action,
+    pub(super) action: Action,
     port: Result<Port, ParamError>,
 }
 
@@ -52,14 +51,13 @@ impl Block {
         // Closed, and only now: with wrong parameters nobody could tell what this blocks.
         self.action.params.clone()?;
         self.action.tell_keeper();
-        info!(gate = %self.action.environment.instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, "started, {port} is blocked");
+        decided!(info, self.action.subject, "Pacemaker starts it here", "started, {port} is blocked");
         Ok(OcfCode::Success)
     }
 
     /// stop: leaves the port to this node's role.
     pub fn stop(&self) -> Outcome {
         let permission = self.action.read_permission_or_none();
-        let instance = &self.action.environment.instance;
         let port = self.port.as_ref().ok().filter(|_| !self.action.others().shares());
         let Some(&port) = port else {
             // No longer a block that anybody could name, or none with ports of its own: nothing opens without its file.
@@ -73,7 +71,8 @@ impl Block {
         };
         match self.role() {
             Ok(role) if allows(role, port) => {
-                info!(gate = %instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, ROLE = role.map(Role::as_str), "stopped, {port} is left to this node's role")
+                let subject = self.action.subject.as_role(role);
+                decided!(info, subject, "its role allows it", "stopped, {port} is left to this node's role");
             }
             refused => {
                 let role = refused.as_ref().ok().copied().flatten();
@@ -82,10 +81,13 @@ impl Block {
                     Ok(None) => "this node has no role, or is fenced".to_owned(),
                     Err(why) => why,
                 };
-                warn!(gate = %instance, MASTER = self.action.master(), NODE = self.action.environment.on_node, ROLE = role.map(Role::as_str), REASON = %why, "stopped, and {port} stays closed: {why}");
+                let subject = self.action.subject.as_role(role);
+                decided!(warn, subject, why, "stopped, and {port} stays closed: {why}");
                 match self.close(port, permission) {
                     // Never started here, and no firewall that could hold anything of ours.
-                    Err(error) if error.code == OcfCode::Installed && permission.is_none() => warn!("{}", error.reason),
+                    Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
+                        decided!(warn, subject, error.reason, "{}", error.reason);
+                    }
                     closed => closed?,
                 }
             }
@@ -110,7 +112,7 @@ impl Block {
             if let (None, Ok(port), false) = (permission, &self.port, recurring) {
                 // Pacemaker has looked. Where that cannot be noted, nothing opens.
                 if let Err(Failed { reason, .. }) = self.note(left_by(*port), None) {
-                    warn!("{reason}");
+                    decided!(warn, self.action.subject, reason, "{reason}");
                 }
             }
             return Ok(OcfCode::NotRunning);

@@ -6,8 +6,6 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
-
 use super::environment::Environment;
 use super::judge::{Seen, judge};
 use super::shared::Others;
@@ -17,10 +15,12 @@ use crate::forced::{self, Force};
 use crate::gate::{Baseline, Desired, Gate, GateError, Port, Ports, State, Want};
 use crate::keeper::socket::{self, Report, Request};
 use crate::local_fence::LocalFence;
+use crate::logging::{Subject, decided};
 use crate::pacemaker;
 use crate::pacemaker::cib::Resource;
 use crate::params::{BLOCK_PARAMETERS, ParamError, Params};
 use crate::permission::{Granted, Permission, Store};
+use crate::role::Role;
 use crate::settings::Settings;
 
 /// How often a promote that waits reads the firewall, and asks the keeper why.
@@ -75,6 +75,8 @@ pub struct Action {
     pub(super) environment: Environment,
     pub(super) params: Result<Params, ParamError>,
     pub(super) store: Store,
+    /// Of which its records are. What the keeper says of it is told by these.
+    pub(super) subject: Subject,
     /// As the cluster would show it.
     resource: Resource,
     is_block: bool,
@@ -95,7 +97,9 @@ impl Action {
         let params = Params::read(parameter);
         let set = BLOCK_PARAMETERS.iter().filter_map(|one| Some((one.name.to_owned(), parameter(one.name)?)));
         let resource = Resource { id: environment.instance.clone(), parameters: set.collect(), ..Resource::default() };
-        Action { environment, params, store, resource, is_block, started: Instant::now() }
+        let master = params.as_ref().ok().map(|params| params.master.as_str());
+        let subject = Subject::of(master, environment.on_node.as_deref()).of_gate(&environment.instance);
+        Action { environment, params, store, subject, resource, is_block, started: Instant::now() }
     }
 
     /// start: closed or read-only, never read-write.
@@ -108,14 +112,14 @@ impl Action {
         let ro = match self.may_open(&params) {
             Ok(()) => Want::Open(params.open_for),
             Err(why) => {
-                warn!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %why, "started, and stays closed: {why}");
+                decided!(warn, self.subject.as_role(Some(Role::Replica)), why, "started, and stays closed: {why}");
                 Want::Close
             }
         };
         // What an operator has forced open a start does not end.
         let rw = if self.forced().is_some() { Want::Keep } else { Want::Close };
         self.set(&gate, Desired { ro, rw })?;
-        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "replica", "started");
+        decided!(info, self.subject.as_role(Some(Role::Replica)), "Pacemaker starts it here", "started");
         Ok(OcfCode::Success)
     }
 
@@ -132,7 +136,7 @@ impl Action {
         self.grant(Granted::Promoted, params.ports)?;
         // Promoted means may open. The monitor goes on saying why it does not.
         if let Err(why) = self.may_open(&params) {
-            warn!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %why, "promoted, and stays closed: {why}");
+            decided!(warn, self.subject.as_role(Some(Role::Primary)), why, "promoted, and stays closed: {why}");
             gate.set(Desired::CLOSED)?;
             return Ok(OcfCode::Success);
         }
@@ -155,7 +159,9 @@ impl Action {
                 waiting = with_causes(error);
             }
             if open.unwrap_or(false) && renewed.is_some() {
-                info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "primary", after_ms = self.started.elapsed().as_millis() as u64, "promoted, read-write port open");
+                let after_ms = self.started.elapsed().as_millis() as u64;
+                let (subject, why) = (self.subject.as_role(Some(Role::Primary)), "the keeper holds the lease");
+                decided!(info, subject, why, after_ms = after_ms, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }
             if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
@@ -164,7 +170,8 @@ impl Action {
                     // The next transition demotes here and promotes there; it must not wait for us. The keeper looks because it
                     // is asked: its first answer may be of before.
                     Ok(Report { other: Some(node), .. }) if !first => {
-                        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, "promoted, and stays closed: Sentinels name {node}");
+                        let why = format!("Sentinels name {node}");
+                        decided!(info, self.subject, why, "promoted, and stays closed: {why}");
                         return Ok(OcfCode::Success);
                     }
                     Ok(report) => waiting = report.why,
@@ -172,7 +179,7 @@ impl Action {
                 }
             }
             if waiting != said {
-                info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, REASON = %waiting, "promote waits: {waiting}");
+                decided!(info, self.subject, waiting, "promote waits: {waiting}");
                 said.clone_from(&waiting);
             }
             if self.left() < Duration::from_secs(1) {
@@ -194,7 +201,8 @@ impl Action {
             return Err(failed(OcfCode::NotRunning, "the gate is not started here"));
         }
         self.tell_keeper();
-        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, ROLE = "replica", "demoted, read-write port closed");
+        let subject = self.subject.as_role(Some(Role::Replica));
+        decided!(info, subject, "Pacemaker demotes it here", "demoted, read-write port closed");
         Ok(OcfCode::Success)
     }
 
@@ -205,14 +213,14 @@ impl Action {
         match self.close(permission, Desired::CLOSED, Desired::CLOSED) {
             // Never started here, and no firewall that could hold anything of ours.
             Err(error) if error.code == OcfCode::Installed && permission.is_none() => {
-                warn!("{}", error.reason);
+                decided!(warn, self.subject, error.reason, "{}", error.reason);
             }
             other => other?,
         }
         // Only now: a stop that failed is tried again, and must then know the ports.
         self.store.remove().map_err(|error| failed(OcfCode::Generic, with_causes(&error)))?;
         self.tell_keeper();
-        info!(gate = %self.environment.instance, MASTER = self.master(), NODE = self.environment.on_node, "stopped, both ports closed");
+        decided!(info, self.subject, "Pacemaker stops it here", "stopped, both ports closed");
         Ok(OcfCode::Success)
     }
 
@@ -297,10 +305,13 @@ impl Action {
         let request = Request::Permission(self.environment.instance.clone());
         let reports = socket::ask(&request)
             .map_err(|error| NoReport { why: socket::missing(&error), keeper_runs: !socket::is_missing(&error) })?;
-        reports.into_iter().next().ok_or_else(|| NoReport {
+        let report = reports.into_iter().next().ok_or_else(|| NoReport {
             why: "rolegate-keeper has not heard of this gate yet".to_owned(),
             keeper_runs: true,
-        })
+        })?;
+        self.subject.heard(report.epoch);
+        self.subject.has_role(report.role.as_ref().and_then(|role| role.parse().ok()));
+        Ok(report)
     }
 
     /// Lets the keeper see that a permission has changed, as it would by itself a moment later.
@@ -308,8 +319,17 @@ impl Action {
         let _told = self.lease();
     }
 
-    pub(super) fn master(&self) -> Option<&str> {
-        self.params.as_ref().ok().map(|params| params.master.as_str())
+    /// Of which the record of a failure is: where no keeper has said what role the node has, the gate has that for which it runs here.
+    pub(super) fn subject_of_failure(&self) -> Subject {
+        if self.is_block || self.subject.known().role.is_some() {
+            return self.subject.clone();
+        }
+        let runs_as = |permission: Permission| match permission.granted {
+            Granted::Promoted => Some(Role::Primary),
+            Granted::Started => Some(Role::Replica),
+            Granted::Stopping => None,
+        };
+        self.subject.as_role(self.store.read().ok().flatten().and_then(runs_as))
     }
 
     pub(super) fn left(&self) -> Duration {
@@ -321,12 +341,13 @@ impl Action {
     }
 
     pub(super) fn gate(&self, ports: Ports, settings: &Settings) -> Result<Gate, Failed> {
-        Ok(Gate::new(ports, settings.firewall, settings.firewall_within.min(self.left()))?)
+        let within = settings.firewall_within.min(self.left());
+        Ok(Gate::new(ports, settings.firewall, within)?.about(self.subject.clone()))
     }
 
     /// A gate for closing, which takes the time that it needs: a stop that fails costs most of all.
     fn closing_gate(&self, ports: Ports, settings: &Settings, part: u32) -> Result<Gate, Failed> {
-        Ok(Gate::new(ports, settings.firewall, self.left() / part)?)
+        Ok(Gate::new(ports, settings.firewall, self.left() / part)?.about(self.subject.clone()))
     }
 
     /// Whose the ports are, if others' gates may have them.
@@ -391,14 +412,16 @@ impl Action {
         let Some(permission) = permission.filter(|permission| permission.granted > to) else { return };
         if let Err(error) = self.store.write(Permission { granted: to, ..permission }).or_else(|_| self.store.remove())
         {
-            warn!("{}", with_causes(&error));
+            let why = with_causes(&error);
+            decided!(warn, self.subject, why, "{why}");
         }
     }
 
     /// For stop and demote, which go on whatever is broken.
     pub(super) fn read_permission_or_none(&self) -> Option<Permission> {
         self.store.read().unwrap_or_else(|error| {
-            warn!("{}", with_causes(&error));
+            let why = with_causes(&error);
+            decided!(warn, self.subject, why, "{why}");
             None
         })
     }
@@ -412,7 +435,8 @@ impl Action {
         configured_too: Desired,
     ) -> Result<(), Failed> {
         let settings = Settings::load().unwrap_or_else(|error| {
-            warn!("using default settings to close: {}", with_causes(&error));
+            let why = with_causes(&error);
+            decided!(warn, self.subject, why, "using default settings to close: {why}");
             Settings::default()
         });
         let granted = permission.map(|permission| permission.ports);
@@ -429,7 +453,8 @@ impl Action {
                 return Ok(gate.set(desired)?);
             }
             let rest = theirs.into_iter().fold(desired, |desired, port| {
-                warn!(gate = %self.environment.instance, "port {} is left to another gate", ports.number(port));
+                let why = "it is another gate's";
+                decided!(warn, self.subject, why, "port {} is left to another gate", ports.number(port));
                 desired.with(port, Want::Keep)
             });
             Ok(gate.shut(rest)?)

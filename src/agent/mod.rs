@@ -12,9 +12,8 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tracing::{error, warn};
-
 use crate::exit::OcfCode;
+use crate::logging::decided;
 use crate::params::{BLOCK, GATE};
 use block::Block;
 use gate::{Action, Failed, Outcome};
@@ -55,7 +54,11 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
         _ => {}
     }
     let prefix = environment::reason_prefix(get);
-    let act = || if block { of_block(&Block::new(get), action) } else { of_gate(&Action::new(get), action) };
+    let agent = if block { Agent::Block(Block::new(get)) } else { Agent::Gate(Action::new(get)) };
+    let act = || match &agent {
+        Agent::Block(block) => of_block(block, action),
+        Agent::Gate(gate) => of_gate(gate, action),
+    };
     // Rust's own exit code after a panic, 101, would mean nothing to Pacemaker.
     let outcome = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
         Err(Failed { code: OcfCode::Generic, reason: "the agent has a defect: see the log".to_owned() })
@@ -64,15 +67,30 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
         Ok(code) => code,
         Err(Failed { code, reason }) => {
             let action = action.unwrap_or_default();
-            let (gate, node) = (get("OCF_RESOURCE_INSTANCE"), get("OCF_RESKEY_CRM_meta_on_node"));
+            let subject = agent.action().subject_of_failure();
             match code {
                 OcfCode::Degraded | OcfCode::DegradedPromoted | OcfCode::NotRunning => {
-                    warn!(gate, NODE = node, REASON = %reason, "{action}: {reason}")
+                    decided!(warn, subject, reason, "{action}: {reason}");
                 }
-                _ => error!(gate, NODE = node, REASON = %reason, "{action}: {reason}"),
+                _ => decided!(error, subject, reason, "{action}: {reason}"),
             }
             eprintln!("{prefix}{}", shortened(&reason));
             code
+        }
+    }
+}
+
+/// Which of the two it is.
+enum Agent {
+    Gate(Action),
+    Block(Block),
+}
+
+impl Agent {
+    fn action(&self) -> &Action {
+        match self {
+            Agent::Gate(gate) => gate,
+            Agent::Block(block) => &block.action,
         }
     }
 }

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tracing::info;
-
 use super::fence::operator;
 use super::{Gate, Stop};
 use crate::instance::{self, Instance};
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, Cib};
 use crate::params::Params;
 use crate::record::Record;
@@ -106,7 +105,9 @@ pub fn write(cib: &Cib, gate: &Gate, changes: &[Change]) -> Result<(), Stop> {
             }
             _ => pacemaker::set_attribute(&change.node, attribute, change.to.as_str())?,
         }
-        info!(MASTER = %gate.params.master, NODE = %change.node, ROLE = change.to.as_str(), REASON = "what Sentinels name", OPERATOR = operator(), "{}: {change}", gate.params.master);
+        let master = &gate.params.master;
+        let subject = Subject::of(Some(master), Some(&change.node)).as_role(Some(change.to));
+        decided!(info, subject, "what Sentinels name", OPERATOR = operator(), "{master}: {change}");
     }
     Ok(())
 }

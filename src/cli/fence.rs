@@ -9,8 +9,6 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::info;
-
 use super::facts::{self, Member};
 use super::judge::{self, failover};
 use super::probe::{self, Port};
@@ -20,6 +18,7 @@ use crate::causes::with_causes;
 use crate::exit::CliCode;
 use crate::gate::{self, Desired};
 use crate::local_fence::{ITSELF, LocalFence};
+use crate::logging::{Subject, decided};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::role::Role;
@@ -145,7 +144,7 @@ pub fn fence(args: &FenceArgs) -> Result<CliCode, Stop> {
     // Here there is no need to wait for Pacemaker, which may be slow or have given up.
     if name.eq_ignore_ascii_case(&cluster.me) && nix::unistd::geteuid().is_root() {
         for gate in gates {
-            if let Err(error) = close(gate, settings) {
+            if let Err(error) = close(name, gate, settings) {
                 say(format!("warning: gate {}: {}", gate.resource.id, with_causes(&error)));
             }
         }
@@ -435,8 +434,9 @@ pub(super) fn closed(name: &str, sight: &Sight) -> Result<(), NotYet> {
     }
 }
 
-fn close(gate: &Gate, settings: &Settings) -> Result<(), gate::GateError> {
-    gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)?.set(Desired::CLOSED).map(drop)
+fn close(me: &str, gate: &Gate, settings: &Settings) -> Result<(), gate::GateError> {
+    let firewall = gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)?;
+    firewall.about(subject(me, gate)).set(Desired::CLOSED).map(drop)
 }
 
 /// Says who takes writes, or that nobody does and which command comes next. Waits for that long until somebody does: where the primary was
@@ -511,6 +511,11 @@ pub(super) fn operator() -> String {
     format!("{}@{}", user.unwrap_or_else(|| "unknown".to_owned()), host.unwrap_or_else(|_| "unknown".to_owned()))
 }
 
+/// Of which the records of a gate's firewall on the node `me` are.
+pub(super) fn subject(me: &str, gate: &Gate) -> Subject {
+    Subject::of(Some(&gate.params.master), Some(me)).of_gate(&gate.resource.id)
+}
+
 /// What an operator has done, for the journal ([`crate::logging`]).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Act<'a> {
@@ -539,8 +544,7 @@ impl<'a> Act<'a> {
 
     fn write(&self, master: Option<&str>, what: &str) {
         let Act { node, role, reason } = *self;
-        let role = role.map(Role::as_str);
-        info!(MASTER = master, NODE = node, ROLE = role, REASON = reason, OPERATOR = operator(), "{what}");
+        decided!(info, Subject::of(master, node).as_role(role), reason, OPERATOR = operator(), "{what}");
     }
 }
 

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tracing::info;
-
 use super::fence::{Act, operator};
 use super::found::{self, Found, Given};
 use super::judge::without_quorum;
@@ -17,6 +15,7 @@ use super::{Cluster, Gate, Stop, assign, change, facts, gates, look, say, typed}
 use crate::exit::CliCode;
 use crate::gate::Port;
 use crate::layout::master_of;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, CrmMon, FENCE_ATTRIBUTE};
 use crate::record::{Basis, NodeEntry, Record, RecordError};
@@ -228,7 +227,8 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
             pacemaker::modify("resources", &record_xml(resource, record, None))?;
         }
         let master = &gate.params.master;
-        info!(MASTER = %master, OPERATOR = operator(), REASON = "init", "{master}: the record of {} was written", gate.resource.id);
+        let (subject, who) = (Subject::of(Some(master), None).of_gate(&gate.resource.id), operator());
+        decided!(info, subject, "init", OPERATOR = who, "{master}: the record of {} was written", gate.resource.id);
     }
     if !plan.constraints.is_empty() {
         pacemaker::modify("constraints", &format!("<constraints>{}</constraints>", plan.constraints.concat()))?;

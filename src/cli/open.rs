@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::facts::{self, ClusterFacts, Group, Member, NodeFacts, Server};
-use super::fence::{Act, marker, operator, utc};
+use super::fence::{Act, marker, operator, subject, utc};
 use super::judge;
 use super::probe::{self, Port};
 use super::status::no_such_master;
@@ -435,8 +435,9 @@ fn prepare_and_open(
         return Err(Stop::refused(format!("{}: that took too long; try again", seen.me)));
     }
     let ours = || store.read().as_ref() == Some(force) && LocalFence::default().read().is_none();
-    let port = gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)
-        .and_then(|gate| gate.set_if(Desired { ro: Want::Keep, rw: Want::Open(time) }, ours));
+    let port = gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within).and_then(|port| {
+        port.about(subject(&seen.me, gate)).set_if(Desired { ro: Want::Keep, rw: Want::Open(time) }, ours)
+    });
     match port {
         Ok(Some(_)) => Ok(()),
         Ok(None) => Err(Stop::refused("the keeper has ended it: journalctl -t rolegate-keeper says why")),
@@ -461,7 +462,7 @@ fn cancel(args: &Args) -> Result<CliCode, Stop> {
         // First: the keeper then closes it, too.
         store.remove().map_err(|error| Stop::refused(error.to_string()))?;
         let port = gate::Gate::new(gate.params.ports, settings.firewall, settings.firewall_within)
-            .and_then(|gate| gate.set(Desired { ro: Want::Keep, rw: Want::Close }));
+            .and_then(|port| port.about(subject(&me, gate)).set(Desired { ro: Want::Keep, rw: Want::Close }));
         look_at_once(gate);
         let seen = if port.is_ok() { "is closed" } else { "was not seen closed" };
         let act = Act::on(&me, args.reason.as_deref().unwrap_or("open --cancel"));
@@ -503,6 +504,9 @@ mod tests {
             last_failover: None,
             forced: None,
             not_free: vec![],
+            node: None,
+            role: None,
+            epoch: None,
         };
         Sight { me: "node1".into(), cluster: healthy_cluster(), group, fence: None, keeper: Ok(report) }
     }

@@ -23,6 +23,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::command::CommandError;
 use crate::exit::PortCode;
+use crate::logging::{Subject, decided};
 
 pub mod cli;
 pub mod direct;
@@ -462,6 +463,8 @@ pub struct Gate {
     choice: BackendChoice,
     deadline: Duration,
     spares_others: bool,
+    /// Whom its records are about.
+    subject: Subject,
 }
 
 /// A reading of the table of all gates. It grows with their number, and is made once for all of them where each is looked at.
@@ -475,13 +478,26 @@ impl Gate {
     /// [`GateError::Ports`].
     pub fn new(ports: Ports, choice: BackendChoice, deadline: Duration) -> Result<Self, GateError> {
         let Ports { ro, rw, redis } = ports;
-        Ok(Gate { ports: Ports::new(ro, rw, redis)?, choice, deadline, spares_others: false })
+        Ok(Gate {
+            ports: Ports::new(ro, rw, redis)?,
+            choice,
+            deadline,
+            spares_others: false,
+            subject: Subject::default(),
+        })
     }
 
     /// The same for somebody who cannot know whose the ports are: what leads to another gate's Redis is not turned to ours.
     #[must_use]
     pub fn sparing_others(mut self) -> Self {
         self.spares_others = true;
+        self
+    }
+
+    /// The same, whose records are about `subject`. A gate by its ports alone has no master name to be found by.
+    #[must_use]
+    pub fn about(mut self, subject: Subject) -> Self {
+        self.subject = subject;
         self
     }
 
@@ -632,8 +648,8 @@ impl Gate {
     fn change(&self, carrier: Carrier, want: Desired, until: Instant) -> Result<State, GateError> {
         let elsewhere = self.close_elsewhere(&carrier, want, until);
         let mut state = match carrier {
-            Carrier::Nft(seen) => nft::apply(self.ports, want, seen, until),
-            Carrier::Iptables(variant) => iptables::apply(variant, self.ports, want, until),
+            Carrier::Nft(seen) => nft::apply(&self.subject, self.ports, want, seen, until),
+            Carrier::Iptables(variant) => iptables::apply(&self.subject, variant, self.ports, want, until),
         }?;
         elsewhere?;
         state.cut = self.cut(want, until);
@@ -664,7 +680,7 @@ impl Gate {
         };
         for port in closing {
             let redis = targets.get(&port).copied().unwrap_or(self.ports.redis);
-            let Cut { connections, incomplete } = sever::cut(&[port], redis, until);
+            let Cut { connections, incomplete } = self.sever(&[port], redis, until);
             let all = state.cut.get_or_insert(Cut { connections: 0, incomplete: None });
             all.connections += connections;
             all.incomplete = all.incomplete.take().or(incomplete);
@@ -701,7 +717,7 @@ impl Gate {
     /// Where no program can change a firewall, an open port can only be what the kernel still holds, on whichever; and that
     /// can be closed without programs.
     fn close_without_programs(&self, want: Desired, error: GateError, until: Instant) -> Result<State, GateError> {
-        tracing::warn!("closing without programs: {error}");
+        decided!(warn, self.subject, error, "closing without programs: {error}");
         let closing: Vec<u16> = want.closing().map(|port| self.ports.number(port)).collect();
         for shut in [nft::shut(&closing, until), iptables::shut(self.ports, want, until)] {
             match shut {
@@ -718,7 +734,20 @@ impl Gate {
     /// Ends the connections through what was closed.
     fn cut(&self, want: Desired, until: Instant) -> Option<Cut> {
         let closed: Vec<u16> = want.closing().map(|port| self.ports.number(port)).collect();
-        (!closed.is_empty()).then(|| sever::cut(&closed, self.ports.redis, until))
+        (!closed.is_empty()).then(|| self.sever(&closed, self.ports.redis, until))
+    }
+
+    fn sever(&self, ports: &[u16], redis: u16, until: Instant) -> Cut {
+        let cut = sever::cut(ports, redis, until);
+        if let Some(reason) = &cut.incomplete {
+            decided!(
+                warn,
+                self.subject,
+                reason,
+                "connections through closed ports {ports:?} are blocked but not all reset: {reason}"
+            );
+        }
+        cut
     }
 
     /// Closes both ports and takes this gate's entries away; the table or the chains, too, when no other gate uses them.
@@ -790,7 +819,9 @@ impl Gate {
             _ if !want.closes() => Ok(()),
             Carrier::Nft(_) => iptables::shut(self.ports, want, until),
             Carrier::Iptables(_) => match nft::read(until) {
-                Ok(Some(seen)) => nft::apply(self.ports, want.only_closing(), Some(seen), until).map(drop),
+                Ok(Some(seen)) => {
+                    nft::apply(&self.subject, self.ports, want.only_closing(), Some(seen), until).map(drop)
+                }
                 // A table of our name that is not ours holds nothing of ours open.
                 Ok(None) | Err(GateError::Foreign(_)) => Ok(()),
                 Err(error) => Err(error),
@@ -813,7 +844,14 @@ impl Gate {
                         refusal = Some(GateError::PortInUse { port: number, listener });
                     }
                     // The gate works with a listener, too: its port is redirected away from it.
-                    Err(error) => tracing::warn!("cannot tell whether a program listens on port {number}: {error}"),
+                    Err(error) => {
+                        decided!(
+                            warn,
+                            self.subject,
+                            error,
+                            "cannot tell whether a program listens on port {number}: {error}"
+                        );
+                    }
                 }
             }
         }
@@ -826,7 +864,7 @@ impl Gate {
         match lock::take(patience) {
             Ok(lock) => Ok(Some(lock)),
             Err(error) if want.closes() => {
-                tracing::warn!("closing without the lock of other callers: {error}");
+                decided!(warn, self.subject, error, "closing without the lock of other callers: {error}");
                 Ok(None)
             }
             Err(error) => Err(GateError::of_kernel(&format!("taking the lock {}", lock::path().display()), error)),

@@ -58,7 +58,6 @@ struct Connection {
 pub fn cut(ports: &[u16], redis: u16, until: Instant) -> Cut {
     let mut cut = Cut::default();
     if let Err(reason) = rounds(ports, redis, until, &mut cut.connections) {
-        tracing::warn!("connections through closed ports {ports:?} are blocked but not all reset: {reason}");
         cut.incomplete = Some(reason);
     }
     cut

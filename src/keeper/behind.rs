@@ -139,7 +139,7 @@ impl Shared {
                 drop(awaited);
                 for (path, lines) in lines {
                     if let Err(error) = append(&path, &lines) {
-                        warn!("cannot write {}: {error}", path.display());
+                        warn!(REASON = %error, "cannot write {}: {error}", path.display());
                     }
                 }
                 awaited = self.lock();
@@ -163,7 +163,7 @@ fn write(path: &Path, text: Option<&str>) {
     };
     match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            warn!("cannot write {}: {error}", path.display());
+            warn!(REASON = %error, "cannot write {}: {error}", path.display());
             let _gone = fs::remove_file(path);
         }
         _ => {}

@@ -52,8 +52,9 @@ struct Watched {
 impl Changes {
     /// Those in `directory`.
     pub fn of(directory: &Path) -> Self {
-        let watched = Watched::begin(directory)
-            .inspect_err(|error| warn!("{} is not watched, but read again and again: {error}", directory.display()));
+        let watched = Watched::begin(directory).inspect_err(
+            |error| warn!(REASON = %error, "{} is not watched, but read again and again: {error}", directory.display()),
+        );
         Changes(Arc::new(Mutex::new(Seen { directory: directory.to_owned(), watched: watched.ok(), count: 0 })))
     }
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
 
 use crate::causes::with_causes;
 use crate::gate::direct::{Direct, Done, Keeper};
 use crate::layout;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::Cib;
 use crate::record::RecordError;
 use crate::settings::Settings;
@@ -34,11 +34,11 @@ pub struct Want {
 
 impl Want {
     /// Tells it by `record`, once for each master name.
-    fn tell(&self, record: impl Fn(Option<&str>, Option<&str>)) {
+    fn tell(&self, record: impl Fn(Subject)) {
         let me = self.me.as_deref();
         match self.masters.as_slice() {
-            [] => record(None, me),
-            masters => masters.iter().for_each(|master| record(Some(master), me)),
+            [] => record(Subject::of(None, me)),
+            masters => masters.iter().for_each(|master| record(Subject::of(Some(master), me))),
         }
     }
 }
@@ -104,8 +104,8 @@ async fn keep(mut wanted: watch::Receiver<Option<Arc<Want>>>, within: Duration) 
             }
             if trouble != said {
                 if let Some(why) = &trouble {
-                    want.tell(|master, me| {
-                        warn!(MASTER = master, NODE = me, REASON = %why, "who may reach Redis directly is not as the settings say: {why}");
+                    want.tell(|of| {
+                        decided!(warn, of, why, "who may reach Redis directly is not as the settings say: {why}");
                     });
                 }
                 said = trouble;
@@ -121,31 +121,21 @@ async fn keep(mut wanted: watch::Receiver<Option<Arc<Want>>>, within: Duration) 
 fn say(want: &Want, done: Done) {
     let ports: Vec<String> = want.direct.ports().map(|port| port.to_string()).collect();
     let ports = ports.join(", ");
-    want.tell(|master, me| match done {
+    want.tell(|of| match done {
         Done::Nothing => {}
         Done::Made => {
-            info!(
-                MASTER = master,
-                NODE = me,
-                REASON = "direct in the settings",
+            decided!(
+                info,
+                of,
+                "direct in the settings",
                 "direct: only nodes, Sentinels and what is listed reach {ports} past the gate"
             );
         }
         Done::Mended => {
-            warn!(
-                MASTER = master,
-                NODE = me,
-                REASON = "firewall",
-                "direct: its rules were changed by somebody; made anew"
-            );
+            decided!(warn, of, "firewall", "direct: its rules were changed by somebody; made anew");
         }
         Done::Removed => {
-            info!(
-                MASTER = master,
-                NODE = me,
-                REASON = "nothing is to be shut",
-                "direct: what kept others off Redis' own port is taken away"
-            );
+            decided!(info, of, "nothing is to be shut", "direct: what kept others off Redis' own port is taken away");
         }
     });
 }
@@ -186,7 +176,7 @@ mod tests {
             let masters = masters.iter().map(|master| (*master).to_owned()).collect();
             let told = std::cell::RefCell::new(Vec::new());
             let want = Want { direct: Direct::default(), me: Some("node1".to_owned()), masters };
-            want.tell(|master, me| told.borrow_mut().push((master.map(str::to_owned), me == Some("node1"))));
+            want.tell(|of| told.borrow_mut().push((of.master().map(str::to_owned), of.node() == Some("node1"))));
             told.into_inner()
         };
         let of = |master: &str| (Some(master.to_owned()), true);

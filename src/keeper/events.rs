@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tracing::warn;
 
+use crate::logging::{Subject, decided};
 use crate::record::canonical;
 use crate::server::{self, Credentials, Value};
 use crate::wire::{self, Replies};
@@ -105,14 +105,14 @@ pub enum Says {
 }
 
 /// Listens to the Sentinel at `address` for ever, tells each event at once, and remakes the connection when it is lost. What was
-/// missed meanwhile the next round finds out.
-pub async fn listen(address: SocketAddr, credentials: Credentials, tell: impl Fn(SentinelEvent)) {
+/// missed meanwhile the next round finds out. Records are about `of`, a node: all master names share it.
+pub async fn listen(of: Subject, address: SocketAddr, credentials: Credentials, tell: impl Fn(SentinelEvent)) {
     let mut said = None;
     loop {
         match listen_once(address, &credentials, &tell).await {
             Err(Lost::Refused(why)) => {
                 if said.as_ref() != Some(&why) {
-                    warn!("Sentinel {address} sends no events: {why}");
+                    decided!(warn, of, why, "Sentinel {address} sends no events: {why}");
                 }
                 said = Some(why);
             }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::behind::Behind;
 use super::changes::Changes;
@@ -40,6 +40,7 @@ use crate::instance::{self, Instance, ServerRole};
 use crate::layout::{Guard, Own, Permit, Permits};
 use crate::lease::{self, Evidence, Lengths, Mark, Measure, Moment, Opening, OwnLine, Span, mark};
 use crate::local_fence::LocalFence;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::cib::Resource;
 use crate::pacemaker::{self, Cib};
 use crate::params::Params;
@@ -135,6 +136,8 @@ pub struct Common {
 /// See the module.
 pub struct Group {
     common: Common,
+    /// Of which records are, with what is known of it.
+    subject: Subject,
     /// The gate resource's id, or that of the block in its place.
     gate_id: String,
     params: Params,
@@ -302,10 +305,11 @@ impl Line {
 }
 
 /// Where the veto is answered.
-fn site(common: &Common, gate: &str, params: &Params, record: &Record, node: &NodeEntry) -> veto::Site {
+fn site(common: &Common, subject: &Subject, gate: &str, params: &Params, own: (&Record, &NodeEntry)) -> veto::Site {
+    let (record, node) = own;
     let readers = record.nodes().iter().filter(|other| *other != node);
     veto::Site {
-        me: common.me.clone(),
+        subject: subject.clone(),
         master: params.master.clone(),
         gate: gate.to_owned(),
         redis: node.address,
@@ -325,31 +329,34 @@ impl Group {
     /// The group of what `guard` guards. None without a record with this node in it.
     pub fn new(common: Common, cib: &Arc<Cib>, guard: &Guard, inbox: mpsc::Receiver<Note>) -> Option<Self> {
         let (gate_id, params) = (guard.resource.id.as_str(), guard.params.clone());
-        let memory = Memory::new(gate_id, &common.files);
+        let subject = Subject::of(Some(&params.master), Some(&common.me)).of_gate(gate_id);
+        let memory = Memory::new(subject.clone(), gate_id, &common.files);
         let remembered = memory.read();
         let wanted = basis(&params);
         if params.record == Err(RecordError::Missing) && !remembered.held {
             // Of a gate that was there before: this one was never told what to stand on.
-            super::stand::forget(gate_id);
+            super::stand::forget(gate_id, &subject);
         }
-        let standing =
-            Standing::read(&common.me, cib, gate_id, &params.master, wanted.as_ref().filter(|_| remembered.held));
+        let of = (common.me.as_str(), gate_id, params.master.as_str());
+        let held_by = wanted.as_ref().filter(|_| remembered.held);
+        let standing = Standing::read(subject.clone(), cib, of, held_by);
         let works_by = [standing.on.as_ref(), wanted.as_ref()].into_iter().flatten().map(|basis| &basis.record);
         let (record, node) =
             works_by.filter_map(|record| Some((record.clone(), record.node(&common.me)?.clone()))).next()?;
         let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
+        let gate = gate.about(subject.clone());
         let lines = record.sentinels().iter().map(|sentinel| {
             Line::to(sentinel, handover::Place { gate: gate_id, master: &params.master, node: &node.name }, &common)
         });
         let others = writers(&params, &record, &node);
-        let hand = hand::Keeper::new(&common.me, gate_id, &params, others, common.changes.count());
+        let hand = hand::Keeper::new(subject.clone(), (&common.me, gate_id), &params, others, common.changes.count());
         let lines = lines.collect();
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let veto = veto::Keeper::new(site(&common, gate_id, &params, &record, &node));
+        let veto = veto::Keeper::new(site(&common, &subject, gate_id, &params, (&record, &node)));
         common.history.begin(&params.master, &common.me, &record);
         common.history.roles(&params.master, &params.attribute, cib);
-        let mend = mend::Keeper::new(&common.me, &params.master, node.address, common.settings.redis.clone());
+        let mend = mend::Keeper::new(subject.clone(), &params.master, node.address, common.settings.redis.clone());
         let mut group = Group {
             measure: Measure::of(Lengths::of(0, None), 0, micros(SETTLE), Vec::new()),
             lines,
@@ -361,7 +368,8 @@ impl Group {
             gate_id: gate_id.to_owned(),
             lease: remembered.last.clone().filter(|_| remembered.held),
             last: remembered.last,
-            roles: roles::Keeper::new(&common.me, &params.master),
+            roles: roles::Keeper::new(&common.me, subject.clone()),
+            subject,
             veto,
             mend,
             hand,
@@ -409,7 +417,19 @@ impl Group {
             common,
         };
         group.take_measure();
+        group.know_role();
         Some(group)
+    }
+
+    /// Of which its records are.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Records have this node's role as the cluster's configuration has it.
+    fn know_role(&self) {
+        let Own { role, fenced } = self.own();
+        self.subject.has_role(if fenced { Some(Role::Fail) } else { role });
     }
 
     /// Where this node's Redis is.
@@ -447,7 +467,7 @@ impl Group {
                 Happened::Mended(result) => {
                     let what = result.err().map(|error| with_causes(&error));
                     if let Some(what) = what.as_ref().filter(|what| self.broken.read_only.as_ref() != Some(*what)) {
-                        warn!(gate = %self.gate_id, "{what}");
+                        decided!(warn, self.subject, what, "{what}");
                     }
                     self.broken.read_only = what;
                 }
@@ -531,6 +551,7 @@ impl Group {
                 let before = self.own();
                 self.common.history.roles(&self.params.master, &self.params.attribute, &cib);
                 self.cib = Some(cib);
+                self.know_role();
                 self.keep_roles();
                 if self.permits.differs(before, self.own()) {
                     self.tended = None;
@@ -611,6 +632,7 @@ impl Group {
         if self.hand.look(self.common.changes.count()) {
             self.tended = None;
         }
+        self.know_role();
         // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
         let held = self.look();
         match self.read_permit() {
@@ -783,7 +805,8 @@ impl Group {
         let around = Around { open, fenced, other, promoting, replica_of, open_elsewhere: None };
         if let Some(why) = self.hand.over(around) {
             self.hand.end();
-            warn!(MASTER = %self.params.master, NODE = %self.common.me, REASON = why, "{}: {} is forced open by hand no more: {why}", self.params.master, self.params.ports.rw);
+            let rw = self.params.ports.rw;
+            decided!(warn, self.subject, why, "{}: {rw} is forced open by hand no more: {why}", self.params.master);
             self.close(&why);
         }
     }
@@ -1076,9 +1099,9 @@ impl Group {
             let credentials = self.common.settings.redis.clone();
             (self.redis, self.local) =
                 (Connection::new(node.address, credentials.clone()), Local::Unknown(AskError::Silent));
-            self.mend = mend::Keeper::new(&self.common.me, &self.params.master, node.address, credentials);
+            self.mend = mend::Keeper::new(self.subject.clone(), &self.params.master, node.address, credentials);
         }
-        self.veto.is_about(site(&self.common, &self.gate_id, &self.params, &record, &node));
+        self.veto.is_about(site(&self.common, &self.subject, &self.gate_id, &self.params, (&record, &node)));
         self.hand.is_about(writers(&self.params, &record, &node));
         if record.nodes() != self.record.nodes() {
             self.common.history.begin(&self.params.master, &self.common.me, &record);
@@ -1174,7 +1197,7 @@ impl Group {
         let at = self.record.sentinels()[index].address;
         let why = format!("Sentinel {at} does not let us set a client name: {}", server::shown(reply));
         if self.broken.sentinel.as_ref() != Some(&why) {
-            warn!(gate = %self.gate_id, "{why}");
+            decided!(warn, self.subject, why, "{why}");
         }
         self.broken.sentinel = Some(why);
         // Its mark is not what was sent.
@@ -1209,6 +1232,8 @@ impl Group {
             line.kept = self.common.kept.keep(place, heard.sentinel.address, socket);
         }
         line.heard = Some((answer.received, heard));
+        let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_deref().ok());
+        self.subject.heard(sentinel::highest_epoch(answers));
         self.hear(round, marked);
     }
 
@@ -1311,7 +1336,7 @@ impl Group {
         }
         self.close_if(Group::cut_off);
         if before != self.about {
-            debug!(gate = %self.gate_id, "{:?}", self.about);
+            debug!(GATE = %self.gate_id, "{:?}", self.about);
             self.keep_roles();
         }
         if round == self.round.number && marked {
@@ -1353,7 +1378,9 @@ impl Group {
                 self.standing.unsettled = false;
                 if self.opened.is_none() {
                     self.opened = Some(Instant::now());
-                    info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), REASON = "the lease of the keeper before this one goes on", "{}: {} stays open for writing: the lease of the keeper before this one goes on", self.params.master, self.params.ports.rw);
+                    let why = "the lease of the keeper before this one goes on";
+                    let (subject, rw) = (self.subject.as_role(Some(Role::Primary)), self.params.ports.rw);
+                    decided!(info, subject, why, "{}: {rw} stays open for writing: {why}", self.params.master);
                 }
                 if self.remembered.is_none_or(|at| at.elapsed() > REMEMBER_EVERY) {
                     self.remember();
@@ -1362,7 +1389,7 @@ impl Group {
             Ok(Swapped::Withdrawn) => self.withdrawn(),
             // The next look at the firewall says what is so.
             Ok(Swapped::Lapsed | Swapped::AlreadyOpen) => {
-                debug!(gate = %self.gate_id, "too late for this round");
+                debug!(GATE = %self.gate_id, "too late for this round");
             }
             Err(error) => self.say_broken(&error),
         }
@@ -1382,14 +1409,10 @@ impl Group {
         self.hand.end();
         self.why.clear();
         self.remember();
-        self.common.history.opened(&self.params.master, &self.common.me, self.epoch());
-        info!(MASTER = %self.params.master, NODE = %self.common.me, ROLE = "primary", EPOCH = self.epoch(), REASON = "a majority of Sentinels names this node", "{}: {} is open for writing", self.params.master, self.params.ports.rw);
-    }
-
-    /// The configuration epoch that the Sentinels have, the highest.
-    fn epoch(&self) -> u64 {
-        let answers = self.lines.iter().filter_map(|line| line.heard.as_ref()?.1.answer.as_deref().ok());
-        sentinel::highest_epoch(answers).unwrap_or(0)
+        let (subject, rw) = (self.subject.as_role(Some(Role::Primary)), self.params.ports.rw);
+        self.common.history.opened(&self.params.master, &self.common.me, subject.known().epoch.unwrap_or(0));
+        let why = "a majority of Sentinels names this node";
+        decided!(info, subject, why, "{}: {rw} is open for writing", self.params.master);
     }
 
     /// What the Sentinels say together.
@@ -1439,7 +1462,16 @@ impl Group {
         if let Some(lease) = self.lease.take() {
             self.common.history.closed(&self.params.master, &self.common.me, why);
             let for_ms = self.opened.take().map_or(0, |at| at.elapsed().as_millis() as u64);
-            info!(MASTER = %self.params.master, NODE = %self.common.me, EPOCH = self.epoch(), REASON = why, run_id = %lease.run_id, for_ms, "{}: {} is closed for writing: {why}", self.params.master, self.params.ports.rw);
+            decided!(
+                info,
+                self.subject,
+                why,
+                run_id = lease.run_id.as_str(),
+                for_ms = for_ms,
+                "{}: {} is closed for writing: {why}",
+                self.params.master,
+                self.params.ports.rw
+            );
             self.remember();
         }
     }
@@ -1455,7 +1487,7 @@ impl Group {
     fn say_broken(&mut self, error: &GateError) {
         let what = with_causes(error);
         if self.broken.firewall.as_ref() != Some(&what) {
-            warn!(gate = %self.gate_id, "{what}");
+            decided!(warn, self.subject, what, "{what}");
         }
         self.broken.firewall = Some(what);
     }
@@ -1478,7 +1510,7 @@ impl Group {
         let (gate, open_for) = (self.gate.clone(), self.params.open_for);
         let (permits, ports, own) = (self.permits.clone(), self.params.ports, self.own());
         let local = LocalFence::default();
-        let (master, me, epoch) = (self.params.master.clone(), self.common.me.clone(), self.epoch());
+        let (master, subject) = (self.params.master.clone(), self.subject.clone());
         let permitted_by = match &self.permits {
             Permits::Gate(_) => "the gate runs here",
             Permits::Blocks(_) => "this node's role allows it",
@@ -1490,8 +1522,7 @@ impl Group {
             };
             let tell = |before: &State, after: &State, why: &str| {
                 let Some(what) = turned(before.ro, after.ro) else { return };
-                let role = own.role.map(Role::as_str);
-                info!(MASTER = %master, NODE = %me, ROLE = role, EPOCH = epoch, REASON = why, "{master}: {} is {what} for reading: {why}", ports.ro);
+                decided!(info, subject, why, "{master}: {} is {what} for reading: {why}", ports.ro);
             };
             let is_right = |state: &State| match fenced {
                 true => lasts(state).is_zero(),
@@ -1519,7 +1550,7 @@ impl Group {
                     Baseline::Edited(what) => Some(format!("had been changed ({what})")),
                 };
                 if let Some(was) = &was {
-                    warn!(MASTER = %master, NODE = %me, REASON = "firewall", "{master}: the gate's rules {was}; they are put back");
+                    decided!(warn, subject, "firewall", "{master}: the gate's rules {was}; they are put back");
                 }
                 let why = was.map_or(permitted_by.to_owned(), |was| format!("its rules {was}"));
                 tell(&state, opened, &why);
@@ -1598,12 +1629,17 @@ impl Group {
     }
 
     fn restart_answered(&mut self, outcome: restart::Outcome) {
-        let (master, epoch) = (&self.params.master, self.epoch());
+        let master = &self.params.master;
         let Some((since, due)) = &mut self.restarted else { return };
         let late = since.elapsed() > restart::AT_MOST;
         let why = match outcome {
             restart::Outcome::Asked(sentinel) => {
-                warn!(MASTER = %master, NODE = %self.common.me, EPOCH = epoch, REASON = "restarted", "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover");
+                decided!(
+                    warn,
+                    self.subject,
+                    "restarted",
+                    "{master}: Redis here has restarted or is down while it is named primary; asked Sentinel {sentinel} for a failover"
+                );
                 self.common.history.asked(master, "its Redis had restarted or was down");
                 *due = Instant::now() + restart::FAILOVER_TAKES;
                 return;
@@ -1613,12 +1649,14 @@ impl Group {
             restart::Outcome::NotAsked(why) if late => format!("no Sentinel began a failover ({why})"),
             restart::Outcome::CouldNotTell => return,
             restart::Outcome::NotAsked(why) => {
-                info!(MASTER = %master, NODE = %self.common.me, REASON = %why, "{master}: Redis here has restarted or is down; no failover yet: {why}");
+                let what = "Redis here has restarted or is down; no failover yet";
+                decided!(info, self.subject, why, "{master}: {what}: {why}");
                 return;
             }
         };
         if matches!(self.local, Local::Says(..)) {
-            warn!(MASTER = %master, NODE = %self.common.me, REASON = "restarted", "{master}: Redis here has restarted, and is let through: {why}");
+            let what = "Redis here has restarted, and is let through";
+            decided!(warn, self.subject, "restarted", "{master}: {what}: {why}");
             self.last = None;
             self.restarted = None;
             self.remember();
@@ -1627,16 +1665,26 @@ impl Group {
     }
 
     fn defended(&mut self, result: Result<u32, String>) {
-        let (master, me, epoch) = (&self.params.master, &self.common.me, self.epoch());
+        let master = &self.params.master;
         match result {
             // It came before the promotion.
             Ok(0) => {}
             Ok(_) => {
-                warn!(MASTER = %master, NODE = %me, EPOCH = epoch, REASON = "taken back", "{master}: a Sentinel promotes this node's Redis, and another made it a replica again (+convert-to-slave); it is promoted again");
+                decided!(
+                    warn,
+                    self.subject,
+                    "taken back",
+                    "{master}: a Sentinel promotes this node's Redis, and another made it a replica again (+convert-to-slave); it is promoted again"
+                );
                 self.begin_round_now();
             }
             Err(why) => {
-                warn!(MASTER = %master, NODE = %me, EPOCH = epoch, REASON = %why, "{master}: a Sentinel promotes this node's Redis, another made it a replica again (+convert-to-slave), and it is not promoted again: {why}");
+                decided!(
+                    warn,
+                    self.subject,
+                    why,
+                    "{master}: a Sentinel promotes this node's Redis, another made it a replica again (+convert-to-slave), and it is not promoted again: {why}"
+                );
             }
         }
     }
@@ -1726,7 +1774,10 @@ impl Group {
         let (gate, master) = (self.gate_id.clone(), self.params.master.clone());
         let last_failover = self.common.history.last(&master);
         let forced = self.hand.force().map(|force| Forced { text: force.text.clone(), marked: self.all_marked() });
-        Report { gate, master, open, why, other, last_failover, forced, not_free: self.not_free() }
+        let (node, known) = (Some(self.common.me.clone()), self.subject.known());
+        let role = known.role.map(|role| role.to_string());
+        let not_free = self.not_free();
+        Report { gate, master, open, why, other, last_failover, forced, not_free, node, role, epoch: known.epoch }
     }
 
     /// Whether each Sentinel that answers has a mark that lasts as long as what is forced open.

@@ -11,14 +11,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{info, warn};
 
 use crate::forced::{self, Around, Force, Store};
 use crate::gate::LONGEST;
 use crate::local_fence::LocalFence;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, FENCE_ATTRIBUTE, PacemakerError, cib::Node};
 use crate::params::Params;
 use crate::permission::{DIRECTORY, file_of, replace};
+use crate::role::Role;
 
 /// From one attempt to tell the cluster to the next.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ const CONNECTS_WITHIN: Duration = Duration::from_millis(300);
 
 /// See the module.
 pub struct Keeper {
+    subject: Subject,
     me: String,
     master: String,
     /// The attribute that shows a force.
@@ -67,10 +69,17 @@ enum Told {
 }
 
 impl Keeper {
-    /// Of the gate resource `gate` with these parameters, on the node `me`; `others` are the other nodes' read-write ports.
-    pub fn new(me: &str, gate: &str, params: &Params, others: Vec<(String, SocketAddr)>, count: u64) -> Self {
+    /// Of the gate resource `gate` with these parameters, on the node `me`, of whom records are; `others` are the other nodes' read-write ports.
+    pub fn new(
+        subject: Subject,
+        (me, gate): (&str, &str),
+        params: &Params,
+        others: Vec<(String, SocketAddr)>,
+        count: u64,
+    ) -> Self {
         let shown_file = file_of(Path::new(DIRECTORY), "shown", gate);
         let mut keeper = Keeper {
+            subject,
             me: me.to_owned(),
             master: params.master.clone(),
             attribute: forced::attribute(&params.attribute),
@@ -154,7 +163,7 @@ impl Keeper {
     pub fn end(&mut self) {
         (self.force, self.open_elsewhere) = (None, None);
         if let Err(error) = self.store.remove() {
-            warn!("{error}");
+            decided!(warn, self.subject, error, "{error}");
             self.nothing_at = None;
         }
     }
@@ -221,7 +230,8 @@ impl Keeper {
                 self.said.clear();
                 match told {
                     Told::Fence(fence) => {
-                        info!(MASTER = %self.master, NODE = %self.me, ROLE = "fail", REASON = %fence, "{}: the cluster knows that this node is fenced", self.master);
+                        let subject = self.subject.as_role(Some(Role::Fail));
+                        decided!(info, subject, fence, "{}: the cluster knows that this node is fenced", self.master);
                         // What stands on the disk is read again some time later.
                         self.not_before = Some(Instant::now() + PAUSE);
                     }
@@ -236,7 +246,12 @@ impl Keeper {
                     self.shown = Some(String::new());
                 }
                 if self.said != why {
-                    warn!(MASTER = %self.master, NODE = %self.me, REASON = %why, "what was done by hand on this node is not shown in the cluster yet: {why}");
+                    decided!(
+                        warn,
+                        self.subject,
+                        why,
+                        "what was done by hand on this node is not shown in the cluster yet: {why}"
+                    );
                     self.said = why;
                 }
             }

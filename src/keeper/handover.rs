@@ -142,7 +142,7 @@ impl Tell {
             Tell::Forget(name) => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
         };
         if let Err(error) = result {
-            warn!("systemd keeps no line for the next keeper: {error}");
+            warn!(REASON = %error, "systemd keeps no line for the next keeper: {error}");
         }
     }
 }
@@ -166,7 +166,7 @@ fn inherited() -> Vec<(String, TcpStream)> {
             })
             .collect(),
         Err(error) => {
-            warn!("what systemd kept of the keeper before this one cannot be taken: {error}");
+            warn!(REASON = %error, "what systemd kept of the keeper before this one cannot be taken: {error}");
             Vec::new()
         }
     }

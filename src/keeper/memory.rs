@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use super::behind::Behind;
+use crate::logging::{Subject, decided};
 
 /// Where the files are. They outlast a reboot: a Redis that came back with its machine has restarted, too.
 pub const DIRECTORY: &str = "/var/lib/rolegate";
@@ -86,6 +86,7 @@ struct Written {
 /// The file of one gate.
 #[derive(Debug)]
 pub struct Memory {
+    subject: Subject,
     path: PathBuf,
     boot: String,
     files: Behind,
@@ -93,14 +94,14 @@ pub struct Memory {
 
 impl Memory {
     /// The file of the gate resource `instance`.
-    pub fn new(instance: &str, files: &Behind) -> Self {
-        Memory::under(Path::new(DIRECTORY), instance, files, &boot_id())
+    pub fn new(subject: Subject, instance: &str, files: &Behind) -> Self {
+        Memory { subject, ..Memory::under(Path::new(DIRECTORY), instance, files, &boot_id()) }
     }
 
     /// The same among the files in `directory`, in the boot `boot`.
     pub fn under(directory: &Path, instance: &str, files: &Behind, boot: &str) -> Self {
         let path = directory.join(format!("lease-{}", file_name(instance)));
-        Memory { path, boot: boot.to_owned(), files: files.clone() }
+        Memory { subject: Subject::default(), path, boot: boot.to_owned(), files: files.clone() }
     }
 
     /// What stands there; nothing where it cannot be read: then what is open is closed, and acquired anew.
@@ -109,13 +110,14 @@ impl Memory {
             Ok(Some(text)) => text,
             Ok(None) => return Remembered::default(),
             Err(error) => {
-                warn!("cannot read {}: {error}", self.path.display());
+                decided!(warn, self.subject, error, "cannot read {}: {error}", self.path.display());
                 return Remembered::default();
             }
         };
         match serde_json::from_str::<Written>(&text) {
             Ok(Written { version, .. }) if version != VERSION => {
-                warn!("cannot understand {}: its version is {version}, not {VERSION}", self.path.display());
+                let why = format!("its version is {version}, not {VERSION}");
+                decided!(warn, self.subject, why, "cannot understand {}: {why}", self.path.display());
                 Remembered::default()
             }
             Ok(written) => {
@@ -125,7 +127,7 @@ impl Memory {
                 Remembered { held: written.held && this_boot, last: Some(last), this_boot }
             }
             Err(error) => {
-                warn!("cannot understand {}: {error}", self.path.display());
+                decided!(warn, self.subject, error, "cannot understand {}: {error}", self.path.display());
                 Remembered::default()
             }
         }

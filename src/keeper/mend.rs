@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{info, warn};
 
+use crate::logging::{Subject, decided};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::switchover::{self, BELONGS_FOR, Changed, Mark, Setting};
 
@@ -43,7 +43,7 @@ const _: () = {
 
 /// See the module.
 pub struct Keeper {
-    me: String,
+    subject: Subject,
     master: String,
     redis: SocketAddr,
     credentials: Credentials,
@@ -113,10 +113,10 @@ impl Watch {
 }
 
 impl Keeper {
-    /// For the Redis of one master name on the node `me`.
-    pub fn new(me: &str, master: &str, redis: SocketAddr, credentials: Credentials) -> Self {
+    /// For the Redis of one master name on a node.
+    pub fn new(subject: Subject, master: &str, redis: SocketAddr, credentials: Credentials) -> Self {
         Keeper {
-            me: me.to_owned(),
+            subject,
             master: master.to_owned(),
             redis,
             credentials,
@@ -144,14 +144,14 @@ impl Keeper {
         if self.job.is_some() || self.not_before.is_some_and(|at| now < at) {
             return;
         }
-        let (me, master) = (self.me.clone(), self.master.clone());
+        let (subject, master) = (self.subject.clone(), self.master.clone());
         let (redis, credentials) = (self.redis, self.credentials.clone());
         self.job = match due {
             Due::Nothing => return,
             Due::PutBack(setting, mark) => {
-                Some(spawn_blocking(move || put_back(redis, &credentials, &me, &master, setting, mark)))
+                Some(spawn_blocking(move || put_back(redis, &credentials, &subject, &master, setting, mark)))
             }
-            Due::Check => Some(spawn_blocking(move || check(redis, &credentials, &me, &master))),
+            Due::Check => Some(spawn_blocking(move || check(redis, &credentials, &subject, &master))),
         };
     }
 
@@ -178,7 +178,7 @@ impl Keeper {
         self.not_before = Some(Instant::now() + PAUSE);
         // Once, not every second for hours.
         if self.said != why {
-            warn!(MASTER = %self.master, NODE = %self.me, REASON = %why, "{}: what a switchover left is not put back: {why}", self.master);
+            decided!(warn, self.subject, why, "{}: what a switchover left is not put back: {why}", self.master);
             self.said = why;
         }
     }
@@ -197,7 +197,7 @@ fn ask(redis: SocketAddr, credentials: &Credentials, command: &[&str]) -> Result
 fn put_back(
     redis: SocketAddr,
     credentials: &Credentials,
-    me: &str,
+    subject: &Subject,
     master: &str,
     setting: Setting,
     mark: Mark,
@@ -205,7 +205,14 @@ fn put_back(
     let name = setting.name();
     match switchover::change(redis, credentials, ANSWER_WITHIN, setting, &[mark.value()], mark.before()) {
         Changed::Done => {
-            info!(MASTER = %master, NODE = %me, REASON = "switchover", "{master}: {name} is {} again: a switchover that did not end had left {}", mark.before(), mark.value());
+            decided!(
+                info,
+                subject,
+                "switchover",
+                "{master}: {name} is {} again: a switchover that did not end had left {}",
+                mark.before(),
+                mark.value()
+            );
             Ok(Done::PutBack)
         }
         // Somebody goes on with it, or has put it back.
@@ -215,7 +222,7 @@ fn put_back(
 }
 
 /// Has the configuration file written anew where it holds a mark.
-fn check(redis: SocketAddr, credentials: &Credentials, me: &str, master: &str) -> Result<Done, String> {
+fn check(redis: SocketAddr, credentials: &Credentials, subject: &Subject, master: &str) -> Result<Done, String> {
     let info = server::text(&ask(redis, credentials, &["INFO", "server"])?).unwrap_or_default();
     let file = info.lines().find_map(|line| line.trim_end().strip_prefix("config_file:")).unwrap_or_default();
     // One without a file, or out of our sight, keeps nothing that we could see.
@@ -223,7 +230,12 @@ fn check(redis: SocketAddr, credentials: &Credentials, me: &str, master: &str) -
         return Ok(Done::Checked);
     }
     ask(redis, credentials, &["CONFIG", "REWRITE"])?;
-    info!(MASTER = %master, NODE = %me, REASON = "switchover", "{master}: {file} is written anew: it held what a switchover sets for a while");
+    decided!(
+        info,
+        subject,
+        "switchover",
+        "{master}: {file} is written anew: it held what a switchover sets for a while"
+    );
     Ok(Done::Checked)
 }
 
@@ -262,7 +274,8 @@ mod tests {
     fn a_switchover_is_under_way_from_its_first_mark_until_what_is_put_back_has_been_looked_at() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut keeper = Keeper::new("node1", "mymaster", nobody, Credentials::default());
+        let mut keeper =
+            Keeper::new(Subject::of(Some("mymaster"), Some("node1")), "mymaster", nobody, Credentials::default());
         assert!(!keeper.is_under_way(), "nothing was seen yet");
         runtime.block_on(async {
             let begun = Instant::now();

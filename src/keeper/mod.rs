@@ -52,6 +52,7 @@ use crate::causes::with_causes;
 use crate::gate::{Beside, Desired, Gate};
 use crate::layout::{self, Guard};
 use crate::local_fence::LocalFence;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, Cib};
 use crate::params::Params;
 use crate::permission;
@@ -104,13 +105,14 @@ pub fn run() -> Result<()> {
     let _lock = lock()?;
     // Before anything is opened. Where it cannot be, there is no room for permissions either.
     if let Err(error) = LocalFence::default().restore() {
-        warn!("the fence of this node itself: {error}");
+        let node = node_name_of_this_boot();
+        decided!(warn, Subject::of(None, node.as_deref()), error, "the fence of this node itself: {error}");
     }
     // A lease must not wait for a disk. Without the right to lock memory it works, less well.
     // Only what is used: a thread's stack is mostly not.
     let on_fault = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault) {
-        warn!("memory is not locked: {error}");
+        warn!(REASON = %error, "memory is not locked: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -137,6 +139,8 @@ fn lock() -> Result<Flock<File>> {
 /// A group that runs.
 struct Running {
     guard: Guard,
+    /// Of which its records are.
+    subject: Subject,
     /// Where its Redis is, by the last record that had it.
     redis: SocketAddr,
     notes: mpsc::Sender<Note>,
@@ -220,7 +224,8 @@ async fn keep(settings: Settings, kept: Lines) -> Result<()> {
             listeners.entry(address).or_insert_with(|| {
                 let (wires, history) = (wires.clone(), history.clone());
                 let tell = move |event| wires.tell(address, event, &history);
-                tokio::spawn(events::listen(address, settings.sentinel.clone(), tell))
+                let of = Subject::of(None, Some(&common.me));
+                tokio::spawn(events::listen(of, address, settings.sentinel.clone(), tell))
             });
         }
         let all = groups.values().all(|running| running.notes.try_send(Note::Cluster(cib.clone())).is_ok());
@@ -247,7 +252,7 @@ async fn tell_systemd() {
     std::thread::spawn(move || {
         let tell = |state| {
             if let Err(error) = sd_notify::notify(&[state]) {
-                warn!("systemd is not told: {error}");
+                warn!(REASON = %error, "systemd is not told: {error}");
             }
         };
         tell(NotifyState::Ready);
@@ -274,7 +279,8 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
     let (guards, bad) = layout::guards(cib);
     for (resource, error) in &bad {
         // What is kept stays as it is: a slip of the pen must not close a port.
-        warn!(gate = %resource.id, "{error}");
+        let subject = Subject::of(Some(layout::master_of(resource)), Some(&common.me)).of_gate(&resource.id);
+        decided!(warn, subject, error, "{error}");
     }
     let wanted: BTreeMap<String, Guard> = guards.into_iter().map(|guard| (guard.resource.id.clone(), guard)).collect();
     let there = |id: &String| wanted.contains_key(id) || bad.iter().any(|(resource, _)| resource.id == *id);
@@ -283,22 +289,25 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
         if let Some(running) = groups.remove(&id) {
             let (me, master, ports) =
                 (common.me.clone(), running.guard.params.master.clone(), running.guard.params.ports);
-            info!(gate = %id, MASTER = %master, NODE = %me, REASON = "gone from the cluster", "{master}: gate {id} is gone from the cluster; what is open is closed");
+            let (subject, why) = (running.subject.clone(), "gone from the cluster");
+            decided!(info, subject, why, "{master}: gate {id} is {why}; what is open is closed");
             // A gate's agent has closed when it stopped, if Pacemaker let it. A block's has not.
             let is_blocks = running.guard.is_blocks();
             let redis = running.redis;
             end(running).await;
-            stand::forget(&id);
-            put_priority_back(common, &master, &id, redis);
+            stand::forget(&id, &subject);
+            put_priority_back(common, &subject, &master, &id, redis);
             let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
+            let of = subject.clone();
             let close = move || {
-                let gate = Gate::new(ports, firewall, within)?;
+                let gate = Gate::new(ports, firewall, within)?.about(of);
                 if is_blocks { gate.set(Desired::CLOSED) } else { gate.shut(Desired::CLOSED) }
             };
             match spawn_blocking(close).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
-                    warn!(gate = %id, "{}", with_causes(&error));
+                    let why = with_causes(&error);
+                    decided!(warn, subject, why, "{why}");
                     continue;
                 }
                 Err(_) => continue,
@@ -340,23 +349,26 @@ async fn follow(common: &Common, cib: &Arc<Cib>, groups: &mut BTreeMap<String, R
             groups.iter().find(|(other, running)| **other != id && !running.task.is_finished() && uses(running));
         if let Some((other, _)) = other {
             // Its parameters are wrong now, or not followed yet.
-            warn!(gate = %id, "not kept: its ports are still kept for {other}");
+            let subject = Subject::of(Some(&guard.params.master), Some(&common.me)).of_gate(&id);
+            let why = format!("its ports are still kept for {other}");
+            decided!(warn, subject, why, "not kept: {why}");
             continue;
         }
         let (notes, inbox) = mpsc::channel(64);
         let Some(group) = Group::new(common.clone(), cib, &guard, inbox) else {
             // Its record was taken away (rolegate deinit), or has this node no more.
             if let Some(running) = groups.remove(&id) {
-                info!("gate {id} has no record with this node any more");
-                put_priority_back(common, &guard.params.master, &id, running.redis);
+                let why = "it has no record with this node";
+                decided!(info, running.subject, why, "gate {id} has no record with this node any more");
+                put_priority_back(common, &running.subject, &guard.params.master, &id, running.redis);
             }
             told &= without_a_place(common, cib, &guard).await;
             continue;
         };
-        let redis = group.redis_at();
+        let (redis, subject) = (group.redis_at(), group.subject().clone());
         let master = &guard.params.master;
-        info!(gate = %id, MASTER = %master, NODE = %common.me, "{master}: kept for {id}");
-        groups.insert(id, Running { guard, redis, notes, task: tokio::spawn(group.run()) });
+        decided!(info, subject, "its record has this node", "{master}: kept for {id}");
+        groups.insert(id, Running { guard, subject, redis, notes, task: tokio::spawn(group.run()) });
     }
     told
 }
@@ -376,7 +388,7 @@ async fn without_a_place(common: &Common, cib: &Arc<Cib>, guard: &Guard) -> bool
     }
     let gate = guard.resource.id.clone();
     if let Ok(Err(why)) = spawn_blocking(move || stand::say_nothing(&me, &master)).await {
-        debug!(gate = %gate, "{why}");
+        debug!(GATE = %gate, "{why}");
     }
     // Until the disk shows it.
     false
@@ -388,15 +400,15 @@ fn redis_of(common: &Common, guard: &Guard) -> Option<SocketAddr> {
 }
 
 /// Where a gate is not kept any more, its Redis gets the replica-priority that it had.
-fn put_priority_back(common: &Common, master: &str, id: &str, redis: SocketAddr) {
-    let (priority, gate) = (Priority::new(&common.me, master, id), id.to_owned());
+fn put_priority_back(common: &Common, subject: &Subject, master: &str, id: &str, redis: SocketAddr) {
+    let (priority, subject) = (Priority::new(subject.clone(), master, id), subject.clone());
     let settings = common.settings.clone();
     tokio::spawn(async move {
         // Its Redis may be down just now.
         for _ in 0..LEAVES {
             let (priority, settings) = (priority.clone(), settings.clone());
             let Ok(Err(why)) = spawn_blocking(move || veto::leave(&priority, redis, &settings)).await else { return };
-            warn!(gate = %gate, "replica-priority is not put back: {why}");
+            decided!(warn, subject, why, "replica-priority is not put back: {why}");
             tokio::time::sleep(READ_AGAIN).await;
         }
     });
@@ -487,8 +499,13 @@ async fn answer_all(mut asked: mpsc::Receiver<Asked>, wires: Wires, changed: Arc
 
 /// This node's name, as a keeper has learned it in this boot.
 pub fn known_node_name(cib: &Cib) -> Option<String> {
-    let name = fs::read_to_string(NODE_NAME).ok()?;
-    cib.node(name.trim()).map(|node| node.name.clone())
+    cib.node(&node_name_of_this_boot()?).map(|node| node.name.clone())
+}
+
+/// The same without a look at the cluster, which may have been given another name for it since: for records alone.
+pub fn node_name_of_this_boot() -> Option<String> {
+    let name = fs::read_to_string(NODE_NAME).ok()?.trim().to_owned();
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// Pacemaker's name for this node: as a keeper before this one learned it in this boot (one that is restarted has no time to ask), from
@@ -500,7 +517,7 @@ fn node_name(cib: &Cib) -> Option<String> {
     match pacemaker::local_node() {
         Ok(name) => {
             if let Err(error) = fs::write(NODE_NAME, &name) {
-                warn!("cannot write {NODE_NAME}: {error}");
+                warn!(NODE = %name, REASON = %error, "cannot write {NODE_NAME}: {error}");
             }
             Some(name)
         }
@@ -525,7 +542,7 @@ fn watch_cib(changed: Arc<Notify>) {
     };
     std::thread::spawn(move || {
         if let Err(error) = watch() {
-            warn!("{CIB_DIRECTORY} is not watched, only read every {READ_AGAIN:?}: {error}");
+            warn!(REASON = %error, "{CIB_DIRECTORY} is not watched, only read every {READ_AGAIN:?}: {error}");
         }
     });
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing::info;
 
 use super::{behind, memory};
+use crate::logging::{Subject, decided};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::switchover;
 
@@ -28,21 +28,21 @@ struct Written {
 /// Where it is kept, for one gate.
 #[derive(Debug, Clone)]
 pub struct Priority {
-    me: String,
+    subject: Subject,
     master: String,
     path: PathBuf,
 }
 
 impl Priority {
-    /// That of the gate resource `instance`, of `master`, on the node `me`.
-    pub fn new(me: &str, master: &str, instance: &str) -> Self {
-        Priority::under(Path::new(memory::DIRECTORY), me, master, instance)
+    /// That of the gate resource `instance`, of `master`, on a node.
+    pub fn new(subject: Subject, master: &str, instance: &str) -> Self {
+        Priority::under(Path::new(memory::DIRECTORY), subject, master, instance)
     }
 
     /// The same in another directory.
-    fn under(directory: &Path, me: &str, master: &str, instance: &str) -> Self {
-        let path = directory.join(format!("priority-{}", memory::file_name(instance)));
-        Priority { me: me.to_owned(), master: master.to_owned(), path }
+    fn under(directory: &Path, subject: Subject, master: &str, instance: &str) -> Self {
+        let path = directory.join(name(instance));
+        Priority { subject, master: master.to_owned(), path }
     }
 
     /// Whether a value waits to be put back.
@@ -79,18 +79,24 @@ impl Priority {
                 // First: a keeper that ends in between knows what to put back. Whatever stands there has been put back by somebody.
                 self.write(now)?;
                 ask(&["CONFIG", "SET", "replica-priority", "0"])?;
-                let (master, me) = (&self.master, &self.me);
-                info!(MASTER = %master, NODE = %me, REASON = "refused", "{master}: replica-priority is 0 (it was {now}): Pacemaker does not let this node be primary");
+                let master = &self.master;
+                decided!(
+                    info,
+                    self.subject,
+                    "refused",
+                    "{master}: replica-priority is 0 (it was {now}): Pacemaker does not let this node be primary"
+                );
                 Ok(())
             }
             (false, 0) => {
                 let Some(before) = self.read()? else { return Ok(()) };
-                let (master, me) = (&self.master, &self.me);
+                let master = &self.master;
                 ask(&["CONFIG", "SET", "replica-priority", &before.to_string()])?;
                 if let Err(why) = ask(&["CONFIG", "REWRITE"]) {
-                    info!(MASTER = %master, NODE = %me, REASON = %why, "{master}: replica-priority {before} is not made permanent: {why}");
+                    let what = format!("replica-priority {before} is not made permanent");
+                    decided!(info, self.subject, why, "{master}: {what}: {why}");
                 }
-                info!(MASTER = %master, NODE = %me, REASON = "no longer refused", "{master}: replica-priority is {before} again");
+                decided!(info, self.subject, "no longer refused", "{master}: replica-priority is {before} again");
                 self.remove()
             }
             (false, _) => self.remove(),
@@ -124,6 +130,15 @@ impl Priority {
     }
 }
 
+/// The file in which that of the gate resource `instance` is kept, on each node.
+pub fn kept_at(instance: &str) -> PathBuf {
+    Path::new(memory::DIRECTORY).join(name(instance))
+}
+
+fn name(instance: &str) -> String {
+    format!("priority-{}", memory::file_name(instance))
+}
+
 /// What a file says that it was.
 ///
 /// # Errors
@@ -149,7 +164,7 @@ mod tests {
     use super::*;
 
     fn priority(directory: &Path) -> Priority {
-        Priority::under(directory, "node1", "mymaster", "Redis/Gate")
+        Priority::under(directory, Subject::default(), "mymaster", "Redis/Gate")
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::warn;
 
 use crate::hook;
 use crate::instance::Instance;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::Cib;
 use crate::params::Params;
 use crate::role::Role;
@@ -32,8 +32,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Keeper {
+    subject: Subject,
     me: String,
-    master: String,
     /// What is to be written, and since when.
     wanted: Option<(Instant, Role)>,
     /// Who was named when last all was written as it should be, and this node's role then.
@@ -45,9 +45,9 @@ pub struct Keeper {
 
 impl Keeper {
     /// Keeps the role that the node `me` has by one master name.
-    pub fn new(me: &str, master: &str) -> Self {
-        let (me, master) = (me.to_owned(), master.to_owned());
-        Keeper { me, master, wanted: None, settled: None, job: None, not_before: None, said: String::new() }
+    pub fn new(me: &str, subject: Subject) -> Self {
+        let me = me.to_owned();
+        Keeper { subject, me, wanted: None, settled: None, job: None, not_before: None, said: String::new() }
     }
 
     /// Writes what is to be written, if anything is. What somebody else has written meanwhile is not overruled.
@@ -70,9 +70,9 @@ impl Keeper {
             return;
         }
         self.not_before = Some(now + PAUSE);
-        let (me, master, named) = (self.me.clone(), self.master.clone(), named.to_owned());
-        let (cib, local) = (cib.clone(), local.clone());
-        self.job = Some(spawn_blocking(move || hook::keep(&me, &cib, &master, &named, &local)));
+        let (me, subject, named) = (self.me.clone(), self.subject.clone(), named.to_owned());
+        let (cib, local, master) = (cib.clone(), local.clone(), params.master.clone());
+        self.job = Some(spawn_blocking(move || hook::keep(&subject, (&me, &master), &cib, &named, &local)));
     }
 
     /// Takes note of a writing that has ended.
@@ -92,8 +92,8 @@ impl Keeper {
                 self.not_before = Some(Instant::now() + PAUSE_AFTER_FAILURE);
                 // Once, not every few seconds for hours.
                 if self.said != why {
-                    let role = self.wanted.map(|(_, role)| role.as_str());
-                    warn!(MASTER = %self.master, NODE = %self.me, ROLE = role, REASON = %why, "the role attribute is not written: {why}");
+                    let subject = self.subject.as_role(self.wanted.map(|(_, role)| role));
+                    decided!(warn, subject, why, "the role attribute is not written: {why}");
                     self.said = why;
                 }
             }

@@ -67,6 +67,15 @@ pub struct Report {
     /// The other nodes that may hold a lease, or take one, by their marks on the Sentinels that answer.
     #[serde(default)]
     pub not_free: Vec<String>,
+    /// The node whose keeper this is, its role and the Sentinels' configuration epoch, as its own records have them.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// See above; a text, for another release may have more of them.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// See above.
+    #[serde(default)]
+    pub epoch: Option<u64>,
 }
 
 /// How a port that is forced open by hand stands.
@@ -208,6 +217,9 @@ mod tests {
             last_failover: None,
             forced: Some(Forced { text: "by ann".into(), marked: true }),
             not_free: vec!["node3".into()],
+            node: Some("node1".into()),
+            role: Some("primary".into()),
+            epoch: Some(7),
         };
         let (told, at) = (report.clone(), path.clone());
         let (ready, listening) = std::sync::mpsc::channel();

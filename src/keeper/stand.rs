@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{info, warn};
 
 use super::behind;
 use super::memory::{boot_id, file_name};
 use crate::layout;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, Cib, Still};
 use crate::params::{LEASES, Params};
 use crate::permission;
@@ -40,8 +40,8 @@ pub fn basis(params: &Params) -> Option<Basis> {
 
 /// What this node stands on, of one gate.
 pub struct Standing {
-    me: String,
-    master: String,
+    /// Of which records are.
+    subject: Subject,
     gate: String,
     attribute: String,
     path: PathBuf,
@@ -131,32 +131,37 @@ impl WrittenBasis {
 impl Standing {
     /// As a keeper of this boot left it. `holds` is the CIB's, where the keeper before this one held a lease: one of a release without the file
     /// held it by that, and has said nothing else.
-    pub fn read(me: &str, cib: &Cib, gate: &str, master: &str, holds: Option<&Basis>) -> Self {
+    pub fn read(subject: Subject, cib: &Cib, (me, gate, master): (&str, &str, &str), holds: Option<&Basis>) -> Self {
         let boot = boot_id();
         let says = own_said(cib, me, &attribute(master), boot_tag(&boot));
         let holds = holds.filter(|basis| says == Shown::Never || says.names(&basis.digest()));
-        Standing::under(Path::new(permission::DIRECTORY), &boot, (me, gate, master), holds.cloned())
+        Standing::under(subject, Path::new(permission::DIRECTORY), &boot, (gate, master), holds.cloned())
     }
 
-    /// The same among the files in `directory`, in the boot `boot`; `of` is the node, the gate and the master name.
-    pub fn under(directory: &Path, boot: &str, of: (&str, &str, &str), holds: Option<Basis>) -> Self {
-        let (me, gate, master) = of;
+    /// The same among the files in `directory`, in the boot `boot`.
+    pub fn under(
+        subject: Subject,
+        directory: &Path,
+        boot: &str,
+        (gate, master): (&str, &str),
+        holds: Option<Basis>,
+    ) -> Self {
         let path = directory.join(format!("record-{}", file_name(gate)));
         let written = match fs::read_to_string(&path) {
             Ok(text) => understood(&text, boot).unwrap_or_else(|| {
-                warn!(gate = %gate, "cannot understand {}: this node begins anew", path.display());
+                let why = "it is not understood";
+                decided!(warn, subject, why, "cannot understand {}: this node begins anew", path.display());
                 None
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => holds.map(|on| (on, None)),
             Err(error) => {
-                warn!(gate = %gate, "cannot read {}: {error}", path.display());
+                decided!(warn, subject, error, "cannot read {}: {error}", path.display());
                 None
             }
         };
         let (on, last) = written.map_or((None, None), |(on, last)| (Some(on), last));
         Standing {
-            me: me.to_owned(),
-            master: master.to_owned(),
+            subject,
             gate: gate.to_owned(),
             attribute: attribute(master),
             path,
@@ -191,7 +196,7 @@ impl Standing {
     pub fn forget_last(&mut self) {
         self.last = None;
         if let Err(error) = self.write() {
-            warn!(gate = %self.gate, "{error}");
+            decided!(warn, self.subject, error, "{error}");
         }
     }
 
@@ -200,7 +205,7 @@ impl Standing {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 // What is not written cannot be said.
-                warn!(gate = %self.gate, "cannot remove {}: {error}", self.path.display());
+                decided!(warn, self.subject, error, "cannot remove {}: {error}", self.path.display());
                 return;
             }
             _ => {}
@@ -252,7 +257,12 @@ impl Standing {
             Err(why) => {
                 self.not_before = Some(Instant::now() + PAUSE_WHILE_WAITING);
                 if self.why.as_ref() != Some(&why) {
-                    warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %why, "it cannot be told in the cluster which record this node stands on: {why}");
+                    decided!(
+                        warn,
+                        self.subject,
+                        why,
+                        "it cannot be told in the cluster which record this node stands on: {why}"
+                    );
                 }
                 self.why = Some(why);
                 return Do::Nothing;
@@ -268,7 +278,12 @@ impl Standing {
                 _ => "the record has changed".to_owned(),
             }),
             Next::Void => {
-                warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = "other nodes stand on another record", "others stand on another record than this node, which was taken for off: it begins anew");
+                decided!(
+                    warn,
+                    self.subject,
+                    "other nodes stand on another record",
+                    "others stand on another record than this node, which was taken for off: it begins anew"
+                );
                 Do::Close("other nodes stand on another record".to_owned())
             }
             Next::Wait(_) | Next::TooFar => {
@@ -285,9 +300,9 @@ impl Standing {
                 (self.on, self.last, self.unsettled) = (Some(wanted.clone()), None, false);
                 // Without the file the next keeper begins anew: nothing worse.
                 if let Err(error) = self.write() {
-                    warn!(gate = %self.gate, "{error}");
+                    decided!(warn, self.subject, error, "{error}");
                 }
-                info!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = "record", "this node stands on the record {digest}");
+                decided!(info, self.subject, "record", "this node stands on the record {digest}");
                 self.why = None;
                 Do::Follow
             }
@@ -296,14 +311,14 @@ impl Standing {
                 self.last.clone_from(&on);
                 if let Err(error) = self.write() {
                     // The next keeper would go on with the old one.
-                    warn!(gate = %self.gate, "the record stays as it was: {error}");
+                    decided!(warn, self.subject, error, "the record stays as it was: {error}");
                     (self.on, self.last) = (on, last);
                     self.not_before = Some(Instant::now() + PAUSE_WHILE_WAITING);
                     return Do::Nothing;
                 }
                 self.unsettled = true;
                 if let Some(Change::One(step)) = on.map(|on| on.change_to(wanted)) {
-                    info!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %step, "this node goes on to the record {to}: {step}");
+                    decided!(info, self.subject, step, "this node goes on to the record {to}: {step}");
                 }
                 self.why = None;
                 Do::Follow
@@ -331,7 +346,7 @@ impl Standing {
             }
         };
         if self.why.as_ref() != Some(&why) {
-            warn!(MASTER = %self.master, NODE = %self.me, gate = %self.gate, REASON = %why, "{why}");
+            decided!(warn, self.subject, why, "{why}");
         }
         self.why = Some(why);
     }
@@ -379,11 +394,11 @@ pub fn written(gate: &str) -> Option<Basis> {
 }
 
 /// The gate is gone, and with it what this node stood on.
-pub fn forget(gate: &str) {
+pub fn forget(gate: &str, subject: &Subject) {
     let path = Path::new(permission::DIRECTORY).join(format!("record-{}", file_name(gate)));
     if let Err(error) = fs::remove_file(&path) {
         if error.kind() != io::ErrorKind::NotFound {
-            warn!(gate = %gate, "cannot remove {}: {error}", path.display());
+            decided!(warn, subject, error, "cannot remove {}: {error}", path.display());
         }
     }
 }
@@ -527,7 +542,7 @@ mod tests {
     }
 
     fn then(directory: &Path, boot: &str, holds: Option<Basis>) -> Standing {
-        Standing::under(directory, boot, ("node1", "Redis/Gate", "mymaster"), holds)
+        Standing::under(Subject::default(), directory, boot, ("Redis/Gate", "mymaster"), holds)
     }
 
     fn say(shown: Shown<String>, wanted: &Basis) -> Result<Outcome, String> {

@@ -24,7 +24,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::{info, warn};
 
 use super::history::History;
 use super::priority::Priority;
@@ -32,6 +31,7 @@ use super::steady::Steady;
 use super::told::Told;
 use crate::causes::with_causes;
 use crate::instance::{self, Instance, ServerRole};
+use crate::logging::{Subject, decided};
 use crate::pacemaker::{self, CrmMon, crm_mon::NodeState};
 use crate::permission::Granted;
 use crate::record::{Record, canonical};
@@ -157,8 +157,8 @@ pub struct Down {
 
 /// Who it is about.
 pub struct Site {
-    /// This node's name.
-    pub me: String,
+    /// This node, of which records are.
+    pub subject: Subject,
     /// The master name.
     pub master: String,
     /// The gate resource.
@@ -448,7 +448,7 @@ impl Keeper {
 
     /// For one master name.
     pub fn new(site: Site) -> Self {
-        let priority = Priority::new(&site.me, &site.master, &site.gate);
+        let priority = Priority::new(site.subject.clone(), &site.master, &site.gate);
         Keeper {
             is_kept: priority.is_kept(),
             site,
@@ -581,26 +581,46 @@ impl Keeper {
             Done::HandOver(Ok(sentinel)) => {
                 self.has_asked(|this| &mut this.hands_over);
                 self.site.history.asked(&master, "Pacemaker refused the primary's node");
-                warn!(MASTER = %master, NODE = %self.site.me, REASON = "refused", "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover");
+                decided!(
+                    warn,
+                    self.site.subject,
+                    "refused",
+                    "{master}: Pacemaker does not let this node be primary though Sentinels name it; asked Sentinel {sentinel} for a failover"
+                );
                 return;
             }
             Done::Begun(Ok(sentinel)) => {
                 self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary was down, and no failover went on");
-                warn!(MASTER = %master, NODE = %self.site.me, REASON = "no failover", "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one");
+                decided!(
+                    warn,
+                    self.site.subject,
+                    "no failover",
+                    "{master}: the primary is down and no failover goes on; asked Sentinel {sentinel} for one"
+                );
                 return;
             }
             Done::Turned(Ok(sentinel)) => {
                 self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the named Redis was a replica");
-                warn!(MASTER = %master, NODE = %self.site.me, REASON = "turned", "{master}: Sentinels name this node, and its Redis is another's replica; asked Sentinel {sentinel} for a failover");
+                decided!(
+                    warn,
+                    self.site.subject,
+                    "turned",
+                    "{master}: Sentinels name this node, and its Redis is another's replica; asked Sentinel {sentinel} for a failover"
+                );
                 return;
             }
             Done::Lost(None) => return,
             Done::Lost(Some(Ok(sentinel))) => {
                 self.has_asked(|this| &mut this.begins);
                 self.site.history.asked(&master, "the primary's node was lost");
-                warn!(MASTER = %master, NODE = %self.site.me, REASON = "lost", "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover");
+                decided!(
+                    warn,
+                    self.site.subject,
+                    "lost",
+                    "{master}: Pacemaker has lost the primary's node, and Sentinels have lost its Redis; asked Sentinel {sentinel} for a failover"
+                );
                 return;
             }
             Done::Lost(Some(Err(why))) => ("the primary's node is lost, and no Sentinel begins a failover", why),
@@ -618,7 +638,7 @@ impl Keeper {
         };
         // Once, not every few seconds for hours.
         if self.said.get(what) != Some(&why) {
-            info!(MASTER = %master, NODE = %self.site.me, REASON = %why, "{master}: {what}: {why}");
+            decided!(info, self.site.subject, why, "{master}: {what}: {why}");
             self.said.insert(what, why);
         }
     }
@@ -712,7 +732,7 @@ mod tests {
 
     fn keeper(directory: &std::path::Path) -> Keeper {
         Keeper::new(Site {
-            me: "node1".into(),
+            subject: Subject::of(Some("m"), Some("node1")),
             master: "m".into(),
             gate: "g".into(),
             redis: SocketAddr::from(([10, 0, 0, 1], 6379)),

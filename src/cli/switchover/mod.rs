@@ -13,8 +13,6 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::info;
-
 use self::course::{ASKS_WITHIN, Act, Course, End, Named, Position, Seen, Standing, To, Watched};
 pub(super) use self::interruption::Interruption;
 use self::preflight::{Judgement, Party, Plan, Scene, Told};
@@ -25,9 +23,11 @@ use crate::exit::CliCode;
 use crate::instance::{self, ServerRole};
 use crate::lease;
 use crate::lease::mark::Marks;
+use crate::logging::{Subject, decided};
 use crate::pacemaker::cib::Node;
 use crate::pacemaker::{self, Cib, PacemakerError};
 use crate::record::canonical;
+use crate::role::Role;
 use crate::roles;
 use crate::sentinel::{self, Begun, Heard, Place, Verdict};
 use crate::server::{self, AskError, Credentials};
@@ -795,7 +795,10 @@ impl Doing {
             To::Closed(node) => (node, "is primary, and was not seen to take writes".to_owned()),
             To::Back(why) | To::Open(why) => (&self.plan.old.name, format!("stays primary: {why}")),
         };
-        info!(MASTER = %master, NODE = %node, ROLE = "primary", EPOCH = self.epoch, REASON = "switchover", OPERATOR = operator(), "{master}: switchover to {target}: {node} {outcome}");
+        let subject = Subject::of(Some(master), Some(node)).as_role(Some(Role::Primary));
+        subject.heard(self.epoch);
+        let what = format!("switchover to {target}: {node} {outcome}");
+        decided!(info, subject, "switchover", OPERATOR = operator(), "{master}: {what}");
         for marked in self.marked.iter().filter(|_| end.left) {
             say(format!(
                 "{} of {} was not seen put back: the keeper there does it within 5 s",

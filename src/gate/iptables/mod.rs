@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{Backend, Baseline, Desired, GateError, Port, PortState, Ports, State, Variant, Want, pause, verify};
 use crate::command::{Cmd, find};
+use crate::logging::{Subject, decided};
 
 pub mod ipset;
 pub mod lease;
@@ -206,7 +207,13 @@ pub fn targets(until: Instant) -> Result<plan::Gates, GateError> {
 ///
 /// # Errors
 /// Every one but [`GateError::PortInUse`].
-pub fn apply(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+pub fn apply(
+    subject: &Subject,
+    variant: Variant,
+    ports: Ports,
+    want: Desired,
+    until: Instant,
+) -> Result<State, GateError> {
     if !want.closes() {
         return attempts(variant, ports, want, until);
     }
@@ -215,7 +222,7 @@ pub fn apply(variant: Variant, ports: Ports, want: Desired, until: Instant) -> R
     let left = until.saturating_duration_since(Instant::now());
     match attempts(variant, ports, want, until - left / 4) {
         Err(error) if !want.opens() && !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => {
-            tracing::error!("closed, but the rules could not be repaired: {error}");
+            decided!(error, subject, error, "closed, but the rules could not be repaired: {error}");
             let found = sets(until)?;
             Ok(state_of(variant, &found, ports, Baseline::Edited(error.to_string())))
         }

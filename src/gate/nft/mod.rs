@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Backend, Baseline, Desired, GateError, PortState, Ports, State, pause, verify};
 use crate::command::{Cmd, find};
+use crate::logging::{Subject, decided};
 
 mod elements;
 pub mod lease;
@@ -116,7 +117,13 @@ fn foreign(seen: &Seen) -> String {
 ///
 /// # Errors
 /// Every one but [`GateError::PortInUse`].
-pub fn apply(ports: Ports, want: Desired, first: Option<Seen>, until: Instant) -> Result<State, GateError> {
+pub fn apply(
+    subject: &Subject,
+    ports: Ports,
+    want: Desired,
+    first: Option<Seen>,
+    until: Instant,
+) -> Result<State, GateError> {
     if !want.closes() {
         return attempts(ports, want, first, until);
     }
@@ -131,7 +138,7 @@ pub fn apply(ports: Ports, want: Desired, first: Option<Seen>, until: Instant) -
         return attempts(ports, want, None, until);
     }
     // Without the table there is no redirect, so everything is closed.
-    tracing::error!("closing by deleting table inet {}, for changing it failed: {error}", plan::TABLE);
+    decided!(error, subject, error, "closing by deleting table inet {}, for changing it failed: {error}", plan::TABLE);
     let state = again(until, || match read(until)? {
         Some(seen) if !seen.is_ours() => Err(GateError::Foreign(foreign(&seen))),
         Some(seen) => {
