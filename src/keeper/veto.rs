@@ -429,10 +429,12 @@ fn is_lost(lost: &Lost) -> bool {
 
 /// [`has_lost`], asked once for all master names of this node.
 fn has_lost_node(node: &str) -> bool {
-    static SHOWN: Told<Option<CrmMon>> = Told::new();
     let (_, shown) = SHOWN.ask(Instant::now(), ASKED_AGAIN, || pacemaker::read_crm_mon_within(ANSWER_WITHIN).ok());
     shown.is_some_and(|shown| has_lost(&shown, node))
 }
+
+/// Who is online, as Pacemaker was asked last.
+static SHOWN: Told<Option<CrmMon>> = Told::new();
 
 /// Whether Pacemaker, which has quorum, has lost `node`. One without quorum has lost all others.
 fn has_lost(shown: &CrmMon, node: &str) -> bool {
@@ -777,6 +779,52 @@ mod tests {
                 .await;
             });
             assert_eq!(keeper.said.values().next().map(String::as_str), Some(why));
+        }
+    }
+
+    #[test]
+    fn who_is_found_again_while_pacemaker_is_asked_is_not_failed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // Nobody listens at the one; the other no connection can be made to, and none is refused there.
+        let sentinel = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let redis = SocketAddr::from(([255, 255, 255, 255], 6379));
+        let lost = Lost { node: "node2".into(), redis, sentinels: vec![sentinel], rank: 0 };
+        for (what, still, paused, asks) in [
+            ("it is still lost", true, false, true),
+            ("it is found", false, false, false),
+            ("Pacemaker leaves the gate alone", true, true, false),
+        ] {
+            let mut keeper = keeper(directory.path());
+            let round = |keeper: &mut Keeper, lost: Option<&Lost>, paused| {
+                let seen = seen(Instant::now(), Some(Granted::Started), false);
+                keeper.keep(&Seen { lost: lost.cloned(), paused, ..seen });
+            };
+            runtime.block_on(async {
+                let (asked, told) = std::sync::mpsc::channel::<()>();
+                let pacemaker = spawn_blocking(move || {
+                    let off = NodeState { name: "node2".into(), ..NodeState::default() };
+                    let shown = CrmMon { quorum: Some(true), nodes: vec![off], ..CrmMon::default() };
+                    SHOWN.ask(Instant::now(), Duration::ZERO, || {
+                        told.recv().unwrap();
+                        Some(shown)
+                    })
+                });
+                thread::sleep(Duration::from_millis(100));
+                round(&mut keeper, Some(&lost), false);
+                assert!(keeper.job.is_some(), "{what}: Pacemaker is being asked");
+                round(&mut keeper, still.then_some(&lost), paused);
+                asked.send(()).unwrap();
+                pacemaker.await.unwrap();
+                std::future::poll_fn(|context| {
+                    keeper.poll(context);
+                    if keeper.job.is_none() { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            });
+            let said: Vec<&str> = keeper.said.keys().copied().collect();
+            let refused = "the primary's node is lost, and no Sentinel begins a failover";
+            assert_eq!(said, if asks { vec![refused] } else { vec![] }, "{what}");
         }
     }
 
