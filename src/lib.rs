@@ -25,6 +25,7 @@
 //! - [`command`]: running another program with a deadline, keeping what it said.
 //! - [`role`]: the role of a node and the attribute that carries it.
 //! - [`exit`]: the exit codes of each program.
+//! - [`defect`]: what each program says and ends with where it panics.
 //! - [`settings`]: what is local to a node.
 //! - [`wire`]: commands and replies as bytes, from a stranger.
 //! - [`transfer`]: the copy of its data that a server sends to who replicates from it.
@@ -38,6 +39,7 @@ pub mod causes;
 pub mod cli;
 pub mod command;
 pub mod commands;
+pub mod defect;
 pub mod exit;
 pub mod forced;
 pub mod gate;

@@ -2,17 +2,21 @@
 
 use std::process::ExitCode;
 
+use rolegate::defect::{self, Program};
 use rolegate::{keeper, logging, manual, settings::Settings};
 
 fn main() -> ExitCode {
-    let _no_arguments = manual::keeper().get_matches();
-    let level = Settings::load().map_or(tracing_subscriber::filter::LevelFilter::INFO, |settings| settings.level());
-    logging::init("rolegate-keeper", logging::LogTo::Journal, level);
-    match keeper::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    defect::guarded(Program::Keeper, || {
+        let _no_arguments = manual::keeper().get_matches();
+        let level = Settings::load().map_or(tracing_subscriber::filter::LevelFilter::INFO, |settings| settings.level());
+        logging::init("rolegate-keeper", logging::LogTo::Journal, level);
+        match keeper::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let node = keeper::node_name_of_this_boot();
+                tracing::error!(NODE = node, REASON = format!("{error:#}"), "{error:#}");
+                ExitCode::FAILURE
+            }
         }
-    }
+    })
 }

@@ -1,5 +1,7 @@
 //! Opens and closes the ports of a gate by hand.
 
+use rolegate::defect::{self, Program};
+
 fn main() -> std::process::ExitCode {
-    rolegate::gate::cli::main()
+    defect::guarded(Program::Port, rolegate::gate::cli::main)
 }

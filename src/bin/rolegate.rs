@@ -3,10 +3,11 @@
 
 use std::process::ExitCode;
 
+use rolegate::defect::{self, Program};
 use rolegate::{cli, logging};
 
 fn main() -> ExitCode {
-    cli::guarded(|| {
+    defect::guarded(Program::Rolegate, || {
         logging::init("rolegate", logging::LogTo::Operator, tracing_subscriber::filter::LevelFilter::INFO);
         cli::run(std::env::args_os())
     })

@@ -8,7 +8,6 @@ mod assign;
 mod backup;
 mod change;
 mod corosync;
-mod defect;
 mod deinit;
 mod doctor;
 mod exec;
@@ -38,8 +37,6 @@ use std::time::Duration;
 use anstream::AutoStream;
 use anstream::stream::{AsLockedWrite, RawStream};
 use clap::{Parser, Subcommand};
-
-pub use defect::guarded;
 
 use crate::causes::with_causes;
 use crate::command::CommandError;

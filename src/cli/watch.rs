@@ -258,7 +258,7 @@ mod tests {
         let Some(mode) = std::env::var_os("ROLEGATE_TEST_WATCH") else { return };
         let panics = mode == "panic";
         // As in the program.
-        super::super::defect::say_defects();
+        crate::defect::say_defects(crate::defect::Program::Rolegate);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let looks = Arc::new(std::sync::atomic::AtomicU64::new(0));
         let look = move || {
