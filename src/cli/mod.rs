@@ -226,11 +226,30 @@ fn say(text: impl AsRef<str>) {
     let _closed = writeln!(std::io::stdout(), "{}", text.as_ref().trim_end());
 }
 
-/// A command as it can be typed on this machine: Debian's Valkey has no redis-cli.
+/// A command as it can be typed where it is read, by whoever does not know what the servers are.
 fn typed_here(text: &str) -> String {
-    static ONLY_VALKEY: LazyLock<bool> =
-        LazyLock::new(|| which::which("redis-cli").is_err() && which::which("valkey-cli").is_ok());
-    if *ONLY_VALKEY { text.replace("redis-cli", "valkey-cli") } else { text.to_owned() }
+    typed_here_for(false, text)
+}
+
+/// The same by who knows whether they are Valkey.
+fn typed_here_for(is_valkey: bool, text: &str) -> String {
+    static INSTALLED: LazyLock<[bool; 2]> =
+        LazyLock::new(|| [REDIS_CLI, VALKEY_CLI].map(|name| which::which(name).is_ok()));
+    text.replace(REDIS_CLI, client(*INSTALLED, is_valkey))
+}
+
+const REDIS_CLI: &str = "redis-cli";
+const VALKEY_CLI: &str = "valkey-cli";
+
+/// What is to be typed: of `[redis-cli, valkey-cli]` the one that is installed on this machine (Debian's Valkey has no redis-cli), for each of them
+/// speaks to both servers. Where that does not decide, the one that comes with the servers. Pure.
+fn client(installed: [bool; 2], is_valkey: bool) -> &'static str {
+    match installed {
+        [true, false] => REDIS_CLI,
+        [false, true] => VALKEY_CLI,
+        _ if is_valkey => VALKEY_CLI,
+        _ => REDIS_CLI,
+    }
 }
 
 /// Prints text with colours, where the terminal has them (not with NO_COLOR, TERM=dumb, or into a pipe).
@@ -327,6 +346,22 @@ fn look() -> Result<Cluster, Stop> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn what_is_typed_is_what_is_installed_where_it_is_read() {
+        for (installed, of_redis, of_valkey) in [
+            ([true, false], REDIS_CLI, REDIS_CLI),
+            ([false, true], VALKEY_CLI, VALKEY_CLI),
+            ([true, true], REDIS_CLI, VALKEY_CLI),
+            ([false, false], REDIS_CLI, VALKEY_CLI),
+        ] {
+            assert_eq!(
+                [false, true].map(|is_valkey| client(installed, is_valkey)),
+                [of_redis, of_valkey],
+                "{installed:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_node_is_confirmed_by_its_name_and_nothing_else() {

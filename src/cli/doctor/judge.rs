@@ -157,14 +157,8 @@ pub fn judge(facts: &Facts) -> Outcomes {
     certificates(facts, &mut book);
     versions(facts, &mut book);
     let Book(mut outcomes) = book;
-    let mut servers = facts.masters.iter().flat_map(|master| master.redis.values()).flatten();
-    let is_valkey = servers.any(|redis| redis.info.contains_key("valkey_version"));
     for check in CHECKS {
         let outcome = outcomes.entry(check.id).or_default();
-        // Debian's Valkey has no redis-cli.
-        for mend in outcome.findings.iter_mut().filter_map(|finding| finding.mend.as_mut()).filter(|_| is_valkey) {
-            *mend = mend.replace("redis-cli", "valkey-cli");
-        }
         outcome.findings.sort_by_key(|finding| finding.severity);
         if outcome.findings.is_empty() && outcome.found.is_empty() && outcome.skipped.is_none() {
             outcome.skipped = Some(missing(facts).to_owned());

@@ -164,7 +164,14 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let started = Instant::now();
     let facts = facts::collect();
     let picks = |id: &str| (args.only.is_empty() || args.only.contains(&id)) && !args.skip.contains(&id);
-    let mut report = Report::of(&judge::judge(&facts), facts.me.clone(), picks);
+    let mut outcomes = judge::judge(&facts);
+    let mut servers = facts.masters.iter().flat_map(|master| master.redis.values()).flatten();
+    let is_valkey = servers.any(|redis| redis.info.contains_key("valkey_version"));
+    let findings = outcomes.values_mut().flat_map(|outcome| &mut outcome.findings);
+    for mend in findings.filter_map(|finding| finding.mend.as_mut()) {
+        *mend = super::typed_here_for(is_valkey, mend);
+    }
+    let mut report = Report::of(&outcomes, facts.me.clone(), picks);
     report.at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     report.took_ms = started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
     if args.json {
