@@ -345,14 +345,17 @@ fn without_fence(location: &Location) -> Location {
 
 /// Waits until the keepers have put replica-priority back. What they have not.
 fn priorities(chosen: &[Gate], settings: &Settings) -> Vec<String> {
-    let servers: Vec<(String, SocketAddr)> = chosen
+    let servers: Vec<(String, SocketAddr, PathBuf)> = chosen
         .iter()
-        .filter_map(|gate| gate.params.record.as_ref().ok())
-        .flat_map(|record| record.nodes().iter().map(|node| (node.name.clone(), node.address)))
+        .filter_map(|gate| Some((gate, gate.params.record.as_ref().ok()?)))
+        .flat_map(|(gate, record)| {
+            let kept = priority::kept_at(&gate.resource.id);
+            record.nodes().iter().map(move |node| (node.name.clone(), node.address, kept.clone()))
+        })
         .collect();
     let until = Instant::now() + PUT_BACK_WITHIN;
     loop {
-        let jobs = servers.iter().map(|(_, address)| {
+        let jobs = servers.iter().map(|(_, address, _)| {
             let (address, credentials, within) = (*address, settings.redis.clone(), settings.answer_within);
             move || server::ask(address, &credentials, within, &[&["CONFIG", "GET", "replica-priority"]])
         });
@@ -360,12 +363,14 @@ fn priorities(chosen: &[Gate], settings: &Settings) -> Vec<String> {
         let left: Vec<String> = servers
             .iter()
             .zip(answers)
-            .filter_map(|((node, _), answer)| {
+            .filter_map(|((node, _, kept), answer)| {
                 let value = answer.and_then(Result::ok).and_then(|replies| replies.first().and_then(number));
                 match value {
+                    // What it was is on that node's disk.
                     Some(0) => Some(format!(
-                        "replica-priority of {node} is 0. Where that is not your own setting: redis-cli CONFIG SET replica-priority 100, \
-                         then CONFIG REWRITE"
+                        "replica-priority of {node} is 0. Where that is not your own setting: {} on {node} has what it was; redis-cli CONFIG \
+                         SET replica-priority with that, then CONFIG REWRITE",
+                        kept.display()
                     )),
                     Some(_) => None,
                     None => Some(format!("replica-priority of {node} could not be read; it must not stay 0")),
@@ -425,19 +430,29 @@ fn of_node(dry_run: bool) -> Result<CliCode, Stop> {
         local::note(None, "deinit --local", "what a gate left on this node is taken out");
     }
     for file in &waiting {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        // Redis' default, where that cannot be told.
-        let (was, before) = match priority::understood(&text) {
-            Ok(before) => (before.to_string(), before),
-            Err(_) => (format!("what {} says", file.display()), 100),
-        };
-        say(super::typed_here(&format!(
-            "note: replica-priority of a Redis here was {was} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
-             replica-priority {before}, then CONFIG REWRITE; then rm {}",
-            file.display()
-        )));
+        let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()));
+        say(super::typed_here(&put_back_by_hand(file, text)));
     }
     Ok(if waiting.is_empty() { CliCode::Ok } else { CliCode::Warning })
+}
+
+/// What is to be done where a keeper has set replica-priority to 0 and has not put back what `file` says: `text`, or why it cannot be read. Pure.
+fn put_back_by_hand(file: &Path, text: Result<String, String>) -> String {
+    let file = file.display();
+    let before = text.and_then(|text| {
+        priority::understood(&text)
+            .map_err(|why| format!("cannot understand {file} ({why}), which says {:?}", text.trim()))
+    });
+    match before {
+        Ok(before) => format!(
+            "note: replica-priority of a Redis here was {before} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
+             replica-priority {before}, then CONFIG REWRITE; then rm {file}"
+        ),
+        Err(why) => format!(
+            "note: replica-priority of a Redis here was set to 0, and what it was before is not known: {why}. If it still is 0, redis-cli \
+             CONFIG SET replica-priority with what it is to be (Redis' own default is 100), then CONFIG REWRITE; then rm {file}"
+        ),
+    }
 }
 
 fn of_firewall(error: &GateError) -> Stop {
@@ -518,6 +533,27 @@ mod tests {
     fn planned(cib: &Cib, is_last: bool) -> (Vec<String>, Vec<String>) {
         let (removals, notes) = plan(&layout::guards(cib).0, cib, is_last);
         (removals.iter().map(ToString::to_string).collect(), notes)
+    }
+
+    #[test]
+    fn a_priority_that_is_not_understood_is_not_guessed() {
+        let says = |text: Result<&str, &str>| {
+            put_back_by_hand(Path::new("/d/priority-G"), text.map(str::to_owned).map_err(str::to_owned))
+        };
+        let known = says(Ok("{\"version\":1,\"priority\":42}"));
+        assert!(known.contains("was 42 before") && known.contains("CONFIG SET replica-priority 42, "), "{known}");
+        for (text, why) in [
+            (
+                Ok("{\"version\":2,\"priority\":42}"),
+                "cannot understand /d/priority-G (its version is 2, not 1), which says \"{",
+            ),
+            (Ok("high"), "which says \"high\""),
+            (Err("cannot read /d/priority-G: no"), "cannot read /d/priority-G: no."),
+        ] {
+            let unknown = says(text);
+            assert!(unknown.contains(why) && unknown.contains("is not known"), "{unknown}");
+            assert!(!unknown.contains("replica-priority 100") && unknown.contains("rm /d/priority-G"), "{unknown}");
+        }
     }
 
     #[test]
