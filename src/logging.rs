@@ -4,16 +4,19 @@
 //! In the journal the fields of a line are fields of the record: `journalctl MASTER=mymaster NODE=node1`. On stderr they stand behind the
 //! text. Each record of a decision is written by `decided!`, and so has
 //!
-//! - MASTER: Sentinel's master name. Not where an agent's or a gate's parameters cannot be read, and not where ports are changed by
-//!   number alone (`rolegate-port`, `rolegate fence --local`).
+//! - MASTER: Sentinel's master name. Not where an agent's parameters cannot be read, not where ports are changed by number alone
+//!   (`rolegate-port`, the firewall's lines of `rolegate fence --local`), and not what is about a node or a Sentinel of all master names.
 //! - NODE: the node that the decision is about. Not what is about a whole cluster: `rolegate init`.
-//! - GATE: the resource, in what keeper and agent decide, and what the firewall of theirs says.
+//! - GATE: the resource, in what keeper and agent decide, and what the firewall says of their ports.
 //! - ROLE: `primary`, `replica` or `fail`: what the decision makes of the node; else what it is in the cluster, by its attribute, as far as
-//!   whoever decides has seen that. None where it has none, or an operator has fenced it.
-//! - EPOCH: the Sentinels' configuration epoch, the highest that they have said: where Sentinels were asked. The keeper has it from its first answer
-//!   on; the hook where it has asked them itself, or the keeper tells it; the agent where the keeper has told it. What an operator does has none.
+//!   whoever decides has seen that; `fail` where an operator has fenced it. None where it has none.
+//! - EPOCH: the Sentinels' configuration epoch, the highest that they have said: where Sentinels were asked. The keeper has it from its first
+//!   answer on; the hook where it has asked them itself (it goes by no argument, and has none where it cannot come that far), or the keeper
+//!   tells it; the agent where the keeper has told it in the same action; `rolegate switchover`.
 //! - REASON: why.
 //! - OPERATOR: who typed it, of `rolegate` alone.
+//!
+//! Who may reach Redis' own port (`direct`) is kept by a task of its own, whose records have MASTER, NODE and REASON.
 //!
 //! What is no decision about a master name (a program begins, memory cannot be locked) has what of this is known.
 
@@ -152,7 +155,8 @@ pub fn init(name: &str, to: LogTo, level: LevelFilter) {
     let stderr = (operator || journal.is_none()).then(|| {
         let only = if operator { LevelFilter::WARN } else { LevelFilter::TRACE };
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-        layer.with_target(false).without_time().with_filter(only)
+        // A stderr that takes nothing would have it print that there, and panic.
+        layer.with_target(false).without_time().log_internal_errors(false).with_filter(only)
     });
     // Under systemd its stderr is in the journal already.
     let goes_to_journal = move |line: &Metadata<'_>| !operator || *line.level() == Level::INFO;

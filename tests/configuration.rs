@@ -52,6 +52,33 @@ fn the_metadata_is_there_for_anybody() {
     }
 }
 
+/// No program panics for it, as Rust's own print does.
+#[test]
+fn who_reads_nothing_meets_no_defect() {
+    for (program, action, code) in [
+        (env!("CARGO_BIN_EXE_rolegate-agent"), "meta-data", 1),
+        (env!("CARGO_BIN_EXE_rolegate-agent"), "methods", 1),
+        (env!("CARGO_BIN_EXE_rolegate-agent"), "no-action", 3),
+        (env!("CARGO_BIN_EXE_rolegate-port"), "no-command", 2),
+        (env!("CARGO_BIN_EXE_rolegate-port"), "--help", 0),
+        (env!("CARGO_BIN_EXE_rolegate"), "no-command", 3),
+        (env!("CARGO_BIN_EXE_rolegate"), "--help", 0),
+        (env!("CARGO_BIN_EXE_rolegate-hook"), "no-call", 2),
+        (env!("CARGO_BIN_EXE_rolegate-keeper"), "--help", 0),
+    ] {
+        let run = || {
+            let mut command = std::process::Command::new(program);
+            command.arg(action).stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+            command
+        };
+        let output = run().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && !said.contains("defect"), "{program} {action}: {output:?}");
+        let stderr = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(run().stderr(stderr).status().unwrap().code(), Some(code), "{program} {action}");
+    }
+}
+
 #[test]
 fn pcs_and_crmsh_describe_the_agent() {
     let machine = Machine::new();

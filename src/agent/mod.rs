@@ -9,6 +9,7 @@ mod metadata;
 mod shared;
 
 use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -22,7 +23,8 @@ use gate::{Action, Failed, Outcome};
 const REASON_LIMIT: usize = 128;
 
 /// Does the action `action` as the agent that `program` (argv 0) is a name of.
-#[allow(clippy::print_stdout, clippy::print_stderr)] // OCF: metadata on stdout, the reason on stderr.
+///
+/// Metadata goes to stdout and the reason to stderr, as OCF wants it.
 pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
     let get = |name: &str| std::env::var(name).ok();
     let name = Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
@@ -35,19 +37,18 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
         GATE => false,
         BLOCK => true,
         _ => {
-            eprintln!("ocf-exit-reason:no such agent: {agent}");
+            let _closed = writeln!(io::stderr(), "ocf-exit-reason:no such agent: {agent}");
             return OcfCode::Installed;
         }
     };
     // These work for anybody, with any environment.
     match action {
         Some("meta-data") => {
-            print!("{}", if block { metadata::block() } else { metadata::gate() });
-            return OcfCode::Success;
+            return written(if block { metadata::block() } else { metadata::gate() });
         }
         Some("methods") => {
-            println!("{}", if block { metadata::block_methods() } else { metadata::gate_methods() });
-            return OcfCode::Success;
+            let methods = if block { metadata::block_methods() } else { metadata::gate_methods() };
+            return written(format!("{methods}\n"));
         }
         // Failures of notify are ignored by Pacemaker; there is nothing to do in it.
         Some("notify") => return OcfCode::Success,
@@ -74,9 +75,17 @@ pub fn run(program: &OsStr, action: Option<&str>) -> OcfCode {
                 }
                 _ => decided!(error, subject, reason, "{action}: {reason}"),
             }
-            eprintln!("{prefix}{}", shortened(&reason));
+            let _closed = writeln!(io::stderr(), "{prefix}{}", shortened(&reason));
             code
         }
+    }
+}
+
+/// To stdout. Who asked and does not get all of it must not take it for that.
+fn written(text: impl AsRef<str>) -> OcfCode {
+    match io::stdout().write_all(text.as_ref().as_bytes()).and_then(|()| io::stdout().flush()) {
+        Ok(()) => OcfCode::Success,
+        Err(_) => OcfCode::Generic,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line of `rolegate-port`.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -140,12 +141,13 @@ pub fn main() -> ExitCode {
     logging::init("rolegate-port", LogTo::Stderr, LevelFilter::WARN);
     match run(&cli) {
         Ok(text) => {
-            print!("{text}");
+            // That nobody reads it is no reason to fail: what was asked for is done.
+            let _closed = std::io::stdout().write_all(text.as_bytes());
             PortCode::Ok.into()
         }
         Err(error) => {
             let code = error.code();
-            eprintln!("rolegate-port: {:#}", anyhow::Error::new(error));
+            let _closed = writeln!(std::io::stderr(), "rolegate-port: {:#}", anyhow::Error::new(error));
             code.into()
         }
     }
