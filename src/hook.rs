@@ -263,8 +263,8 @@ fn of_keeper(master: &str, report: &Report) -> Subject {
 }
 
 /// Writes what is to be written for `master` when a majority names `named` and Redis here says `local`, as a hook would: for the
-/// keeper of the node `me`, whose records are about `subject`, which has just heard both, and has no time to hear it from all again. `cib` is what it read on its disk;
-/// where that is behind, the cluster is asked.
+/// keeper of the node `me`, which has just heard both, and has no time to hear it from all again. `cib` is what it read on its disk;
+/// where that is behind, the cluster is asked. The record of what was written is about `subject`.
 ///
 /// Says whether anything was.
 ///

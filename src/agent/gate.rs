@@ -160,7 +160,7 @@ impl Action {
             }
             if open.unwrap_or(false) && renewed.is_some() {
                 let after_ms = self.started.elapsed().as_millis() as u64;
-                let (subject, why) = (self.subject.as_role(Some(Role::Primary)), "the keeper holds the lease");
+                let (subject, why) = (self.subject.as_role(Some(Role::Primary)), "Pacemaker promotes it here");
                 decided!(info, subject, why, after_ms = after_ms, "promoted, read-write port open");
                 return Ok(OcfCode::Success);
             }

@@ -212,6 +212,27 @@ fn told(bed: &Bed, old: &str) -> Result<()> {
             ),
         }
     }
+    // A hook may still be at it.
+    wait_for("whole records of all programs", Duration::from_secs(20), || whole(bed))
+}
+
+/// That all that keeper, agent and hook have decided so far has its fields, each once: what a record has twice is a list there.
+fn whole(bed: &Bed) -> Result<()> {
+    let mut with_epoch = 0;
+    for node in bed.nodes() {
+        for program in ["rolegate-keeper", "rolegate-agent", "rolegate-hook"] {
+            let all = journal(&node, &["-t", program])?;
+            ensure!(!all.is_empty(), "{}: {program} has said nothing", node.name());
+            for record in all {
+                let has = |field: &str| record[field].is_string();
+                let fields = ["MASTER", "NODE", "GATE", "ROLE", "EPOCH", "REASON", "MESSAGE"];
+                ensure!(fields.iter().all(|field| record[*field].is_null() || has(field)), "{record:#}");
+                ensure!(!has("MASTER") || (has("NODE") && has("REASON")), "{record:#}");
+                with_epoch += usize::from(program == "rolegate-agent" && has("EPOCH"));
+            }
+        }
+    }
+    ensure!(with_epoch > 0, "the keeper has told the agent of no epoch");
     Ok(())
 }
 
