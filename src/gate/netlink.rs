@@ -3,7 +3,9 @@
 //! Owns the framing of linux/netlink.h and linux/netfilter/nfnetlink.h and nothing of what the messages mean.
 //! A socket speaks to the kernel of the network namespace of the thread that opened it.
 
+use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -39,7 +41,31 @@ const NESTED: u16 = 0x8000;
 const HEADER: usize = 16;
 
 /// The kernel never makes a larger piece of a dump (it caps them at 32 KiB).
-const BUFFER: usize = 64 << 10;
+const LARGEST: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What answers are received into: one for all sockets of a thread, for each is done with an answer before the next one asks. The keeper has two
+/// sockets for each master name, and its memory is locked.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn take() -> Self {
+        let mut buffer = BUFFER.take();
+        buffer.resize(LARGEST, 0);
+        Buffer(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let buffer = mem::take(&mut self.0);
+        // A thread that ends has none any more.
+        let _ending = BUFFER.try_with(|place| place.set(buffer));
+    }
+}
 
 /// A message under construction. Lengths are filled in when attributes and message are done.
 #[derive(Debug, Clone)]
@@ -174,7 +200,6 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     deadline: Instant,
-    buffer: Vec<u8>,
 }
 
 impl Socket {
@@ -185,7 +210,7 @@ impl Socket {
     pub fn open(protocol: SockProtocol, deadline: Instant) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let mut socket = Socket { fd, sequence: 0, deadline, buffer: vec![0; BUFFER] };
+        let mut socket = Socket { fd, sequence: 0, deadline };
         socket.set_deadline(deadline)?;
         Ok(socket)
     }
@@ -214,10 +239,9 @@ impl Socket {
     /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn dump(&mut self, message: &Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let sequence = self.send(&[message], DUMP)?;
-        let mut interrupted = false;
+        let (mut buffer, mut interrupted) = (Buffer::take(), false);
         loop {
-            let length = self.receive()?;
-            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+            for message in messages(self.receive(&mut buffer)?).filter(|message| message.sequence == sequence) {
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 match message.kind {
                     ERROR | DONE => match error_of(message.body) {
@@ -238,9 +262,9 @@ impl Socket {
     /// The kernel's; [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn get(&mut self, message: &Message) -> io::Result<Option<Vec<u8>>> {
         let sequence = self.send(&[message], 0)?;
+        let mut buffer = Buffer::take();
         loop {
-            let length = self.receive()?;
-            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+            for message in messages(self.receive(&mut buffer)?).filter(|message| message.sequence == sequence) {
                 match message.kind {
                     ERROR => match error_of(message.body) {
                         Some(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -264,11 +288,10 @@ impl Socket {
             last.flags |= ACK;
         }
         let first = self.send(&messages.iter().collect::<Vec<_>>(), 0)?;
-        let mut failed = Vec::new();
+        let (mut buffer, mut failed) = (Buffer::take(), Vec::new());
         let mut done = messages.is_empty();
         while !done {
-            let length = self.receive()?;
-            for message in self::messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+            for message in self::messages(self.receive(&mut buffer)?).filter(|message| message.kind == ERROR) {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if index < messages.len() {
                     failed.extend(error_of(message.body).map(|error| (index, error)));
@@ -296,10 +319,9 @@ impl Socket {
         let batch: Vec<&Message> = [&begin].into_iter().chain(&asking).chain([&end]).collect();
         let first = self.send(&batch, 0)?;
 
-        let mut answered = vec![false; messages.len()];
+        let (mut buffer, mut answered) = (Buffer::take(), vec![false; messages.len()]);
         while answered.contains(&false) {
-            let length = self.receive()?;
-            for message in self::messages(&self.buffer[..length]).filter(|message| message.kind == ERROR) {
+            for message in self::messages(self.receive(&mut buffer)?).filter(|message| message.kind == ERROR) {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if index >= batch.len() {
                     continue;
@@ -327,13 +349,13 @@ impl Socket {
         Ok(first)
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive<'a>(&mut self, Buffer(buffer): &'a mut Buffer) -> io::Result<&'a [u8]> {
         loop {
-            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+            match recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 // With MSG_TRUNC the kernel gives the length that the datagram had.
-                Ok(length) if length > self.buffer.len() => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(length) if length > buffer.len() => return Err(io::ErrorKind::InvalidData.into()),
                 Ok(_) if Instant::now() >= self.deadline => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(length) => return Ok(length),
+                Ok(length) => return Ok(&buffer[..length]),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(nix::errno::Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
@@ -354,6 +376,16 @@ mod tests {
         assert_eq!((read[1].0, text(&read[1].1)), (4, "open".to_owned()));
         assert_eq!((read[2].0, attr(&read[2].1, 1)), (5, Some(&[9u8][..])));
         assert_eq!(read.len(), 3);
+    }
+
+    #[test]
+    fn sockets_of_a_thread_take_turns_with_one_buffer() {
+        let at = |buffer: &Buffer| buffer.0.as_ptr();
+        let first = Buffer::take();
+        let (place, within) = (at(&first), Buffer::take());
+        assert_ne!(at(&within), place);
+        drop((within, first));
+        assert_eq!(at(&Buffer::take()), place);
     }
 
     #[test]
