@@ -17,8 +17,7 @@
 //! in it have the time that they had when it was saved. So a ruleset must not be loaded while its keeper runs that was saved
 //! since the keeper began. Arms that are loaded at boot open nothing, for nobody holds them any more.
 //!
-//! How each firewall does this is in the `lease` modules of [`super::nft`] and [`super::iptables`]. No program is run by arming
-//! and swapping.
+//! How each firewall does this is in the `lease` modules of [`super::nft`] and [`super::iptables`]. None of it runs a program.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
@@ -40,9 +39,13 @@ pub struct Leasing {
     deadline: Duration,
 }
 
-/// What the leases of several gates share, so that each costs no more than it would alone. Of one process, in one network namespace.
+/// What gates and their leases share, so that each costs no more than it would alone: what was read of the firewall, and when. Of one
+/// process, in one network namespace.
 #[derive(Debug, Clone, Default)]
-pub struct Beside(nft::lease::Generations);
+pub struct Beside {
+    generations: nft::lease::Generations,
+    pub(super) known: iptables::Known,
+}
 
 #[derive(Debug)]
 enum Holder {
@@ -108,12 +111,17 @@ impl Held {
 
 impl Leasing {
     pub(super) fn on_nft(ports: Ports, beside: &Beside, deadline: Duration, until: Instant) -> Result<Self, GateError> {
-        let holder = nft::lease::Holder::begin(ports, fresh(), beside.0.clone(), until)?;
+        let holder = nft::lease::Holder::begin(ports, fresh(), beside.generations.clone(), until)?;
         Ok(Leasing { ports, holder: Holder::Nft(holder), deadline })
     }
 
-    pub(super) fn on_iptables(ports: Ports, deadline: Duration, until: Instant) -> Result<Self, GateError> {
-        let holder = iptables::lease::Holder::begin(ports, fresh(), until)?;
+    pub(super) fn on_iptables(
+        ports: Ports,
+        beside: &Beside,
+        deadline: Duration,
+        until: Instant,
+    ) -> Result<Self, GateError> {
+        let holder = iptables::lease::Holder::begin(ports, fresh(), beside.known.clone(), until)?;
         Ok(Leasing { ports, holder: Holder::Iptables(holder), deadline })
     }
 
@@ -127,7 +135,7 @@ impl Leasing {
     /// Prepares a lease of length `lease` (L), which counts from now, whose question may take `ask` (A).
     ///
     /// On iptables a lease has whole seconds, rounded down, an arm replaces the one before it, and the rules are not looked at:
-    /// somebody has to, now and then ([`Gate::baseline`](super::Gate::baseline)).
+    /// somebody has to, now and then ([`Leasing::is_untouched`], [`Gate::baseline`](super::Gate::baseline)).
     ///
     /// # Errors
     /// [`GateError::Withdrawn`]; [`GateError::Time`] for a lease that cannot be, [`GateError::Mismatch`] where the table is not
@@ -165,20 +173,30 @@ impl Leasing {
     }
 
     /// Gives the read-only port `time` from now on, where it is open and the gate's rules are as they should be; opens nothing. Says whether
-    /// that was so. Where it was not, or cannot be told at so little cost (on iptables), [`Gate::set`](super::Gate::set) finds out what is to be done.
+    /// that was so. Where it was not, or cannot be told without programs, [`Gate::set`](super::Gate::set) finds out what is to be done.
+    ///
+    /// Programs are needed on iptables-legacy always; on iptables-nft where the rules have changed since this gate, a clone of it or one
+    /// [beside](super::Gate::beside) it read them last. Times are whole seconds there, rounded down.
     ///
     /// # Errors
-    /// As [`Leasing::swap`].
+    /// [`GateError::Time`], and as [`Leasing::swap`].
     pub fn extend(&mut self, time: Duration) -> Result<bool, GateError> {
+        let shortest = match self.holder {
+            Holder::Nft(_) => SHORTEST_PART,
+            Holder::Iptables(_) => SHORTEST_ON_IPTABLES,
+        };
+        if time < shortest || time > LONGEST {
+            return Err(GateError::Time { asked: time, shortest });
+        }
         let until = Instant::now() + self.deadline;
         match &mut self.holder {
             Holder::Nft(holder) => holder.extend(time, until),
-            Holder::Iptables(_) => Ok(false),
+            Holder::Iptables(holder) => holder.extend(time, until),
         }
     }
 
-    /// Whether nobody but the leases of this process has changed the firewall since [`Leasing::extend`] last said yes. Never, where that
-    /// cannot be told at so little cost (on iptables).
+    /// Whether nobody but the leases of this process has changed the firewall since [`Leasing::extend`] last said yes, which it has on
+    /// iptables-legacy never.
     ///
     /// # Errors
     /// As [`Leasing::look`].
@@ -186,7 +204,7 @@ impl Leasing {
         let until = Instant::now() + self.deadline;
         match &mut self.holder {
             Holder::Nft(holder) => holder.is_untouched(until),
-            Holder::Iptables(_) => Ok(false),
+            Holder::Iptables(holder) => holder.is_untouched(until),
         }
     }
 

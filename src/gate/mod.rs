@@ -465,11 +465,21 @@ pub struct Gate {
     spares_others: bool,
     /// Whom its records are about.
     subject: Subject,
+    beside: Beside,
 }
 
-/// A reading of the table of all gates. It grows with their number, and is made once for all of them where each is looked at.
+/// A reading of all gates' rules. It grows with their number, on iptables it takes programs, and it is made once for all of them where each
+/// is looked at.
 #[derive(Debug, Clone)]
-pub struct Reading(Option<Arc<nft::Reading>>);
+pub struct Reading(Read);
+
+#[derive(Debug, Clone)]
+enum Read {
+    /// There is none, or it failed.
+    Nothing,
+    Nft(Arc<nft::Reading>),
+    Iptables(Arc<iptables::Seen>),
+}
 
 impl Gate {
     /// The gate on `ports`. No call takes longer than `deadline`.
@@ -484,7 +494,15 @@ impl Gate {
             deadline,
             spares_others: false,
             subject: Subject::default(),
+            beside: Beside::default(),
         })
+    }
+
+    /// The same gate, which shares what it knows with all others `beside` it.
+    #[must_use]
+    pub fn beside(mut self, beside: &Beside) -> Self {
+        self.beside = beside.clone();
+        self
     }
 
     /// The same for somebody who cannot know whose the ports are: what leads to another gate's Redis is not turned to ours.
@@ -516,34 +534,41 @@ impl Gate {
         match self.carrier(until)? {
             Carrier::Nft(seen) => nft::state(seen.as_ref(), self.ports),
             Carrier::Iptables(variant) => {
-                let state = iptables::state(variant, self.ports, until)?;
+                let state = iptables::state(variant, self.ports, &self.beside.known, until)?;
                 if state.baseline == Baseline::Intact {
                     return Ok(state);
                 }
                 // Read in several pieces, so what differs may be another caller at work: look again when it is done.
                 let _lock = self.lock(Desired::CLOSED, until)?;
-                iptables::state(variant, self.ports, until)
+                iptables::state(variant, self.ports, &self.beside.known, until)
             }
         }
     }
 
-    /// What nftables holds, of all gates at once: see [`Gate::state_by`].
+    /// What the firewall holds of all gates at once: see [`Gate::state_by`].
     pub fn reading(&self) -> Reading {
-        let seen = match self.choice {
-            BackendChoice::Iptables(_) => None,
-            // What cannot be read each gate reads by itself, and says why.
-            BackendChoice::Nft | BackendChoice::Auto => nft::read(Instant::now() + self.deadline).ok().flatten(),
-        };
-        Reading(seen.map(|seen| Arc::new(nft::Reading::new(seen))))
+        let until = Instant::now() + self.deadline;
+        // What cannot be read each gate reads by itself, and says why.
+        Reading(match self.carrier(until) {
+            Ok(Carrier::Nft(Some(seen))) => Read::Nft(Arc::new(nft::Reading::new(seen))),
+            Ok(Carrier::Iptables(variant)) => {
+                iptables::read(variant, until).map_or(Read::Nothing, |seen| Read::Iptables(Arc::new(seen)))
+            }
+            Ok(Carrier::Nft(None)) | Err(_) => Read::Nothing,
+        })
     }
 
-    /// [`Gate::state`] of when `reading` was made, where nftables carried this gate then; else of now.
+    /// [`Gate::state`] of when `reading` was made, by a gate of the same choice; where there was nothing to read, of now. On iptables it is read in several pieces,
+    /// so what differs may be another caller at work: [`Gate::state`] waits for that one.
     ///
     /// # Errors
     /// As [`Gate::state`].
     pub fn state_by(&self, reading: &Reading) -> Result<State, GateError> {
-        match (&reading.0, self.choice) {
-            (Some(reading), BackendChoice::Nft | BackendChoice::Auto) => reading.state(self.ports),
+        match &reading.0 {
+            Read::Nft(reading) if self.may_use(Backend::Nft) => reading.state(self.ports),
+            Read::Iptables(seen) if self.may_use(Backend::Iptables(Variant::Nft)) => {
+                seen.state_of(self.ports, &self.beside.known)
+            }
             _ => self.state(),
         }
     }
@@ -563,14 +588,6 @@ impl Gate {
     /// # Errors
     /// Every one but [`GateError::Time`] and [`GateError::Withdrawn`].
     pub fn leasing(&self) -> Result<Leasing, GateError> {
-        self.leasing_beside(&Beside::default())
-    }
-
-    /// The same for who leases for several gates.
-    ///
-    /// # Errors
-    /// As [`Gate::leasing`].
-    pub fn leasing_beside(&self, beside: &Beside) -> Result<Leasing, GateError> {
         let until = Instant::now() + self.deadline;
         let carrier = self.carrier(until)?;
         if let (_, Some(refusal)) = self.without_listeners(Desired::KEEP.with(Port::Rw, Want::Open(LONGEST)), until) {
@@ -581,11 +598,11 @@ impl Gate {
         match self.change(carrier, Desired::KEEP, until)?.backend {
             Backend::Nft => {
                 iptables::shut(self.ports, Desired { ro: Want::Keep, rw: Want::Close }, until)?;
-                Leasing::on_nft(self.ports, beside, self.deadline, until)
+                Leasing::on_nft(self.ports, &self.beside, self.deadline, until)
             }
             Backend::Iptables(_) => {
                 nft::shut(&[self.ports.rw], until)?;
-                Leasing::on_iptables(self.ports, self.deadline, until)
+                Leasing::on_iptables(self.ports, &self.beside, self.deadline, until)
             }
         }
     }
@@ -649,7 +666,9 @@ impl Gate {
         let elsewhere = self.close_elsewhere(&carrier, want, until);
         let mut state = match carrier {
             Carrier::Nft(seen) => nft::apply(&self.subject, self.ports, want, seen, until),
-            Carrier::Iptables(variant) => iptables::apply(&self.subject, variant, self.ports, want, until),
+            Carrier::Iptables(variant) => {
+                iptables::apply(&self.subject, variant, self.ports, want, &self.beside.known, until)
+            }
         }?;
         elsewhere?;
         state.cut = self.cut(want, until);
@@ -673,7 +692,7 @@ impl Gate {
         nft::shut(&closing, until)?;
         iptables::shut(self.ports, want, until)?;
         let mut state = match self.carrier(until) {
-            Ok(Carrier::Iptables(variant)) => iptables::state(variant, self.ports, until)?,
+            Ok(Carrier::Iptables(variant)) => iptables::state(variant, self.ports, &self.beside.known, until)?,
             Ok(Carrier::Nft(seen)) => nft::state(seen.as_ref(), self.ports)?,
             Err(GateError::NoFirewall(_)) => nft::state(None, self.ports)?,
             Err(error) => return Err(error),

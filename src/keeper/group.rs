@@ -127,7 +127,7 @@ pub struct Common {
     pub history: History,
     /// The looks at all Sentinels.
     pub looks: looks::All,
-    /// What the gates' leases share.
+    /// What gates and their leases share.
     pub beside: Beside,
     /// Of the files in which permissions stand, and what is done by hand.
     pub changes: Changes,
@@ -343,8 +343,8 @@ impl Group {
         let works_by = [standing.on.as_ref(), wanted.as_ref()].into_iter().flatten().map(|basis| &basis.record);
         let (record, node) =
             works_by.filter_map(|record| Some((record.clone(), record.node(&common.me)?.clone()))).next()?;
-        let gate = Gate::new(params.ports, common.settings.firewall, common.settings.firewall_within).ok()?;
-        let gate = gate.about(subject.clone());
+        let (firewall, within) = (common.settings.firewall, common.settings.firewall_within);
+        let gate = Gate::new(params.ports, firewall, within).ok()?.beside(&common.beside).about(subject.clone());
         let lines = record.sentinels().iter().map(|sentinel| {
             Line::to(sentinel, handover::Place { gate: gate_id, master: &params.master, node: &node.name }, &common)
         });
@@ -722,8 +722,8 @@ impl Group {
         // What is open is closed first.
         let closes = self.closing.is_some() || withdrawn && self.lease.is_some();
         if self.leasing.is_none() && self.beginning.is_none() && !closes {
-            let (gate, beside) = (self.gate.clone(), self.common.beside.clone());
-            self.beginning = Some(spawn_blocking(move || gate.leasing_beside(&beside)));
+            let gate = self.gate.clone();
+            self.beginning = Some(spawn_blocking(move || gate.leasing()));
         }
         held
     }

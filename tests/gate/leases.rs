@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use rolegate::gate::{Armed, BackendChoice, Baseline, GateError, Held, Leasing, Ports, Swap, Swapped, Want};
+use rolegate::gate::{
+    Armed, BackendChoice, Baseline, Desired, GateError, Held, Leasing, PortState, Ports, Swap, Swapped, Want,
+};
 
 use super::support::{Net, Ns, Redis, Writer, eventually};
-use super::{Case, LONG, NFT, Node, backend_name, flush, ruleset, ruleset_of_others, save, without};
+use super::{Case, IPTABLES_LEGACY, LONG, NFT, Node, backend_name, flush, ruleset, ruleset_of_others, save, without};
 
 /// Each case on every backend.
 pub const EVERYWHERE: &[Case<BackendChoice>] = &[
@@ -23,6 +25,8 @@ pub const EVERYWHERE: &[Case<BackendChoice>] = &[
     ("a_saved_ruleset_with_arms_opens_nothing", a_saved_ruleset_opens_nothing),
     ("a_broken_firewall_is_not_leased_until_repaired", a_broken_firewall),
     ("what_is_open_for_reading_is_extended_and_nothing_is_opened", extending),
+    ("closing_against_extensions_without_pause", closing_against_extensions),
+    ("tending_what_does_not_change_needs_no_program", tending_needs_no_program),
     ("random_holders_agree_with_the_model", random_holders),
     ("arming_and_swapping_is_cheap", arming_and_swapping_is_cheap),
 ];
@@ -429,23 +433,43 @@ fn a_broken_firewall(choice: BackendChoice) {
     net.client.refused(rw());
 }
 
+fn extends(leasing: &mut Leasing) -> bool {
+    leasing.extend(LONG).expect("an answer")
+}
+
+fn untouched(leasing: &mut Leasing) -> bool {
+    leasing.is_untouched().expect("an answer")
+}
+
+/// How an edit is made that only iptables and ipset, or only nft, make.
+fn by<'a>(choice: BackendChoice, nft: &'a str, iptables: &'a str) -> &'a str {
+    if choice == NFT { nft } else { iptables }
+}
+
 fn extending(choice: BackendChoice) {
     let net = Net::new();
     let _redis = Redis::start(&net.node, 6379);
     let node = Node::new(&net.node, choice);
     let ro: SocketAddr = "10.1.0.1:6380".parse().expect("an address");
     let mut leasing = node.leasing();
-    let extends = |leasing: &mut Leasing| leasing.extend(LONG).expect("an answer");
-    let untouched = |leasing: &mut Leasing| leasing.is_untouched().expect("an answer");
     assert!(!extends(&mut leasing) && !untouched(&mut leasing));
     node.is(false, false);
     node.set(Want::Open(BRISK), Want::Keep);
-    if choice != NFT {
+    for time in [Duration::ZERO, Duration::from_millis(1), 2 * rolegate::gate::LONGEST] {
+        assert!(matches!(leasing.extend(time), Err(GateError::Time { .. })), "{time:?}");
+    }
+    if choice == IPTABLES_LEGACY {
         assert!(!extends(&mut leasing) && !untouched(&mut leasing), "left to who reads the rules");
         return;
     }
     let reader = Writer::start(&net.client, ro);
+    assert!(!untouched(&mut leasing), "not extended yet");
     assert!(extends(&mut leasing) && untouched(&mut leasing));
+    let lasts = |node: &Node| match node.state().ro {
+        PortState::Open { remaining } => remaining,
+        PortState::Closed => Duration::ZERO,
+    };
+    assert!(lasts(&node) > LONG - BRISK && lasts(&node) <= LONG);
     assert_eq!(lease(&mut leasing, Swap::Acquire), Swapped::Open);
     assert!(untouched(&mut leasing), "a lease is nobody else's change");
     thread::sleep(BRISK + TICK);
@@ -456,29 +480,138 @@ fn extending(choice: BackendChoice) {
     assert!(!untouched(&mut leasing));
     assert_eq!(lease(&mut leasing, Swap::Renew), Swapped::Open);
     assert!(!untouched(&mut leasing));
+    if choice != NFT {
+        assert!(!extends(&mut leasing), "left to who reads the rules");
+        assert_eq!(node.state().baseline, Baseline::Intact);
+    }
     assert!(extends(&mut leasing) && untouched(&mut leasing));
     reader.goes_on();
 
     // What is closed stays closed, however it was.
-    net.node.sh("nft delete element inet rolegate open '{ 6380 }'");
-    assert!(!untouched(&mut leasing) && !extends(&mut leasing) && !untouched(&mut leasing));
-    net.client.refused(ro);
-    node.set(Want::Open(Duration::from_secs(1)), Want::Keep);
-    thread::sleep(Duration::from_secs(1) + TICK);
-    assert!(!extends(&mut leasing));
-    node.is(false, true);
+    for close in [
+        by(choice, "nft delete element inet rolegate open '{ 6380 }'", "ipset del rolegate-6380 6380"),
+        by(choice, "nft flush set inet rolegate open", "ipset flush rolegate-6380"),
+    ] {
+        net.node.sh(close);
+        assert!(!untouched(&mut leasing) && !extends(&mut leasing) && !untouched(&mut leasing), "{close}");
+        net.client.refused(ro);
+        node.set(Want::Open(LONG), Want::Open(LONG));
+        assert!(extends(&mut leasing) && untouched(&mut leasing), "{close}");
+    }
+    for _ in 0..3 {
+        node.set(Want::Close, Want::Keep);
+        assert!(!untouched(&mut leasing) && !extends(&mut leasing));
+        net.client.refused(ro);
+        node.is(false, true);
+        // Before the kernel frees what has run out, and after.
+        for late in [TICK, Duration::from_millis(1100)] {
+            node.set(Want::Open(Duration::from_secs(1)), Want::Keep);
+            thread::sleep(Duration::from_secs(1) + late);
+            assert!(!extends(&mut leasing));
+            net.client.refused(ro);
+        }
+        node.is(false, true);
+        node.set(Want::Open(LONG), Want::Keep);
+        assert!(extends(&mut leasing) && untouched(&mut leasing), "opened anew it is extended anew");
+    }
+    // A shorter time is somebody's change, too.
+    node.set(Want::Open(BRISK), Want::Keep);
+    assert!(!untouched(&mut leasing) && extends(&mut leasing) && untouched(&mut leasing));
 
     // Nothing is extended on rules that somebody has edited, or flushed.
-    node.set(Want::Open(LONG), Want::Keep);
-    assert!(extends(&mut leasing));
-    net.node.sh("nft flush chain inet rolegate guard_in");
-    assert!(!untouched(&mut leasing));
-    assert!(matches!(leasing.extend(LONG), Err(GateError::Mismatch(_))));
-    node.baseline();
-    assert!(extends(&mut leasing) && untouched(&mut leasing));
+    let edits = by(
+        choice,
+        "nft flush chain inet rolegate guard_in",
+        "iptables-nft -F ROLEGATE-IN\nip6tables-nft -t nat -D PREROUTING 1\nipset del rolegate-gated 6380\n\
+         ipset del rolegate-redis 6379\nipset flush rolegate-gated\n\
+         ipset create other bitmap:port range 6379-6380; ipset add other 6380; ipset add other 6379; \
+         ipset swap other rolegate-6380; ipset destroy other\n\
+         ipset add rolegate-6380 6380 timeout 0 -exist\nipset add rolegate-6381 6381 timeout 0 -exist\n\
+         ipset del rolegate-6380 6379",
+    );
+    for edit in edits.lines() {
+        net.node.sh(edit);
+        assert!(!untouched(&mut leasing), "{edit}");
+        // What has no rules is seen by its own element's end.
+        if !edit.ends_with("del rolegate-6380 6379") {
+            assert_ne!(leasing.extend(LONG).ok(), Some(true), "{edit}");
+            assert!(!untouched(&mut leasing), "{edit}");
+            node.set(Want::Open(LONG), Want::Keep);
+        }
+        assert!(extends(&mut leasing) && untouched(&mut leasing), "{edit}");
+        assert!(net.client.pings(ro), "{edit}");
+    }
     net.node.sh(flush(choice));
     assert!(!untouched(&mut leasing) && leasing.extend(LONG).ok() != Some(true));
     net.client.refused(ro);
+    node.set(Want::Open(LONG), Want::Keep);
+
+    // The next holder extends what the one before has, and a removal leaves nothing behind.
+    let mut leasing = node.leasing();
+    assert!(!untouched(&mut leasing) && extends(&mut leasing) && untouched(&mut leasing));
+    net.node.run(|| node.gate.remove()).expect("remove");
+    assert!(!untouched(&mut leasing) && leasing.extend(LONG).ok() != Some(true));
+    let left = ruleset(&net.node);
+    assert!(!left.contains("rolegate"), "{left}");
+}
+
+fn closing_against_extensions(choice: BackendChoice) {
+    if choice == IPTABLES_LEGACY {
+        return;
+    }
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let node = Node::new(&net.node, choice);
+    let ro: SocketAddr = "10.1.0.1:6380".parse().expect("an address");
+    let mut leasing = node.leasing();
+    for round in 0..12 {
+        node.set(Want::Open(LONG), Want::Keep);
+        let begun = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let extender = scope.spawn(|| {
+                let mut extensions = 0;
+                while extends(&mut leasing) {
+                    extensions += 1;
+                    begun.store(extensions > 20, Ordering::Relaxed);
+                }
+                // It goes on trying, as the keeper does.
+                (0..20).for_each(|_| assert!(!extends(&mut leasing), "round {round}"));
+                extensions
+            });
+            eventually("extensions", || begun.load(Ordering::Relaxed));
+            thread::sleep(Duration::from_micros(700 * round));
+            let shut = Desired { ro: Want::Close, rw: Want::Keep };
+            // With the lock and without it.
+            match round % 2 {
+                0 => node.set(shut.ro, shut.rw),
+                _ => net.node.run(|| node.gate.shut(shut)).expect("shut"),
+            };
+            net.client.refused(ro);
+            assert!(extender.join().expect("no panic") > 20);
+            net.client.refused(ro);
+            node.is(false, false);
+        });
+    }
+}
+
+/// While nothing changes, no program is run.
+fn tending_needs_no_program(choice: BackendChoice) {
+    let ns = Ns::new("node");
+    let node = Node::new(&ns, choice);
+    let mut leasing = node.leasing();
+    node.set(Want::Open(LONG), Want::Keep);
+    assert_eq!(lease(&mut leasing, Swap::Acquire), Swapped::Open);
+    ns.sh("for p in nft ipset xtables-nft-multi xtables-legacy-multi; do for d in /usr/sbin /usr/bin /sbin /bin; do \
+           [ ! -e $d/$p ] || mount --bind /dev/null $(readlink -f $d/$p); done; done");
+    let needs_programs = choice == IPTABLES_LEGACY;
+    if choice != NFT {
+        ns.run(|| node.gate.state()).expect_err("there is no program");
+    }
+    for _ in 0..20 {
+        assert_eq!(lease(&mut leasing, Swap::Renew), Swapped::Open);
+        assert_eq!(extends(&mut leasing), !needs_programs);
+        assert_eq!(untouched(&mut leasing), !needs_programs);
+    }
 }
 
 /// A generator of numbers that depends on nothing but its seed (splitmix64).

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
-use nix::libc::{EINVAL, EOPNOTSUPP};
+use nix::libc::{EINVAL, ENOENT, EOPNOTSUPP};
 use nix::sys::socket::SockProtocol;
 
 use crate::gate::netlink::{Message, Socket, attr, attrs, number, text};
@@ -27,6 +27,7 @@ const SWAP: u8 = 6;
 const LIST: u8 = 7;
 const ADD: u8 = 9;
 const DELETE: u8 = 10;
+const TEST: u8 = 11;
 
 const ATTR_PROTOCOL: u16 = 1;
 const ATTR_NAME: u16 = 2;
@@ -42,8 +43,10 @@ const DATA_PORT_TO: u16 = 5;
 const DATA_TIMEOUT: u16 = 6;
 /// ip_set takes numbers of more than one byte only with this bit (NLA_F_NET_BYTEORDER).
 const NETWORK_ORDER: u16 = 0x4000;
-/// Names and kinds only, without elements.
+/// Names, kinds, ranges and timeouts only, without elements.
 const FLAG_HEADERS: u32 = 1 << 2;
+/// IPSET_ERR_EXIST: what is asked for is not in the set.
+const NOT_IN_IT: i32 = 4103;
 const NFGENMSG: usize = 4;
 
 /// A set as the kernel has it.
@@ -85,10 +88,6 @@ pub enum Change {
 
 impl Change {
     fn message(&self) -> Message {
-        let begin = |kind: u8, name: &str| {
-            Message::netfilter(SUBSYSTEM, kind, 0).attr(ATTR_PROTOCOL, &[PROTOCOL]).text(ATTR_NAME, name)
-        };
-        let half = |message: Message, kind: u16, value: u16| message.attr(kind | NETWORK_ORDER, &value.to_be_bytes());
         let word = |message: Message, kind: u16, value: Option<u32>| match value {
             Some(value) => message.attr(kind | NETWORK_ORDER, &value.to_be_bytes()),
             None => message,
@@ -110,6 +109,14 @@ impl Change {
             Change::Destroy(name) => begin(DESTROY, name),
         }
     }
+}
+
+fn begin(kind: u8, name: &str) -> Message {
+    Message::netfilter(SUBSYSTEM, kind, 0).attr(ATTR_PROTOCOL, &[PROTOCOL]).text(ATTR_NAME, name)
+}
+
+fn half(message: Message, kind: u16, value: u16) -> Message {
+    message.attr(kind | NETWORK_ORDER, &value.to_be_bytes())
 }
 
 /// Makes `changes`, one after the other, up to the first that fails.
@@ -146,19 +153,31 @@ pub fn list(prefix: &str, until: Instant) -> io::Result<BTreeMap<String, Set>> {
 /// # Errors
 /// As [`list`].
 pub fn list_on(socket: &mut Socket, prefix: &str) -> io::Result<BTreeMap<String, Set>> {
-    let mut names = Vec::new();
-    // Others' sets can be large: only their names are asked for.
-    let headers = ask().attr(ATTR_FLAGS | NETWORK_ORDER, &FLAG_HEADERS.to_be_bytes());
-    match socket.dump(&headers, |body| names.extend(attr(&body[NFGENMSG..], ATTR_NAME).map(text))) {
-        Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => return Ok(BTreeMap::new()),
-        result => result?,
-    }
     let mut sets = BTreeMap::new();
-    for name in names.into_iter().filter(|name| name.starts_with(prefix)) {
+    // Others' sets can be large: only their headers are asked for.
+    for name in headers(socket, prefix)?.into_keys() {
         // None where it is gone meanwhile.
         sets.extend(read(socket, &name)?.map(|set| (name, set)));
     }
     Ok(sets)
+}
+
+/// The same sets without what is in them.
+///
+/// # Errors
+/// As [`list`].
+pub fn headers(socket: &mut Socket, prefix: &str) -> io::Result<BTreeMap<String, Set>> {
+    let mut sets: BTreeMap<String, Set> = BTreeMap::new();
+    let dumped = socket.dump(&without_elements(ask()), |body| {
+        let name = attr(&body[NFGENMSG..], ATTR_NAME).map(text).unwrap_or_default();
+        if name.starts_with(prefix) {
+            sets.entry(name).or_default().learn(&body[NFGENMSG..]);
+        }
+    });
+    match dumped {
+        Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => Ok(BTreeMap::new()),
+        result => result.map(|()| sets),
+    }
 }
 
 /// The set `name`, if it is there.
@@ -166,8 +185,33 @@ pub fn list_on(socket: &mut Socket, prefix: &str) -> io::Result<BTreeMap<String,
 /// # Errors
 /// As [`list`].
 pub fn read(socket: &mut Socket, name: &str) -> io::Result<Option<Set>> {
+    dump_one(socket, &ask().text(ATTR_NAME, name))
+}
+
+/// The same without what is in it.
+///
+/// # Errors
+/// As [`list`].
+pub fn header(socket: &mut Socket, name: &str) -> io::Result<Option<Set>> {
+    dump_one(socket, &without_elements(ask().text(ATTR_NAME, name)))
+}
+
+/// Whether `port` is in the set `name`, and has not run out: to read a set of all ports for that takes the kernel much longer.
+///
+/// # Errors
+/// As [`list`].
+pub fn holds(socket: &mut Socket, name: &str, port: u16) -> io::Result<bool> {
+    let test = begin(TEST, name).nest(ATTR_DATA, |data| half(data, DATA_PORT, port));
+    match socket.each(vec![test])?.pop() {
+        None => Ok(true),
+        Some((_, error)) if matches!(error.raw_os_error(), Some(NOT_IN_IT | ENOENT)) => Ok(false),
+        Some((_, error)) => Err(error),
+    }
+}
+
+fn dump_one(socket: &mut Socket, message: &Message) -> io::Result<Option<Set>> {
     let mut set = Set::default();
-    match socket.dump(&ask().text(ATTR_NAME, name), |body| set.learn(&body[NFGENMSG..])) {
+    match socket.dump(message, |body| set.learn(&body[NFGENMSG..])) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(|()| Some(set)),
     }
@@ -175,6 +219,10 @@ pub fn read(socket: &mut Socket, name: &str) -> io::Result<Option<Set>> {
 
 fn ask() -> Message {
     Message::netfilter(SUBSYSTEM, LIST, 0).attr(ATTR_PROTOCOL, &[PROTOCOL])
+}
+
+fn without_elements(message: Message) -> Message {
+    message.attr(ATTR_FLAGS | NETWORK_ORDER, &FLAG_HEADERS.to_be_bytes())
 }
 
 impl Set {

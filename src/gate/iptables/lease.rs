@@ -20,6 +20,20 @@
 //!   the question sees its mark change, for W > L; or it comes W after the question, and that is more than L after the arm, when
 //!   this port is closed whenever it was swapped in. A look before the question is what the chain of renewals is for.
 //!
+//! The read-only port's time is extended the same way, by another set of this holder's, `rolegate-PORT-ID` with that port, which closing it
+//! destroys, too. No lock is taken: a process that is stopped with it would hold up whoever closes, or, where that one does not wait, open
+//! behind it. Nor is the port's own element given a new time: where it has just been taken out, that would put it in. Instead:
+//!
+//! - The set is made first, if it is not there, and then it is looked whether the port is open. Who closes destroys what sets there are, empties the
+//!   open set, and looks whether there are new ones, until there are none ([`super::shut`]). One that was made behind that look finds the port
+//!   closed; all others are gone before the closing has returned, with what they may have opened.
+//! - Where the process is stopped between the look and the swap, the port may run out meanwhile, and is opened again for the rest of `time` since
+//!   the set was filled: no longer than if it had not been stopped.
+//!
+//! That the rules are as they should be is known from who read them last, with the programs of iptables, and from nf_tables' count of changes, which has not moved
+//! since before that reading ([`Moment`]). A change between that look and the swap is found by the next one. Nothing tells so much of the rules of
+//! iptables-legacy: there all is left to who reads them.
+//!
 //! So L and A hold here as on nftables, and `tests/model.rs` explores it; only times are whole seconds, L rounded down.
 //! What is said of the kernel is in net/netfilter/ipset/ip_set_core.c (`ip_set_swap`, `ip_set_destroy`) and
 //! ip_set_bitmap_gen.h: what has run out matches nothing and is not listed.
@@ -33,10 +47,10 @@ use nix::libc::{EBUSY, ENOENT};
 use nix::sys::socket::SockProtocol;
 
 use super::ipset::{self, Change, Set};
-use super::{plan, sets};
+use super::{Known, Moment, plan, unread};
 use crate::gate::lease::{Armed, Held, Swap, Swapped};
 use crate::gate::netlink::Socket;
-use crate::gate::{GateError, Ports, pause};
+use crate::gate::{GateError, Ports, ROUNDING, pause};
 
 /// How long a set that somebody is just listing is waited for.
 const BUSY: Duration = Duration::from_millis(500);
@@ -50,6 +64,9 @@ pub struct Holder {
     set: String,
     /// The arm that is in the set, if any is.
     key: u32,
+    known: Known,
+    /// Until when the read-only port is open at least, by the last extension.
+    extended: Option<Instant>,
     socket: Socket,
 }
 
@@ -58,11 +75,12 @@ impl Holder {
     ///
     /// # Errors
     /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
-    pub fn begin(ports: Ports, id: u64, until: Instant) -> Result<Self, GateError> {
-        withdraw_from(&sets(until)?, ports.rw, until)?;
+    pub fn begin(ports: Ports, id: u64, known: Known, until: Instant) -> Result<Self, GateError> {
+        let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until).map_err(refused)?;
+        let found = ipset::headers(&mut socket, plan::PREFIX).map_err(unread)?;
+        [ports.rw, ports.ro].into_iter().try_for_each(|port| withdraw_from(&found, port, until))?;
         let set = plan::armed_set(ports.rw, id);
-        let socket = Socket::open(SockProtocol::NetlinkNetFilter, until).map_err(refused)?;
-        let mut holder = Holder { ports, id, set, key: 0, socket };
+        let mut holder = Holder { ports, id, set, key: 0, known, extended: None, socket };
         let create = plan::create(&holder.set, ports.rw, ports.redis);
         ipset::change_on(&mut holder.socket, &create).map_err(refused)?;
         Ok(holder)
@@ -118,16 +136,94 @@ impl Holder {
         if self.open()?.is_some() { Ok(Swapped::Open) } else { self.nothing(Swapped::Lapsed) }
     }
 
+    /// Gives the read-only port `time` from now on, if it is open and the rules are as they should be. Says whether that was so.
+    ///
+    /// # Errors
+    /// As [`Holder::swap`].
+    pub fn extend(&mut self, time: Duration, until: Instant) -> Result<bool, GateError> {
+        self.extended = None;
+        self.socket.set_deadline(until).map_err(refused)?;
+        let Ports { ro, redis, .. } = self.ports;
+        if !self.right()?.is_some_and(|open| open.ports.contains_key(&ro)) {
+            return Ok(false);
+        }
+        let set = plan::armed_set(ro, self.id);
+        ipset::change_on(&mut self.socket, &plan::create(&set, ro, redis)).map_err(refused)?;
+        // Behind that, for the reason given above. It may not move.
+        if !self.is_open(ro)? {
+            return Ok(false);
+        }
+        let since = Instant::now();
+        let fill = plan::fill(&set, ro, redis, time.as_secs() as u32);
+        let swap = Change::Swap(set.clone(), plan::open_set(ro));
+        for change in fill.into_iter().chain([swap, Change::Flush(set)]) {
+            match patient(&mut self.socket, &change, |error| error == EBUSY) {
+                Ok(()) => {}
+                // Closed.
+                Err(error) if error.raw_os_error() == Some(ENOENT) => return Ok(false),
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        // What was swapped in may have run out before, or been closed since.
+        let open = self.is_open(ro)?;
+        self.extended = open.then(|| since + Duration::from_secs(time.as_secs()));
+        Ok(open)
+    }
+
+    /// Whether nobody has changed rules or sets since this one has extended the read-only port's time.
+    ///
+    /// # Errors
+    /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
+    pub fn is_untouched(&mut self, until: Instant) -> Result<bool, GateError> {
+        let Some(extended) = self.extended else { return Ok(false) };
+        self.socket.set_deadline(until).map_err(refused)?;
+        let Some(open) = self.right()? else { return Ok(false) };
+        let expected = extended.saturating_duration_since(Instant::now());
+        // Of requests and of answers.
+        let lasts = |port| open.ports.get(&port).and_then(|left| *left).is_some_and(|left| lasts(left) >= expected);
+        Ok(lasts(self.ports.ro) && lasts(self.ports.redis))
+    }
+
+    /// The read-only port's open set, if the gate's rules and sets are as they should be, as far as that can be told without a program.
+    fn right(&mut self) -> Result<Option<Set>, GateError> {
+        let known = self.known.of(self.ports);
+        if known.is_none() || Moment::now(&mut self.socket).map_err(unread)? != known {
+            return Ok(None);
+        }
+        let mut found = BTreeMap::new();
+        for (name, (wanted, members)) in plan::sets_of(self.ports) {
+            let set = match wanted.timeout {
+                Some(_) => ipset::read(&mut self.socket, &name),
+                None => ipset::header(&mut self.socket, &name),
+            };
+            let Some(mut set) = set.map_err(unread)? else { return Ok(None) };
+            for port in members {
+                if ipset::holds(&mut self.socket, &name, port).map_err(unread)? {
+                    set.ports.insert(port, None);
+                }
+            }
+            found.insert(name, set);
+        }
+        let differ = plan::sets_differ(&found, self.ports).is_some();
+        Ok(found.remove(&plan::open_set(self.ports.ro)).filter(|_| !differ))
+    }
+
     /// What the sets hold of the port.
     ///
     /// # Errors
     /// [`GateError::Permission`], [`GateError::Timeout`], [`GateError::Kernel`].
     pub fn look(&mut self, until: Instant) -> Result<Held, GateError> {
         self.socket.set_deadline(until).map_err(refused)?;
-        // The armed first: what is swapped in between the two is seen in both places, never in none.
-        let found = ipset::list_on(&mut self.socket, plan::PREFIX).map_err(unread)?;
-        let armed = plan::armed_sets(&found, self.ports.rw).any(|name| !found[name].ports.is_empty());
-        Ok(Held { open: self.open()?, armed, withdrawn: !found.contains_key(&self.set) })
+        // The armed first: what is swapped in between the two is seen in both places, never in none. While this holder's set is there, no
+        // other has one: whoever makes one takes this away.
+        let (armed, withdrawn) = match ipset::read(&mut self.socket, &self.set).map_err(unread)? {
+            Some(set) => (!set.ports.is_empty(), false),
+            None => {
+                let found = ipset::list_on(&mut self.socket, plan::PREFIX).map_err(unread)?;
+                (plan::armed_sets(&found, self.ports.rw).any(|name| !found[name].ports.is_empty()), true)
+            }
+        };
+        Ok(Held { open: self.open()?, armed, withdrawn })
     }
 
     /// Empties the holder's set.
@@ -149,6 +245,10 @@ impl Holder {
         let name = plan::open_set(self.ports.rw);
         let set = ipset::read(&mut self.socket, &name).map_err(unread)?;
         Ok(set.as_ref().and_then(super::time_left))
+    }
+
+    fn is_open(&mut self, port: u16) -> Result<bool, GateError> {
+        ipset::holds(&mut self.socket, &plan::open_set(port), port).map_err(unread)
     }
 
     /// What came of a swap that opened nothing: `outcome`, or that the set is gone.
@@ -192,8 +292,9 @@ fn patient(socket: &mut Socket, change: &Change, passes: impl Fn(i32) -> bool) -
     }
 }
 
-fn unread(error: io::Error) -> GateError {
-    GateError::of_kernel(super::READING, error)
+/// How long what the kernel shows as `seconds` may last: it shows whole ones, rounded down.
+fn lasts(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds) + 1) + ROUNDING
 }
 
 fn refused(error: io::Error) -> GateError {

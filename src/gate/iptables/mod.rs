@@ -3,13 +3,19 @@
 //! Times are whole seconds here, rounded down: never longer than asked. Rules change in one step per table and family, and
 //! a port opens and closes for both families with one swap or flush of its set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::SockProtocol;
+
+use super::netlink::Socket;
 use super::{Backend, Baseline, Desired, GateError, Port, PortState, Ports, State, Variant, Want, pause, verify};
 use crate::command::{Cmd, find};
+use crate::gate::nft;
 use crate::logging::{Subject, decided};
 
 pub mod ipset;
@@ -70,7 +76,11 @@ pub fn present(until: Instant) -> Result<bool, GateError> {
 }
 
 fn sets(until: Instant) -> Result<BTreeMap<String, Set>, GateError> {
-    ipset::list(plan::PREFIX, until).map_err(|error| GateError::of_kernel(READING, error))
+    ipset::list(plan::PREFIX, until).map_err(unread)
+}
+
+fn unread(error: io::Error) -> GateError {
+    GateError::of_kernel(READING, error)
 }
 
 fn change(changes: &[Change], until: Instant) -> Result<(), GateError> {
@@ -97,15 +107,74 @@ fn families() -> impl Iterator<Item = &'static str> {
     ["iptables"].into_iter().chain(six.then_some("ip6tables"))
 }
 
+/// When the rules were as they were, by what tells that without a program: nf_tables counts all changes, and none of ipset is among them.
+/// Of the rules of iptables-legacy nothing tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    generation: u32,
+    families: usize,
+}
+
+impl Moment {
+    /// The present one, if nf_tables tells.
+    ///
+    /// # Errors
+    /// The kernel's; [`io::ErrorKind::TimedOut`] at the socket's deadline.
+    pub fn now(socket: &mut Socket) -> io::Result<Option<Self>> {
+        let generation = match nft::seen::generation(socket) {
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)) => 0,
+            generation => generation?,
+        };
+        Ok((generation > 0).then(|| Moment { generation, families: families().count() }))
+    }
+}
+
+/// When each gate's rules were last read as they should be. Reading them needs programs, and while nothing has changed nobody reads them
+/// again. Of one process, in one network namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Mutex<HashMap<Ports, Moment>>>);
+
+impl Known {
+    /// When the rules of `ports` were as they should be, if that is known.
+    pub fn of(&self, ports: Ports) -> Option<Moment> {
+        self.lock().get(&ports).copied()
+    }
+
+    /// What was read in `moment`, or some time behind it: so whoever finds that moment yet finds the same rules.
+    fn read(&self, moment: Option<Moment>, state: &State) {
+        match moment.filter(|_| state.baseline == Baseline::Intact) {
+            Some(moment) => self.lock().insert(state.ports, moment),
+            None => self.lock().remove(&state.ports),
+        };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ports, Moment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All that is ours, on one variant.
-struct Seen {
+#[derive(Debug)]
+pub struct Seen {
     variant: Variant,
+    /// From before anything of it was read.
+    moment: Option<Moment>,
     families: Vec<(&'static str, Saved)>,
     sets: BTreeMap<String, Set>,
 }
 
-fn read(variant: Variant, until: Instant) -> Result<Seen, GateError> {
-    let mut seen = Seen { variant, families: Vec::new(), sets: sets(until)? };
+/// Reads what all gates have on `variant`.
+///
+/// # Errors
+/// As [`state`], without [`GateError::Foreign`].
+pub fn read(variant: Variant, until: Instant) -> Result<Seen, GateError> {
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until).map_err(unread)?;
+    let moment = match variant {
+        Variant::Nft => Moment::now(&mut socket).map_err(unread)?,
+        Variant::Legacy => None,
+    };
+    let sets = ipset::list_on(&mut socket, plan::PREFIX).map_err(unread)?;
+    let mut seen = Seen { variant, moment, families: Vec::new(), sets };
     for family in families() {
         let left = until.saturating_duration_since(Instant::now());
         let save = Cmd::new(program(family, variant, "save")).deadline(left);
@@ -126,7 +195,18 @@ impl Seen {
         self.families.iter().any(|(_, saved)| saved.foreign_chain().is_some_and(|(table, _)| table == "nat"))
     }
 
-    fn state(&self, ports: Ports) -> State {
+    /// The state of one gate, which `known` learns.
+    ///
+    /// # Errors
+    /// [`GateError::Foreign`].
+    pub fn state_of(&self, ports: Ports, known: &Known) -> Result<State, GateError> {
+        match self.foreign(ports) {
+            Some(foreign) => Err(GateError::Foreign(foreign)),
+            None => Ok(self.state(ports, known)),
+        }
+    }
+
+    fn state(&self, ports: Ports, known: &Known) -> State {
         let gates = plan::gates(&self.sets);
         let rules_differ = || {
             self.families
@@ -140,12 +220,14 @@ impl Seen {
             let difference = self.foreign(ports).or_else(|| plan::sets_differ(&self.sets, ports)).or_else(rules_differ);
             difference.map_or(Baseline::Intact, Baseline::Edited)
         };
-        state_of(self.variant, &self.sets, ports, baseline)
+        let state = state_by(self.variant, &self.sets, ports, baseline);
+        known.read(self.moment, &state);
+        state
     }
 }
 
 /// The state as far as the sets tell.
-fn state_of(variant: Variant, sets: &BTreeMap<String, Set>, ports: Ports, baseline: Baseline) -> State {
+fn state_by(variant: Variant, sets: &BTreeMap<String, Set>, ports: Ports, baseline: Baseline) -> State {
     let port = |port: Port| {
         let left = sets.get(&plan::open_set(ports.number(port))).and_then(time_left);
         left.map_or(PortState::Closed, |remaining| PortState::Open { remaining })
@@ -167,12 +249,8 @@ fn time_left(set: &Set) -> Option<Duration> {
 ///
 /// # Errors
 /// Without CAP_NET_ADMIN, without the programs, at the deadline, and the kernel's; [`GateError::Foreign`].
-pub fn state(variant: Variant, ports: Ports, until: Instant) -> Result<State, GateError> {
-    let seen = read(variant, until)?;
-    match seen.foreign(ports) {
-        Some(foreign) => Err(GateError::Foreign(foreign)),
-        None => Ok(seen.state(ports)),
-    }
+pub fn state(variant: Variant, ports: Ports, known: &Known, until: Instant) -> Result<State, GateError> {
+    read(variant, until)?.state_of(ports, known)
 }
 
 /// Empties the sets that hold `ports` open, which closes them on both variants, and takes the arms from whoever holds them.
@@ -181,18 +259,30 @@ pub fn state(variant: Variant, ports: Ports, until: Instant) -> Result<State, Ga
 /// # Errors
 /// Without CAP_NET_ADMIN, at the deadline, and the kernel's.
 pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError> {
-    let found = sets(until)?;
-    // First, for what is swapped in until then is emptied below, and nothing is later.
-    let withdrawn = want.closing().try_for_each(|port| lease::withdraw_from(&found, ports.number(port), until));
-    let flushes: Vec<Change> = want
-        .closing()
-        .map(|port| plan::open_set(ports.number(port)))
-        // What was empty then may have been swapped since.
-        .filter(|name| found.get(name).is_some_and(|set| set.kind == ipset::KIND))
-        .map(Change::Flush)
-        .collect();
-    change(&flushes, until)?;
-    withdrawn
+    let closing = || want.closing().map(|port| ports.number(port));
+    let mut socket = Socket::open(SockProtocol::NetlinkNetFilter, until).map_err(unread)?;
+    let mut found = ipset::headers(&mut socket, plan::PREFIX).map_err(unread)?;
+    loop {
+        // First, for what is swapped in until then is emptied below, and nothing is later.
+        let withdrawn = closing().try_for_each(|port| lease::withdraw_from(&found, port, until));
+        let flushes: Vec<Change> = closing()
+            .map(plan::open_set)
+            // What was empty then may have been swapped since.
+            .filter(|name| found.get(name).is_some_and(|set| set.kind == ipset::KIND))
+            .map(Change::Flush)
+            .collect();
+        change(&flushes, until)?;
+        withdrawn?;
+        // One that was made meanwhile may be about to be swapped in, for it was made before that port was emptied. One that is made from
+        // now on comes too late: its maker finds the port closed.
+        found = ipset::headers(&mut socket, plan::PREFIX).map_err(unread)?;
+        if !closing().any(|port| plan::armed_sets(&found, port).next().is_some()) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(unread(io::ErrorKind::TimedOut.into()));
+        }
+    }
 }
 
 /// Where each port leads to whose set is there.
@@ -212,28 +302,29 @@ pub fn apply(
     variant: Variant,
     ports: Ports,
     want: Desired,
+    known: &Known,
     until: Instant,
 ) -> Result<State, GateError> {
     if !want.closes() {
-        return attempts(variant, ports, want, until);
+        return attempts(variant, ports, want, known, until);
     }
     // At once, whatever becomes of the rest: without an element there is no redirect, and guards that are there cut.
     shut(ports, want, until)?;
     let left = until.saturating_duration_since(Instant::now());
-    match attempts(variant, ports, want, until - left / 4) {
+    match attempts(variant, ports, want, known, until - left / 4) {
         Err(error) if !want.opens() && !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => {
             decided!(error, subject, error, "closed, but the rules could not be repaired: {error}");
             let found = sets(until)?;
-            Ok(state_of(variant, &found, ports, Baseline::Edited(error.to_string())))
+            Ok(state_by(variant, &found, ports, Baseline::Edited(error.to_string())))
         }
         result => result,
     }
 }
 
-fn attempts(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+fn attempts(variant: Variant, ports: Ports, want: Desired, known: &Known, until: Instant) -> Result<State, GateError> {
     let mut attempt = 1;
     loop {
-        match attempt_once(variant, ports, want, until) {
+        match attempt_once(variant, ports, want, known, until) {
             Err(error @ (GateError::Command(_) | GateError::Mismatch(_) | GateError::Kernel { .. }))
                 if attempt < ATTEMPTS && Instant::now() < until =>
             {
@@ -246,14 +337,20 @@ fn attempts(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Re
     }
 }
 
-fn attempt_once(variant: Variant, ports: Ports, want: Desired, until: Instant) -> Result<State, GateError> {
+fn attempt_once(
+    variant: Variant,
+    ports: Ports,
+    want: Desired,
+    known: &Known,
+    until: Instant,
+) -> Result<State, GateError> {
     let seen = read(variant, until)?;
     if let Some(foreign) = seen.foreign(ports) {
         // What was ours is shut. But another's chain of our name that translates may be what opens the port.
         return if want.opens() || !want.closes() || seen.foreign_translates() {
             Err(GateError::Foreign(foreign))
         } else {
-            Ok(seen.state(ports))
+            Ok(seen.state(ports, known))
         };
     }
     let gates = plan::with(plan::gates(&seen.sets), ports);
@@ -275,7 +372,7 @@ fn attempt_once(variant: Variant, ports: Ports, want: Desired, until: Instant) -
         }
     }
     let seen = read(variant, until)?;
-    let state = seen.state(ports);
+    let state = seen.state(ports, known);
     verify(&state, want, started.elapsed())?;
     Ok(state)
 }
@@ -320,4 +417,31 @@ pub fn remove(ports: Ports, until: Instant) -> Result<(), GateError> {
     }
     let others = plan::without(plan::gates(&found), ports);
     change(&plan::destroy(&found, ports, &others), until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_were_read_as_they_should_be_are_known_until_they_are_not() {
+        let known = Known::default();
+        let (shared, ports) = (known.clone(), Ports::default());
+        let moment = |generation| Some(Moment { generation, families: 2 });
+        let state = |baseline| state_by(Variant::Nft, &BTreeMap::new(), ports, baseline);
+        assert_eq!(known.of(ports), None);
+        shared.read(moment(7), &state(Baseline::Intact));
+        assert_eq!((known.of(ports), known.of(Ports { rw: 7381, ..ports })), (moment(7), None));
+        known.read(moment(8), &state(Baseline::Intact));
+        assert_eq!(shared.of(ports), moment(8));
+        for baseline in [Baseline::Missing, Baseline::Edited("a rule is gone".to_owned())] {
+            known.read(moment(9), &state(Baseline::Intact));
+            known.read(moment(9), &state(baseline));
+            assert_eq!(known.of(ports), None);
+        }
+        // Of iptables-legacy nothing tells that the rules are yet as they were.
+        known.read(moment(10), &state(Baseline::Intact));
+        known.read(None, &state(Baseline::Intact));
+        assert_eq!(known.of(ports), None);
+    }
 }

@@ -96,7 +96,7 @@ pub fn open_set(port: u16) -> String {
     format!("{PREFIX}{port}")
 }
 
-/// The set that the holder `id` of leases on `port` arms: as long as the kernel lets a name be. No rule reads it.
+/// The set that the holder `id` of leases arms to swap it in for `port`: as long as the kernel lets a name be. No rule reads it.
 pub fn armed_set(port: u16, id: u64) -> String {
     format!("{PREFIX}{port}-{id:016x}")
 }
@@ -135,6 +135,11 @@ fn sets(gates: &Gates) -> BTreeMap<String, (Set, BTreeSet<u16>)> {
     sets
 }
 
+/// The sets that a gate on `ports` needs, as they are to be made, with what is always in them.
+pub fn sets_of(ports: Ports) -> BTreeMap<String, (Set, BTreeSet<u16>)> {
+    sets(&with(Gates::new(), ports))
+}
+
 /// The gates whose sets are there. The ends of an open set's range are its port and the Redis port.
 pub fn gates(sets: &BTreeMap<String, Set>) -> Gates {
     let mut gates = Gates::new();
@@ -163,7 +168,7 @@ pub fn without(mut gates: Gates, ports: Ports) -> Gates {
 
 /// A set of a name of ours that is no set of ports, so not ours.
 pub fn foreign_set(found: &BTreeMap<String, Set>, ports: Ports) -> Option<String> {
-    sets(&with(Gates::new(), ports)).keys().find_map(|name| {
+    sets_of(ports).keys().find_map(|name| {
         let kind = &found.get(name)?.kind;
         (kind != KIND).then(|| format!("ipset {name} is not rolegate's: it is a {kind}; rename or destroy it"))
     })
@@ -171,7 +176,7 @@ pub fn foreign_set(found: &BTreeMap<String, Set>, ports: Ports) -> Option<String
 
 /// How the sets of `ports` differ from what they should be, in one line.
 pub fn sets_differ(found: &BTreeMap<String, Set>, ports: Ports) -> Option<String> {
-    for (name, (wanted, members)) in sets(&with(Gates::new(), ports)) {
+    for (name, (wanted, members)) in sets_of(ports) {
         let Some(set) = found.get(&name) else { return Some(format!("ipset {name} is missing")) };
         if (&set.kind, set.range, set.timeout) != (&wanted.kind, wanted.range, wanted.timeout) {
             return Some(format!(
