@@ -398,11 +398,11 @@ fn why_closed(group: &Group, node: &NodeFacts, here: Option<&String>) -> (Topic,
         return (Topic::Fence, format!("it is fenced: {fence}"), next);
     }
     if let Some(member) = node.member.filter(|member| member.word() != "online") {
+        let again = online_again(name, member.word());
         let next = match member.word() {
-            "standby" => format!("crm_standby -N {name} -D, or a failover: {}", failover(group)),
-            "maintenance" => format!("crm_attribute -N {name} -n maintenance -D"),
-            "pending" => cluster_units(name),
-            _ => format!("{}; or a failover: {}", cluster_units(name), failover(group)),
+            "standby" => format!("{again}, or a failover: {}", failover(group)),
+            "maintenance" | "pending" => again,
+            _ => format!("{again}; or a failover: {}", failover(group)),
         };
         return (Topic::Member, format!("it is {} in the cluster", member.word()), next);
     }
@@ -457,8 +457,14 @@ pub fn failover(group: &Group) -> String {
     format!("{cli} SENTINEL FAILOVER {}", group.master)
 }
 
+/// What sets a setting of the Redis there, also on its disk.
+pub fn set(address: &str, setting: &str, value: impl std::fmt::Display) -> String {
+    let cli = redis_cli(address);
+    format!("{cli} CONFIG SET {setting} {value}; {cli} CONFIG REWRITE")
+}
+
 /// redis-cli to who listens there.
-fn redis_cli(address: &str) -> String {
+pub fn redis_cli(address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, "26379"));
     format!("redis-cli -h {} -p {port}", host.trim_matches(['[', ']']))
 }
@@ -475,9 +481,12 @@ fn set_up_anew(group: &Group) -> usize {
 
 /// What writes a record that no single step leads to. Who disables it enables it again, whatever init has to say.
 pub fn all_anew(gate: &str, master: &str) -> String {
-    format!(
-        "pcs resource disable {gate} --wait=60 && {{ rolegate init --master {master} --replace; pcs resource enable {gate}; }}"
-    )
+    disabled(gate, &go_on(master))
+}
+
+/// The same by this command of init.
+pub fn disabled(gate: &str, init: &str) -> String {
+    format!("pcs resource disable {gate} --wait=60 && {{ {init}; pcs resource enable {gate}; }}")
 }
 
 /// What starts the Sentinels that give no answer.
@@ -527,6 +536,15 @@ fn real_address(group: &Group, why: &str) -> String {
          {master}; {cli} SENTINEL MONITOR {master} ADDRESS {} {quorum}",
         group.redis_port
     )
+}
+
+/// What has a member of the cluster that is `word` be online again.
+pub fn online_again(name: &str, word: &str) -> String {
+    match word {
+        "standby" => format!("crm_standby -N {name} -D"),
+        "maintenance" => format!("crm_attribute -N {name} -n maintenance -D"),
+        _ => cluster_units(name),
+    }
 }
 
 /// Where to look after Pacemaker on a node that is not in the cluster.
@@ -594,7 +612,7 @@ fn one_sentinel(group: &Group, sentinel: &SentinelFacts, problems: &mut Problems
             short(id),
             short(&sentinel.id)
         );
-        problems.add(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
+        problems.add(Severity::Warning, what, go_on(&group.master));
     } else if sentinel.stranger {
         let what = format!("{at} does not know the master name {}", group.master);
         problems.add(Severity::Warning, what, monitor(group, sentinel));
@@ -671,27 +689,18 @@ fn membership(node: &NodeFacts, said: bool, problems: &mut Problems) {
     match node.member.map(Member::word) {
         None | Some("online") => {}
         Some(_) if said => {}
-        Some("standby") => problems.add(
-            Severity::Warning,
-            format!("{name} is in standby: its ports stay closed"),
-            format!("crm_standby -N {name} -D"),
-        ),
-        Some(word @ ("offline" | "unclean")) => {
-            problems.add(Severity::Warning, format!("{name} is {word} in the cluster"), cluster_units(name))
-        }
-        Some("maintenance") => problems.add(
-            Severity::Warning,
-            format!("{name} is maintenance in the cluster"),
-            format!("crm_attribute -N {name} -n maintenance -D"),
-        ),
         Some(word) => {
-            problems.add(Severity::Warning, format!("{name} is {word} in the cluster"), cluster_units(name));
+            let what = match word {
+                "standby" => format!("{name} is in standby: its ports stay closed"),
+                word => format!("{name} is {word} in the cluster"),
+            };
+            problems.add(Severity::Warning, what, online_again(name, word));
         }
     }
 }
 
 /// What lifts a fence: where it was set.
-fn unfence(name: &str, fence: &str) -> String {
+pub fn unfence(name: &str, fence: &str) -> String {
     match fence.contains(ITSELF) {
         true => format!("on {name}: rolegate unfence --local"),
         false => format!("rolegate unfence {name}"),
@@ -736,11 +745,16 @@ fn bans(node: &NodeFacts, problems: &mut Problems) {
                 "location constraint {constraint} keeps the gate off {}, or from being promoted there{until}",
                 node.name
             ),
-            format!(
-                "pcs constraint delete {constraint}    or: cibadmin --delete --xml-text '<rsc_location id=\"{constraint}\"/>'"
-            ),
+            unban(constraint),
         );
     }
+}
+
+/// What takes away a location constraint, whoever made it: `crm_resource --clear` finds only those that have the names it gives itself.
+pub fn unban(constraint: &str) -> String {
+    format!(
+        "pcs constraint delete {constraint}    or: cibadmin --delete --xml-text '<rsc_location id=\"{constraint}\"/>'"
+    )
 }
 
 fn role(group: &Group, node: &NodeFacts, problems: &mut Problems) {
@@ -805,7 +819,7 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
         None => {
             if group.record_error.is_none() && node.address.is_none() {
                 let what = format!("{name} is not in the record: its gate opens nothing");
-                problems.add(Severity::Warning, what, format!("rolegate init --master {} --replace", group.master));
+                problems.add(Severity::Warning, what, go_on(&group.master));
             }
         }
         Some(Server::None { .. }) if matches!(node.rw, Some(Port::Silent | Port::Unreachable { .. })) => {
@@ -831,10 +845,7 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
                 problems.add(
                     Severity::Warning,
                     format!("Redis on {name} has no link to its primary {of}{since}: its data grows old"),
-                    format!(
-                        "on {name}: redis-cli -p {} INFO replication; journalctl -u redis-server -n 20    (or valkey-server)",
-                        group.redis_port
-                    ),
+                    link(group, name),
                 );
             }
             let wrong =
@@ -845,6 +856,14 @@ fn redis(group: &Group, node: &NodeFacts, problems: &mut Problems) {
             }
         }
     }
+}
+
+/// Where to see why a Redis has no link to its primary.
+pub fn link(group: &Group, node: &str) -> String {
+    format!(
+        "on {node}: redis-cli -p {} INFO replication; journalctl -u redis-server -n 20    (or valkey-server)",
+        group.redis_port
+    )
 }
 
 /// What a switchover has set, and nobody has put back yet.
@@ -865,7 +884,7 @@ fn marks(group: &Group, node: &NodeFacts, problems: &mut Problems) {
 }
 
 /// Where to look after a Redis that does not answer.
-fn server_unit(node: &str) -> String {
+pub fn server_unit(node: &str) -> String {
     format!("on {node}: systemctl status redis-server    (or valkey-server)")
 }
 

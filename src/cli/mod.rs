@@ -347,6 +347,14 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    /// Whether no command of Redis or Sentinel stands in what is to be typed without the program that sends it.
+    pub(super) fn sent(text: &str) -> bool {
+        let by_it = |at: usize| text[..at].rsplit([';', ',']).next().is_some_and(|before| before.contains("redis-cli"));
+        ["CONFIG SET", "CONFIG REWRITE", "SENTINEL ", "ACL SETUSER", "REPLICAOF "]
+            .iter()
+            .all(|word| text.match_indices(word).all(|(at, _)| by_it(at)))
+    }
+
     #[test]
     fn what_is_typed_is_what_is_installed_where_it_is_read() {
         for (installed, of_redis, of_valkey) in [

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::course::Known;
+use crate::cli::ASK_PACEMAKER;
 use crate::cli::facts::{ClusterFacts, Group, Keeper, NodeFacts, Server};
+use crate::cli::judge::{go_on, link, online_again, redis_cli, server_unit, set, unban, unfence};
 use crate::record::canonical;
 use crate::sentinel::{self, Place, Survey};
 use crate::switchover::{self, Mark};
@@ -15,6 +17,12 @@ const BEHIND: u64 = 4 << 20;
 
 /// And how long ago it may have acknowledged something, in seconds.
 const SILENT_FOR: u64 = 2;
+
+/// Where to see which of a node's servers does not tell what is asked, and why.
+const SETTINGS: &str = "rolegate doctor --only access,redis,redis-rights";
+
+/// Where to see that a Sentinel is in TILT.
+const TILT: &str = "rolegate doctor --only sentinel-agreement";
 
 /// What is set in the Redis of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +113,7 @@ pub fn judge(scene: &Scene, to: Option<&str>) -> Judgement {
     let Some(old) = named.and_then(|named| node(group, named)) else {
         let notes = group.verdict.as_ref().map(|verdict| verdict.notes.join("; ")).unwrap_or_default();
         why.push(match &group.record_error {
-            Some(error) => error.clone(),
+            Some(error) => format!("{error}: rolegate status"),
             None => format!("no majority of Sentinels names a primary without doubt ({notes}): rolegate status"),
         });
         return Judgement::No(why);
@@ -129,7 +137,11 @@ pub fn judge(scene: &Scene, to: Option<&str>) -> Judgement {
             None => {
                 why.extend(candidates.into_iter().flat_map(|(_, why)| why));
                 if why.is_empty() {
-                    why.push(format!("there is no other node than {} to be primary", old.name));
+                    why.push(format!(
+                        "there is no other node than {} to be primary: give another one a Redis that follows it, then {}",
+                        old.name,
+                        go_on(&group.master)
+                    ));
                 }
                 Judgement::No(why)
             }
@@ -138,7 +150,11 @@ pub fn judge(scene: &Scene, to: Option<&str>) -> Judgement {
     let Some(to) = node(group, asked).filter(|node| node.address.is_some()) else {
         let known: Vec<&str> =
             group.nodes.iter().filter(|node| node.address.is_some()).map(|node| node.name.as_str()).collect();
-        why.push(format!("the record has no node {asked}; there is {}", known.join(", ")));
+        why.push(format!(
+            "the record has no node {asked}; there is {}. Where it is new: {}",
+            known.join(", "),
+            go_on(&group.master)
+        ));
         return Judgement::No(why);
     };
     if to.name == old.name {
@@ -160,13 +176,27 @@ fn setting(scene: &Scene, node: &NodeFacts) -> Option<Settings> {
     scene.settings.get(&node.name)?.as_ref().ok().copied()
 }
 
+/// Where its Redis is.
+fn at(node: &NodeFacts) -> String {
+    node.address.map(|address| address.to_string()).unwrap_or_default()
+}
+
+/// That a setting cannot be marked.
+fn too_great(setting: &str, node: &NodeFacts, value: u32, usual: u32) -> String {
+    let mend = set(&at(node), setting, usual);
+    format!("{setting} of {} is {value}: at most 9999 can be put back afterwards: {mend}", node.name)
+}
+
 fn cluster(scene: &Scene, why: &mut Vec<String>) {
     let cluster = &scene.cluster;
     if let Some(error) = &cluster.error {
-        why.push(format!("Pacemaker cannot be seen from here ({error}): run it on another node"));
+        why.push(format!("Pacemaker cannot be seen from here ({error}): {ASK_PACEMAKER}"));
     }
     if cluster.quorum == Some(false) {
-        why.push("this partition of the cluster has no quorum: run it in the one that has".to_owned());
+        why.push(
+            "this partition of the cluster has no quorum: run it in the one that has; corosync-quorumtool -s shows who is missing"
+                .to_owned(),
+        );
     }
     if cluster.maintenance_mode {
         why.push(
@@ -176,8 +206,8 @@ fn cluster(scene: &Scene, why: &mut Vec<String>) {
     }
     match &scene.idle {
         Ok(true) => {}
-        Ok(false) => why.push("Pacemaker is at work: try again when crm_mon shows nothing under way".to_owned()),
-        Err(error) => why.push(format!("whether Pacemaker is idle cannot be told: {error}")),
+        Ok(false) => why.push("Pacemaker is at work: try again when crm_mon -1 shows nothing under way".to_owned()),
+        Err(error) => why.push(format!("whether Pacemaker is idle cannot be told ({error}): {ASK_PACEMAKER}")),
     }
 }
 
@@ -191,13 +221,16 @@ fn sentinels(scene: &Scene, old: &NodeFacts, why: &mut Vec<String>) {
             let names = facts.names.as_deref().unwrap_or("nobody");
             why.push(format!("Sentinel {at} names {names}, the majority {}: rolegate status", old.name));
         } else if facts.finishing || facts.flags.iter().any(|flag| flag == "failover_in_progress") {
-            why.push(format!("Sentinel {at} is in a failover: try again when it is over"));
+            why.push(format!("Sentinel {at} is in a failover: try again when rolegate status shows that it is over"));
         } else if let Some(flag) = facts.flags.iter().find(|flag| *flag == "s_down" || *flag == "o_down") {
             why.push(format!("Sentinel {at} takes the primary for down ({flag}): rolegate status"));
         }
     }
     for told in scene.told.iter().filter(|told| told.tilt) {
-        why.push(format!("Sentinel {} is in TILT: try again in half a minute", told.sentinel));
+        why.push(format!(
+            "Sentinel {} is in TILT: try again in half a minute; {TILT} shows whether it is over",
+            told.sentinel
+        ));
     }
     if !scene.told.iter().any(|told| told.survey.is_ok() && !told.tilt) {
         why.push("no Sentinel tells what it knows of the replicas: rolegate status".to_owned());
@@ -231,16 +264,18 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
     let name = &node.name;
     let mut say = |what: String| why.push(format!("{name} {what}"));
     if let Some(fence) = &node.fence {
-        say(format!("is fenced ({fence}): rolegate unfence {name}"));
+        say(format!("is fenced ({fence}): {}", unfence(name, fence)));
     }
     match node.member {
         Some(member) if member.word() == "online" => {}
-        Some(member) => say(format!("is {} in the cluster", member.word())),
-        None => say("is no member of the cluster".to_owned()),
+        Some(member) => {
+            let word = member.word();
+            say(format!("is {word} in the cluster: {}", online_again(name, word)));
+        }
+        None => say(format!("is no member of the cluster: {}", online_again(name, "no member"))),
     }
-    let bans: Vec<&str> = node.bans.iter().map(|ban| ban.constraint.as_str()).collect();
-    if !node.bans.is_empty() {
-        say(format!("is banned by {}: crm_resource --clear -r {}", bans.join(", "), scene.group.resource));
+    for ban in &node.bans {
+        say(format!("is banned by {0}: {1}", ban.constraint, unban(&ban.constraint)));
     }
     match &node.gate {
         Some(gate) if gate.blocked || gate.unmanaged => {
@@ -256,7 +291,7 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
         None => say("has no gate that Pacemaker shows: rolegate status".to_owned()),
     }
     if node.keeper != Some(Keeper::Closed) {
-        say("has no keeper that the Sentinels know: systemctl start rolegate-keeper there".to_owned());
+        say(format!("has no keeper that the Sentinels know: on {name}: systemctl start rolegate-keeper"));
     }
     if !node.ro.as_ref().is_some_and(|port| port.is_open()) {
         say(format!("is closed for reading ({}): rolegate status", scene.group.ro_port));
@@ -264,11 +299,11 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
     let server = match &node.redis {
         Some(Server::Given(server)) => server,
         Some(Server::None { why: error }) => {
-            say(format!("has a Redis that does not answer: {error}"));
+            say(format!("has a Redis that does not answer: {error}: {}", server_unit(name)));
             return why;
         }
         None => {
-            say("is not in the record: rolegate init --replace".to_owned());
+            say(format!("is not in the record: {}", go_on(&scene.group.master)));
             return why;
         }
     };
@@ -285,14 +320,18 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
         let behind = primary.offset.saturating_sub(server.offset);
         if behind > BEHIND {
             say(format!(
-                "is {behind} bytes behind, at most {BEHIND} can be waited for: try again when there is less to write"
+                "is {behind} bytes behind, at most {BEHIND} can be waited for: try again when rolegate status shows less"
             ));
         }
         let same = |address: &str| address.parse().ok().map(canonical) == node.address.map(canonical);
         let silent = primary.replicas.iter().find(|replica| same(&replica.address));
         match silent {
             Some(replica) if replica.acknowledged_seconds > SILENT_FOR => {
-                say(format!("has acknowledged nothing for {} s", replica.acknowledged_seconds));
+                say(format!(
+                    "has acknowledged nothing for {} s: {}",
+                    replica.acknowledged_seconds,
+                    link(&scene.group, name)
+                ));
             }
             _ => {}
         }
@@ -306,23 +345,26 @@ fn target(scene: &Scene, old: &NodeFacts, node: &NodeFacts) -> Vec<String> {
             None => say(format!("is no replica that Sentinel {} knows: rolegate status", told.sentinel)),
             Some(known) if known.down => say(format!("is down for Sentinel {}: rolegate status", told.sentinel)),
             Some(known) if !known.linked => {
-                say(format!("is out of reach of Sentinel {} (disconnected): try again in some seconds", told.sentinel));
+                say(format!(
+                    "is out of reach of Sentinel {} (disconnected): try again in some seconds; if it goes on so: rolegate status",
+                    told.sentinel
+                ));
             }
             Some(_) => {}
         }
     }
+    let usual = || set(&at(node), "replica-priority", 100);
     match scene.settings.get(name) {
-        Some(Ok(settings)) if settings.priority >= switchover::FIRST => say(format!(
-            "has replica-priority {}, behind which nobody can be put: CONFIG SET replica-priority 100 there",
-            settings.priority
+        Some(Ok(settings)) if settings.priority >= switchover::FIRST => {
+            say(format!("has replica-priority {}, behind which nobody can be put: {}", settings.priority, usual()))
+        }
+        Some(Ok(settings)) if settings.priority == 0 => say(format!(
+            "has replica-priority 0, so that Sentinel never chooses it: {}    (or choose another node)",
+            usual()
         )),
-        Some(Ok(settings)) if settings.priority == 0 => say(
-            "has replica-priority 0, so that Sentinel never chooses it: CONFIG SET replica-priority 100 there, or choose another node"
-                .to_owned(),
-        ),
         Some(Ok(_)) => {}
-        Some(Err(error)) => say(format!("does not tell its settings: {error}")),
-        None => say("does not tell its settings".to_owned()),
+        Some(Err(error)) => say(format!("does not tell its settings ({error}): {SETTINGS}")),
+        None => say(format!("does not tell its settings: {SETTINGS}")),
     }
     why
 }
@@ -332,30 +374,33 @@ fn plan(scene: &Scene, old: &NodeFacts, to: &NodeFacts, mut why: Vec<String>) ->
         let marked = |value: u32| Mark::of(value).is_some();
         if settings.as_ref().is_ok_and(|settings| marked(settings.min_replicas) || marked(settings.priority)) {
             why.push(format!(
-                "a switchover is under way, or one was broken off a moment ago ({name} has its marks): try again in 5 s"
+                "a switchover is under way, or one was broken off a moment ago ({name} has its marks): try again in 5 s; if it goes on so: rolegate status"
             ));
         }
     }
     let of_old = match scene.settings.get(&old.name) {
         Some(Ok(settings)) => *settings,
         Some(Err(error)) => {
-            why.push(format!("{} does not tell its settings: {error}", old.name));
+            why.push(format!("{} does not tell its settings ({error}): {SETTINGS}", old.name));
             return Judgement::No(why);
         }
         None => {
-            why.push(format!("{} does not tell its settings", old.name));
+            why.push(format!("{} does not tell its settings: {SETTINGS}", old.name));
             return Judgement::No(why);
         }
     };
     if of_old.max_lag == 0 {
         why.push(format!(
-            "{} has min-replicas-max-lag 0, with which writes cannot be stopped: CONFIG SET min-replicas-max-lag 10 there",
-            old.name
+            "{} has min-replicas-max-lag 0, with which writes cannot be stopped: {}",
+            old.name,
+            set(&at(old), "min-replicas-max-lag", 10)
         ));
     }
-    for (setting, value) in [("min-replicas-to-write", of_old.min_replicas), ("replica-priority", of_old.priority)] {
+    for (setting, value, usual) in
+        [("min-replicas-to-write", of_old.min_replicas, 1), ("replica-priority", of_old.priority, 100)]
+    {
         if Mark::of(value).is_none() && Mark::new(value, 0).is_none() {
-            why.push(format!("{setting} of {} is {value}: at most 9999 can be put back afterwards", old.name));
+            why.push(too_great(setting, old, value, usual));
         }
     }
     let (others, behind) = others(scene, old, to, &mut why);
@@ -394,7 +439,7 @@ fn others(scene: &Scene, old: &NodeFacts, to: &NodeFacts, why: &mut Vec<String>)
     for replica in replicas.filter(|replica| !replica.down && replica.priority != 0) {
         let Some(address) = replica.place.address() else {
             why.push(format!(
-                "Sentinels know a replica by the host name {}: they must announce addresses",
+                "Sentinels know a replica by the host name {}: it must announce its address: rolegate doctor --only announce",
                 replica.place
             ));
             continue;
@@ -406,7 +451,9 @@ fn others(scene: &Scene, old: &NodeFacts, to: &NodeFacts, why: &mut Vec<String>)
         seen.push(at);
         let Some(node) = scene.group.nodes.iter().find(|node| node.address.map(canonical) == at) else {
             why.push(format!(
-                "Sentinels could choose {address}, which is not in the record: rolegate init --replace, or CONFIG SET replica-priority 0 there"
+                "Sentinels could choose {address}, which is not in the record: {}, or {} CONFIG SET replica-priority 0",
+                go_on(&scene.group.master),
+                redis_cli(&address.to_string())
             ));
             continue;
         };
@@ -416,11 +463,13 @@ fn others(scene: &Scene, old: &NodeFacts, to: &NodeFacts, why: &mut Vec<String>)
             Some(Ok(settings)) if settings.priority == 0 => continue,
             Some(Ok(settings)) => settings.priority,
             Some(Err(error)) => {
-                why.push(format!("{name} does not tell its settings: {error}; Sentinel could choose it"));
+                why.push(format!(
+                    "{name} does not tell its settings ({error}), and Sentinel could choose it: {SETTINGS}"
+                ));
                 continue;
             }
             None => {
-                why.push(format!("{name} does not tell its settings; Sentinel could choose it"));
+                why.push(format!("{name} does not tell its settings, and Sentinel could choose it: {SETTINGS}"));
                 continue;
             }
         };
@@ -439,13 +488,14 @@ fn others(scene: &Scene, old: &NodeFacts, to: &NodeFacts, why: &mut Vec<String>)
         };
         if let Some(lacks) = lacks {
             why.push(format!(
-                "{name} {lacks}, and Sentinel could choose it: rolegate status, or CONFIG SET replica-priority 0 there and try again in 10 s"
+                "{name} {lacks}, and Sentinel could choose it: rolegate status, or {} CONFIG SET replica-priority 0 and try again in 10 s",
+                redis_cli(&address.to_string())
             ));
             continue;
         }
         if own <= priority {
             if Mark::of(own).is_none() && Mark::new(own, 0).is_none() {
-                why.push(format!("replica-priority of {name} is {own}: at most 9999 can be put back afterwards"));
+                why.push(too_great("replica-priority", node, own, 100));
             }
             behind.push((party.clone(), own));
         }
@@ -484,6 +534,8 @@ mod tests {
     use super::*;
     use crate::cli::facts::{Ban, GateFacts, Member, ReplicaFacts, SentinelFacts, ServerFacts, VerdictFacts};
     use crate::cli::probe::{Port, Who};
+    use crate::cli::tests::sent;
+    use crate::local_fence::ITSELF;
     use crate::sentinel::{Answer, Master};
 
     fn address(n: usize) -> SocketAddr {
@@ -639,13 +691,14 @@ mod tests {
     #[test]
     fn whatever_is_in_the_way_is_named() {
         type Change = fn(&mut Scene);
-        let cases: [(Change, &str); 40] = [
+        let cases: [(Change, &str); 44] = [
             (|s| s.cluster.quorum = Some(false), "no quorum"),
             (|s| s.cluster.maintenance_mode = true, "maintenance mode"),
             (|s| s.cluster.error = Some("gone".into()), "cannot be seen from here"),
             (|s| s.idle = Ok(false), "Pacemaker is at work"),
             (|s| s.idle = Err("no DC".into()), "no DC"),
             (|s| s.group.verdict = None, "no majority"),
+            (|s| s.group.nodes[0].redis = Some(Server::None { why: "refused".into() }), "Redis on node1 does not"),
             (|s| s.group.sentinels[1].names_node = Some("node3".into()), "Sentinel 10.0.0.2:26379 names"),
             (|s| s.group.sentinels[1].finishing = true, "is in a failover"),
             (|s| s.group.sentinels[2].flags = vec!["failover_in_progress".into()], "is in a failover"),
@@ -655,10 +708,22 @@ mod tests {
             (|s| s.group.nodes[0].rw = Some(Port::Refused), "node1 is primary, and nobody takes writes"),
             (|s| s.group.nodes[1].fence = Some("by root".into()), "node2 is fenced (by root): rolegate unfence node2"),
             (|s| s.group.nodes[1].member = None, "no member"),
-            (|s| s.group.nodes[1].member.as_mut().unwrap().standby = true, "node2 is standby"),
             (
-                |s| s.group.nodes[1].bans = vec![Ban { constraint: "cli-ban".into(), until: None }],
-                "banned by cli-ban: crm_resource --clear",
+                |s| s.group.nodes[1].member.as_mut().unwrap().standby = true,
+                "node2 is standby in the cluster: crm_standby -N node2 -D",
+            ),
+            (
+                |s| s.group.nodes[1].member.as_mut().unwrap().online = false,
+                "node2 is offline in the cluster: on node2: systemctl status corosync pacemaker",
+            ),
+            (|s| s.group.nodes[1].fence = Some(format!("by root {ITSELF}")), "on node2: rolegate unfence --local"),
+            (|s| s.group.nodes[1].redis = None, "is not in the record: rolegate init --master mymaster --replace"),
+            (
+                |s| {
+                    let ban = |constraint: &str| Ban { constraint: constraint.into(), until: None };
+                    s.group.nodes[1].bans = vec![ban("cli-ban-RedisGate-clone-on-node2")];
+                },
+                "banned by cli-ban-RedisGate-clone-on-node2: pcs constraint delete cli-ban-RedisGate-clone-on-node2    or: cibadmin --delete",
             ),
             (|s| s.group.nodes[1].gate.as_mut().unwrap().role = "Stopped".into(), "gate that is Stopped"),
             (|s| s.group.nodes[1].gate.as_mut().unwrap().unmanaged = true, "does not manage"),
@@ -690,13 +755,24 @@ mod tests {
             change(&mut scene);
             let Judgement::No(why) = judge(&scene, Some("node2")) else { panic!("{says}: it would go") };
             assert!(why.len() == 1 && why[0].contains(says), "{says}: {why:?}");
+            assert!(why.iter().all(|why| has_command(why)), "nothing to type: {why:?}");
         }
         let mut scene = well();
         set(&mut scene, 3, |settings| settings.priority = Mark::new(100, 1).unwrap().value());
         let Judgement::No(why) = judge(&scene, Some("node2")) else { panic!("a second one at a time") };
-        assert!(why[0].contains("is under way"), "{why:?}");
+        assert!(why[0].contains("is under way") && has_command(&why[0]), "{why:?}");
         let Judgement::No(why) = judge(&well(), Some("node9")) else { panic!("no such node") };
-        assert!(why[0].contains("there is node1, node2, node3"), "{why:?}");
+        assert!(why[0].contains("there is node1, node2, node3") && has_command(&why[0]), "{why:?}");
+        let mut alone = well();
+        alone.group.nodes.truncate(1);
+        let Judgement::No(why) = judge(&alone, None) else { panic!("to whom?") };
+        assert!(has_command(&why[0]), "{why:?}");
+    }
+
+    /// Whether there is something that can be typed as it stands.
+    fn has_command(text: &str) -> bool {
+        let typed = ["rolegate ", "redis-cli ", "crm_", "corosync-quorumtool ", "systemctl ", "pcs "];
+        typed.iter().any(|program| text.contains(program)) && sent(text)
     }
 
     #[test]
