@@ -172,7 +172,7 @@ pub fn check() -> Vec<(String, Result<(), String>)> {
     }
     for master in &masters {
         let found = gate_of(&cluster.cib, master)
-            .and_then(|(params, record)| Ok((entry(&record, &cluster.me)?.address, params, record)));
+            .and_then(|(params, record)| Ok((entry(&params.master, &record, &cluster.me)?.address, params, record)));
         try_out(format!("the record of {master}"), found.as_ref().map(drop).map_err(ToString::to_string));
         let Ok((address, params, record)) = found else { continue };
         let within = settings.answer_within.min(CHECK_ANSWERS);
@@ -329,7 +329,7 @@ fn follow(call: &Call, started: Instant, account: &mut Account) -> Result<(), Pr
             cluster = look()?;
         }
         account.named = Some(named.clone());
-        let entry = entry(&record, &cluster.me)?;
+        let entry = entry(&params.master, &record, &cluster.me)?;
         let local = instance::ask(entry.address, &settings.redis, settings.answer_within);
         match write(&cluster, &named, &local, &params, &record, started, account)? {
             Step::Settled => return Ok(()),
@@ -367,7 +367,7 @@ fn named(
     let verdict = Verdict::of(record, &heard, None);
     if let (None, Some(place), None) = (&verdict.named, &verdict.points_at, &verdict.points_at_node) {
         return Err(Problem::Never(format!(
-            "Sentinels name {place}, which is no node of the record: run `rolegate init --replace` if it should be"
+            "Sentinels name {place}, which is no node of the record: run `rolegate init --master {master} --replace` if it should be"
         )));
     }
     let disagree = || format!("no majority of Sentinels agrees ({})", verdict.notes.join("; "));
@@ -375,8 +375,10 @@ fn named(
 }
 
 /// This node's entry in the record.
-fn entry<'r>(record: &'r Record, me: &str) -> Result<&'r NodeEntry, Problem> {
-    record.node(me).ok_or_else(|| Problem::Never(format!("{me} is not in the record: run `rolegate init --replace`")))
+fn entry<'r>(master: &str, record: &'r Record, me: &str) -> Result<&'r NodeEntry, Problem> {
+    record.node(me).ok_or_else(|| {
+        Problem::Never(format!("{me} is not in the record: run `rolegate init --master {master} --replace`"))
+    })
 }
 
 /// Writes what follows from `named`, if anything does.
@@ -392,7 +394,7 @@ fn write(
     let Cluster { me, cib, quorum } = cluster;
     account.me = Some(me.clone());
     let node = cib.node(me).ok_or_else(|| Problem::Never(format!("the CIB shows no node {me}")))?;
-    entry(record, me)?;
+    entry(&params.master, record, me)?;
     let plan = roles::plan(node, named, local, cib, params);
     account.role = Some(plan.role);
     if plan.set.is_none() && plan.clear.is_empty() {

@@ -383,7 +383,10 @@ impl Action {
         let me = self.node_name()?;
         match record.node(&me) {
             Some(_) => Ok(()),
-            None => Err(format!("{me} is not in the record's nodes: run `rolegate init --replace`")),
+            None => Err(format!(
+                "{me} is not in the record's nodes: run `rolegate init --master {} --replace`",
+                params.master
+            )),
         }
     }
 

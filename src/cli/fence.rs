@@ -272,7 +272,8 @@ fn lift(name: &str, gate: &Gate, settings: &Settings) -> Result<Lifted, Stop> {
     };
     if record.node(name).is_none() {
         return Ok(Lifted::Not(format!(
-            "{name} is not in the record: its gate opens nothing (rolegate init --replace)"
+            "{name} is not in the record: its gate opens nothing ({})",
+            judge::go_on(&gate.params.master)
         )));
     }
     let until = Instant::now() + SETTLE;

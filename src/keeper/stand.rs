@@ -341,7 +341,8 @@ impl Standing {
                     _ => "several".to_owned(),
                 };
                 format!(
-                    "the record has changed by {steps} steps at once: this node goes on with the one before (rolegate init --replace takes one after the other)"
+                    "the record has changed by {steps} steps at once: this node goes on with the one before (rolegate init --master {} --replace takes one after the other)",
+                    self.master
                 )
             }
         };
