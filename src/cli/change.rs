@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fence::Act;
+use super::judge;
 use super::switchover::Interruption;
 use super::{Gate, Stop, gates, init, say};
 use crate::exit::CliCode;
@@ -32,7 +33,7 @@ pub fn waits_for(gate: &Gate, cib: &Cib) -> Vec<Peer<String>> {
 
 /// What the next step is one from: the CIB's record, where nodes have that or are about to; else what this node's keeper has, if it is what
 /// all have.
-fn base(gate: &Gate, cib: &Cib) -> Result<Basis, Stop> {
+fn base(gate: &Gate, cib: &Cib, again: &str) -> Result<Basis, Stop> {
     let now = basis(&gate.params).ok_or_else(|| Stop::unknown("the record cannot be used any more"))?;
     let digest = now.digest();
     let nodes = peers(cib, &attribute(&gate.params.master), "", &[&now.record]);
@@ -45,8 +46,9 @@ fn base(gate: &Gate, cib: &Cib) -> Result<Basis, Stop> {
         Some(here) if nodes.iter().all(|peer| peer.has_shown(&here.digest())) => Ok(here),
         _ => Err(Stop::refused(format!(
             "the nodes do not stand on the record that the cluster has, and what they stand on is not known here: {}. Run this on a node \
-             whose keeper has it, or change it with the gate disabled",
-            list(&nodes)
+             whose keeper has it, or change it with the gate disabled:\n{}",
+            list(&nodes),
+            at_once(gate, again)
         ))),
     }
 }
@@ -78,18 +80,29 @@ pub fn what_to_do(names: &[&str]) -> String {
     )
 }
 
+/// What has init, by the command `again`, write the record whatever was there before: while the gate is disabled nobody stands on any.
+fn at_once(gate: &Gate, again: &str) -> String {
+    match gate.is_blocks() {
+        true => format!("rolegate fence NODE for each node; {again}; rolegate unfence NODE for each node"),
+        false => judge::disabled(&gate.resource.outer_id, again),
+    }
+}
+
 /// Where the change begins, and the records from there to `goal`.
-fn way(gate: &Gate, cib: &Cib, goal: &Basis) -> Result<(Basis, Vec<Basis>), Stop> {
-    let at = base(gate, cib)?;
+fn way(gate: &Gate, cib: &Cib, goal: &Basis, again: &str) -> Result<(Basis, Vec<Basis>), Stop> {
+    let at = base(gate, cib, again)?;
     let way = at.way_to(goal).ok_or_else(|| {
-        Stop::refused("no single steps lead from the record to that one: change it with the gate disabled")
+        Stop::refused(format!(
+            "no single steps lead from the record to that one: change it with the gate disabled:\n{}",
+            at_once(gate, again)
+        ))
     })?;
     Ok((at, way))
 }
 
-/// The steps to `goal`, one after the other.
-pub fn steps(gate: &Gate, cib: &Cib, goal: &Basis) -> Result<Vec<Step>, Stop> {
-    let (mut at, way) = way(gate, cib, goal)?;
+/// The steps to `goal`, one after the other. `again` is the command that takes them.
+pub fn steps(gate: &Gate, cib: &Cib, goal: &Basis, again: &str) -> Result<Vec<Step>, Stop> {
+    let (mut at, way) = way(gate, cib, goal, again)?;
     let mut steps = Vec::new();
     for next in way {
         if let Change::One(step) = at.change_to(&next) {
@@ -104,7 +117,7 @@ pub fn steps(gate: &Gate, cib: &Cib, goal: &Basis) -> Result<Vec<Step>, Stop> {
 pub fn step_by_step(id: &str, goal: &Basis, within: Duration, again: &str) -> Result<CliCode, Stop> {
     let interruption = Interruption::listen();
     let (gate, cib) = look(id)?;
-    let (mut at, way) = way(&gate, &cib, goal)?;
+    let (mut at, way) = way(&gate, &cib, goal, again)?;
     if basis(&gate.params).as_ref() == Some(&at) {
         followed(id, within, &interruption, again)?;
     }

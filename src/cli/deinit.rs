@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::judge::set;
 use super::{Gate, Stop, change, fence, gates, init, local, look, say};
 use crate::causes::with_causes;
 use crate::exit::CliCode;
@@ -363,14 +364,15 @@ fn priorities(chosen: &[Gate], settings: &Settings) -> Vec<String> {
         let left: Vec<String> = servers
             .iter()
             .zip(answers)
-            .filter_map(|((node, _, kept), answer)| {
+            .filter_map(|((node, address, kept), answer)| {
                 let value = answer.and_then(Result::ok).and_then(|replies| replies.first().and_then(number));
                 match value {
                     // What it was is on that node's disk.
                     Some(0) => Some(format!(
-                        "replica-priority of {node} is 0. Where that is not your own setting: {} on {node} has what it was; redis-cli CONFIG \
-                         SET replica-priority with that, then CONFIG REWRITE",
-                        kept.display()
+                        "replica-priority of {node} is 0. Where that is not your own setting: `cat {}` on {node} says what it was; with that for \
+                         100: {}",
+                        kept.display(),
+                        set(&address.to_string(), "replica-priority", 100)
                     )),
                     Some(_) => None,
                     None => Some(format!("replica-priority of {node} could not be read; it must not stay 0")),
@@ -446,11 +448,11 @@ fn put_back_by_hand(file: &Path, text: Result<String, String>) -> String {
     match before {
         Ok(before) => format!(
             "note: replica-priority of a Redis here was {before} before it was set to 0: if it still is 0, redis-cli CONFIG SET \
-             replica-priority {before}, then CONFIG REWRITE; then rm {file}"
+             replica-priority {before}; redis-cli CONFIG REWRITE; then rm {file}"
         ),
         Err(why) => format!(
-            "note: replica-priority of a Redis here was set to 0, and what it was before is not known: {why}. If it still is 0, redis-cli \
-             CONFIG SET replica-priority with what it is to be (Redis' own default is 100), then CONFIG REWRITE; then rm {file}"
+            "note: replica-priority of a Redis here was set to 0, and what it was before is not known: {why}. If it still is 0, with what it \
+             is to be for 100 (Redis' own default): redis-cli CONFIG SET replica-priority 100; redis-cli CONFIG REWRITE; then rm {file}"
         ),
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::corosync;
 use super::facts::nobody;
+use super::judge::redis_cli;
+use super::typed;
 use crate::pacemaker::Cib;
 use crate::record::{NodeEntry, Record, SentinelEntry, canonical, unusable};
 use crate::sentinel::{self, Heard, Place, Survey, Verdict};
@@ -121,6 +123,8 @@ impl Found {
 /// What the operator and the cluster say about the nodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
+    /// The master name.
+    pub master: &'a str,
     /// `--node`.
     pub nodes: &'a [NodeEntry],
     /// The nodes of the record that there is, but for those that are to leave it.
@@ -147,7 +151,7 @@ pub fn find(asked: &[Asked], given: Given) -> Result<Found, Vec<String>> {
             }
         }
     }
-    let sentinels = sentinels(asked, &mut wrong, &mut notes);
+    let sentinels = sentinels(asked, given.master, &mut wrong, &mut notes);
     let needed = sentinels.len() / 2 + 1;
     let heard: Vec<Heard> = sentinels
         .iter()
@@ -159,9 +163,12 @@ pub fn find(asked: &[Asked], given: Given) -> Result<Found, Vec<String>> {
         .collect();
     for heard in &heard {
         if let Err(error) = &heard.answer {
+            let others = sentinels.iter().filter(|other| other.address != heard.sentinel.address);
+            let reset: Vec<String> = others.map(|other| forgets(other.address, given.master)).collect();
             notes.push(format!(
-                "Sentinel {} is known to the others and gives: {error}. If it is gone for good, first run SENTINEL RESET on the others",
-                heard.sentinel.address
+                "Sentinel {} is known to the others and gives: {error}. If it is gone for good, first: {}",
+                heard.sentinel.address,
+                reset.join("; ")
             ));
         }
     }
@@ -178,8 +185,13 @@ fn answer_of<'a>(asked: &'a [Asked], id: &str) -> Option<&'a Survey> {
     asked.iter().filter_map(|asked| asked.survey.as_ref().ok()).find(|survey| survey.answer.id.eq_ignore_ascii_case(id))
 }
 
+/// What has the Sentinel there forget replicas and Sentinels that are gone.
+pub fn forgets(sentinel: SocketAddr, master: &str) -> String {
+    format!("{} SENTINEL RESET {}", redis_cli(&sentinel.to_string()), typed([master]))
+}
+
 /// The Sentinels, each once, under an address that every node reaches.
-fn sentinels(asked: &[Asked], wrong: &mut Vec<String>, notes: &mut Vec<String>) -> Vec<SentinelEntry> {
+fn sentinels(asked: &[Asked], master: &str, wrong: &mut Vec<String>, notes: &mut Vec<String>) -> Vec<SentinelEntry> {
     let mut found: Vec<SentinelEntry> = Vec::new();
     let answered = || asked.iter().filter_map(|asked| Some((asked.at, asked.survey.as_ref().ok()?)));
     for (_, survey) in answered() {
@@ -218,7 +230,8 @@ fn sentinels(asked: &[Asked], wrong: &mut Vec<String>, notes: &mut Vec<String>) 
                 ));
             } else if found.iter().any(|entry| canonical(entry.address) == canonical(address)) {
                 notes.push(format!(
-                    "the Sentinel at {at} still knows an earlier Sentinel at {address}: SENTINEL RESET there forgets it"
+                    "the Sentinel at {at} still knows an earlier Sentinel at {address}, which this ends: {}",
+                    forgets(at, master)
                 ));
             } else if id.len() == 40 {
                 found.push(SentinelEntry { id: id.to_ascii_lowercase(), address });
@@ -322,8 +335,8 @@ fn nodes(
         // Behind a SENTINEL RESET replicas are unknown for some seconds: no reason to take a node's right to open away.
         if given.cib.node(&old.name).is_some() && !entries.iter().any(is_there) {
             notes.push(format!(
-                "Sentinels know no Redis of {0} now: it stays in the record (rolegate init --replace --without {0} takes it out)",
-                old.name
+                "Sentinels know no Redis of {0} now: it stays in the record (rolegate init --master {1} --replace --without {0} takes it out)",
+                old.name, given.master
             ));
             entries.push(old.clone());
         }
@@ -432,7 +445,17 @@ pub(super) mod tests {
                 NodeEntry { name: name.into(), address: address.parse().unwrap() }
             })
             .collect();
-        find(asked, Given { nodes: &nodes, recorded: &[], known: &known(), cib: &cluster(), redis_port: 6379 })
+        find(
+            asked,
+            Given {
+                master: "mymaster",
+                nodes: &nodes,
+                recorded: &[],
+                known: &known(),
+                cib: &cluster(),
+                redis_port: 6379,
+            },
+        )
     }
 
     fn change(asked: &mut [Asked], change: impl Fn(&mut Survey)) {
@@ -454,7 +477,11 @@ pub(super) mod tests {
         let mut recorded = crate::record::tests::three().nodes().to_vec();
         recorded.push(NodeEntry { name: "gone".into(), address: "10.0.0.8:6379".parse().unwrap() });
         let given = |recorded: &[NodeEntry]| {
-            find(&asked, Given { nodes: &[], recorded, known: &known(), cib: &cluster(), redis_port: 6379 }).unwrap()
+            find(
+                &asked,
+                Given { master: "mymaster", nodes: &[], recorded, known: &known(), cib: &cluster(), redis_port: 6379 },
+            )
+            .unwrap()
         };
         let found = given(&recorded);
         assert_eq!(found.record, crate::record::tests::three());

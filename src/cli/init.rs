@@ -108,6 +108,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let known = found::addresses_of(&cluster.cib.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>());
     let recorded = recorded(&gate, &args.without)?;
     let given = Given {
+        master: &gate.params.master,
         recorded: &recorded,
         nodes: &args.nodes.iter().map(|node| node.0.clone()).collect::<Vec<_>>(),
         known: &known,
@@ -117,9 +118,11 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
     let found = found::find(&asked, given)
         .map_err(|wrong| Stop::refused(format!("no record is written:\n  {}", wrong.join("\n  "))))?;
     if let Some(name) = args.without.iter().find(|name| found.record.node(name).is_some()) {
+        let reset = found.heard.iter().map(|heard| found::forgets(heard.sentinel.address, &gate.params.master));
+        let reset: Vec<String> = reset.collect();
         return Err(Stop::refused(format!(
-            "--without {name}: Sentinels know its Redis, and may choose it: stop it there, and run SENTINEL RESET {} on each Sentinel",
-            gate.params.master
+            "--without {name}: Sentinels know its Redis, and may choose it: stop it there, then {}",
+            reset.join("; ")
         )));
     }
     say(show(&found, &gate));
@@ -182,7 +185,7 @@ pub fn run(args: &Args) -> Result<CliCode, Stop> {
         (false, _) => {}
         (true, true) => say("  at once: no gate runs, and all nodes are seen"),
         (true, false) => {
-            let steps = change::steps(&gate, &cluster.cib, &goal)?;
+            let steps = change::steps(&gate, &cluster.cib, &goal, &again)?;
             if !waits.is_empty() {
                 say(format!("  first the step before is seen to its end, which waits for {}", change::list(&waits)));
             }
@@ -567,6 +570,7 @@ mod tests {
     fn found() -> Found {
         let nodes: Vec<NodeEntry> = crate::record::tests::three().nodes().to_vec();
         let given = Given {
+            master: "mymaster",
             nodes: &nodes,
             recorded: &[],
             known: &Default::default(),
