@@ -167,7 +167,7 @@ pub const CHECKS: &[Check] = &[
     of_cluster(
         "scripts",
         "client-reconfig-script of each Sentinel, and scripts that wait",
-        "rolegate-hook, and none waits to be tried again",
+        "rolegate-hook, and none waits: one that failed to be tried again, another to be started",
         "the hook makes roles follow at once; without it keepers do that alone",
     ),
     here(

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::super::facts::{Group, Keeper, NodeFacts, Server};
-use super::super::judge::{Severity, all_anew, failover};
+use super::super::judge::{self, Severity, failover, go_on};
 use super::checks::CHECKS;
 use super::facts::{Facts, Master};
 use super::machine::{self, Ends, Unit};
+use super::rules;
 use super::servers::{Redis, Sentinel};
 use crate::hook::CHECK_FAILED;
 use crate::record::{canonical, unusable};
@@ -271,18 +272,19 @@ fn sentinels(group: &Group, master: &Master, book: &mut Book) {
     }
     let (name, count) = (&group.master, group.sentinels.len());
     let majority = count / 2 + 1;
-    let init = format!("install more, then: {}", all_anew(&group.resource, name));
+    // Each one more is one step of the record, with the port open.
+    let more = |how_many: usize| format!("set up {how_many} more, each on a host of its own, then: {}", go_on(name));
     if count < 3 {
-        book.warn("sentinel-count", format!("{name} has {count} Sentinels: it cannot lose one"), &init);
+        book.warn("sentinel-count", format!("{name} has {count} Sentinels: it cannot lose one"), more(3 - count));
     } else if count % 2 == 0 {
         let what = format!("{name} has {count} Sentinels: it can lose no more of them than {} could", count - 1);
-        book.warn("sentinel-count", what, &init);
+        book.warn("sentinel-count", what, more(1));
     }
     let host = |address: &str| address.rsplit_once(':').map_or(address.to_owned(), |(host, _)| host.to_owned());
     for (n, one) in group.sentinels.iter().enumerate() {
         if group.sentinels[..n].iter().any(|other| host(&other.address) == host(&one.address)) {
             let what = format!("two Sentinels of {name} are on {}", host(&one.address));
-            book.warn("sentinel-count", what, "move one to a host of its own");
+            book.warn("sentinel-count", what, format!("move one to a host of its own, then: {}", go_on(name)));
         }
     }
     let mut seen = Vec::new();
@@ -421,11 +423,8 @@ fn scripts(name: &str, address: &str, sentinel: &Sentinel, book: &mut Book) {
     let look = format!("redis-cli {} SENTINEL PENDING-SCRIPTS; on its host: journalctl -t rolegate-hook", at(address));
     let failed =
         sentinel.pending.iter().flatten().filter(|(path, tried)| *tried > 1 && path.ends_with("/rolegate-hook"));
-    let waiting = sentinel.info.get("sentinel_scripts_queue_length").and_then(|value| value.parse::<u64>().ok());
-    let running = sentinel.info.get("sentinel_running_scripts").and_then(|value| value.parse::<u64>().ok());
-    match (failed.count(), waiting.unwrap_or(0).saturating_sub(running.unwrap_or(0))) {
+    match (failed.count(), sentinel.waiting()) {
         (0, 0) => {}
-        (0, _) if sentinel.pending.is_some() => {}
         (0, waiting) => book.warn("scripts", format!("{waiting} scripts wait at Sentinel {address}"), look),
         (failed, _) => {
             book.warn(
@@ -435,6 +434,13 @@ fn scripts(name: &str, address: &str, sentinel: &Sentinel, book: &mut Book) {
             );
         }
     }
+}
+
+/// What gives our user its rights.
+fn give(cli: &str, file: &str) -> String {
+    format!(
+        "{cli} ACL SETUSER USER RIGHT ..., and in {file}: /usr/share/doc/rolegate/README.md, \"Passwords\", has the rights"
+    )
 }
 
 /// What our users may do.
@@ -449,12 +455,8 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
                 let lease = denied.iter().any(|what| what.starts_with("CLIENT "));
                 let severity = if lease { Severity::Critical } else { Severity::Warning };
                 let what = format!("Sentinel {address} denies our user {}", denied.join(", "));
-                book.bad(
-                    "sentinel-rights",
-                    severity,
-                    what,
-                    "/usr/share/doc/rolegate/README.md, \"Passwords\", has the rights: ACL SETUSER there, and in sentinel.conf",
-                );
+                let cli = format!("redis-cli {}", at(address));
+                book.bad("sentinel-rights", severity, what, give(&cli, "sentinel.conf"));
             }
         }
     }
@@ -481,7 +483,7 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
                 "redis-rights",
                 node,
                 format!("Redis denies our user {}", denied.join(", ")),
-                "/usr/share/doc/rolegate/README.md, \"Passwords\", has the rights: ACL SETUSER there, and in redis.conf",
+                give(&format!("on {node}: redis-cli"), "redis.conf"),
             ),
         }
     }
@@ -494,7 +496,8 @@ fn redis(facts: &Facts, group: &Group, master: &Master, book: &mut Book) {
     for (node, told) in &master.redis {
         if told.as_ref().is_err_and(|why| why.starts_with("DENIED")) {
             let mend = format!(
-                "on {node}: redis-cli CONFIG SET protected-mode no, or a password (/usr/share/doc/rolegate/README.md, \"Passwords\")"
+                "on {node}: redis-cli -p {} CONFIG SET protected-mode no, or a password (/usr/share/doc/rolegate/README.md, \"Passwords\")",
+                group.redis_port
             );
             book.bad_on("protected-mode", node, Severity::Critical, PROTECTED, mend);
         }
@@ -504,10 +507,8 @@ fn redis(facts: &Facts, group: &Group, master: &Master, book: &mut Book) {
         let name = node.name.as_str();
         let get = |setting: &str| redis.settings.get(setting).map(String::as_str);
         let number = |setting: &str| get(setting).and_then(|value| value.parse::<u64>().ok());
-        let cli = node
-            .address
-            .map_or_else(|| "redis-cli".to_owned(), |address| format!("redis-cli {}", at(&address.to_string())));
-        let set = |setting: &str, value: &str| format!("{cli} CONFIG SET {setting} {value}; {cli} CONFIG REWRITE");
+        let address = node.address.map_or_else(|| format!("127.0.0.1:{}", group.redis_port), |at| at.to_string());
+        let set = |setting: &str, value: &str| judge::set(&address, setting, value);
 
         match number("min-replicas-to-write") {
             Some(0) => book.warn_on("min-replicas", name, "min-replicas-to-write is 0", set("min-replicas-to-write", "1")),
@@ -536,9 +537,9 @@ fn redis(facts: &Facts, group: &Group, master: &Master, book: &mut Book) {
         }
 
         announced(group, node, redis, book, &set);
-        persistence(node, redis, book, &set);
+        persistence(group, node, redis, book, &set);
         listens(facts, node, redis, book, &set);
-        users(facts, node, redis, book, &cli);
+        users(facts, node, redis, book, &judge::redis_cli(&address));
     }
 }
 
@@ -578,7 +579,7 @@ fn announced(group: &Group, node: &NodeFacts, redis: &Redis, book: &mut Book, se
     book.well("announce", format!("{name}: {address}"));
 }
 
-fn persistence(node: &NodeFacts, redis: &Redis, book: &mut Book, set: &impl Fn(&str, &str) -> String) {
+fn persistence(group: &Group, node: &NodeFacts, redis: &Redis, book: &mut Book, set: &impl Fn(&str, &str) -> String) {
     let (name, info) = (&node.name, |field: &str| redis.info.get(field).map(String::as_str));
     let get = |setting: &str| redis.settings.get(setting).map(String::as_str);
     let (Some(save), Some(aof)) = (get("save"), get("appendonly")) else { return };
@@ -604,7 +605,7 @@ fn persistence(node: &NodeFacts, redis: &Redis, book: &mut Book, set: &impl Fn(&
             name,
             severity,
             what,
-            format!("on {name}: df -h; tail the server's log; then redis-cli BGSAVE"),
+            format!("on {name}: df -h; tail the server's log; then redis-cli -p {} BGSAVE", group.redis_port),
         );
     }
     if aof == "yes" && info("aof_last_write_status").is_some_and(|status| status != "ok") {
@@ -702,7 +703,9 @@ fn users(facts: &Facts, node: &NodeFacts, redis: &Redis, book: &mut Book, cli: &
                 format!("user {}", may.join(", "))
             };
             let mend = if first == "default" {
-                "give Sentinel a user of its own (sentinel auth-user) and applications others, then: ACL SETUSER default resetchannels".to_owned()
+                format!(
+                    "give Sentinel a user of its own (sentinel auth-user) and applications others, then: {cli} ACL SETUSER default resetchannels"
+                )
             } else {
                 format!(
                     "{cli} ACL SETUSER {first} resetchannels    (then the channels that it needs; and in its configuration)"
@@ -990,18 +993,23 @@ fn firewall(facts: &Facts, book: &mut Book) {
             "foreign-rules",
             Severity::Critical,
             what,
-            "delete the rule (nft -a list ruleset shows its handle), or let it spare these ports",
+            format!("{}    (or let it spare these ports)", rules::delete(rule)),
         );
     }
     for rule in &found.taken {
         let what = format!("somebody else's rule takes what comes to a port of the gate: {rule}");
-        book.warn("foreign-rules", what, "delete the rule: nft -a list ruleset shows its handle");
+        book.warn("foreign-rules", what, rules::delete(rule));
     }
     if let Some(chain) = &found.shut {
         let what = format!(
             "{chain} drops what no rule accepts, and none is seen that accepts redirected connections: clients would hang"
         );
-        book.warn("foreign-rules", what, "nft insert rule inet filter input tcp dport 6379 ct status dnat accept    (/usr/share/doc/rolegate/README.md has the lines of other firewalls)");
+        let ports: Vec<u16> = facts.report.masters.iter().map(|judged| judged.group.redis_port).collect();
+        let mend = format!(
+            "{}    (/usr/share/doc/rolegate/README.md has the lines of other firewalls, and how they last)",
+            rules::let_in(chain, &ports)
+        );
+        book.warn("foreign-rules", what, mend);
     }
     book.well("foreign-rules", "none that matters");
     let Some(port) = facts.report.masters.first().map(|judged| judged.group.redis_port) else { return };
@@ -1052,8 +1060,10 @@ fn certificates(facts: &Facts, book: &mut Book) {
         };
     }
     for (file, end) in &facts.machine.certificates {
-        let renew =
-            format!("renew {file}, then CONFIG SET tls-cert-file {file} (or restart): servers read it when they start");
+        let port = facts.report.masters.first().map_or(6379, |judged| judged.group.redis_port);
+        let renew = format!(
+            "renew {file}, then redis-cli -p {port} CONFIG SET tls-cert-file {file} (or restart): servers read it when they start"
+        );
         match end {
             Err(why) => book.unknown(id, why, format!("openssl x509 -noout -enddate -in {file}")),
             Ok((Ends::Past, date)) => book.bad(id, Severity::Critical, format!("{file} ended {date}"), renew),
@@ -1168,6 +1178,7 @@ fn releases(facts: &Facts, book: &mut Book) {
 pub(super) mod tests {
     use super::super::super::judge::tests::healthy;
     use super::super::super::status::tests::report_of;
+    use super::super::super::tests::sent;
     use super::super::facts::{Acl, ClusterFacts, Machine};
     use super::super::machine::Process;
     use super::super::rules::Found;
@@ -1287,6 +1298,28 @@ pub(super) mod tests {
         facts.masters[0].sentinels[n].1.as_mut().unwrap()
     }
 
+    /// These of the three, as the record and each of them has them.
+    fn keep_sentinels(facts: &mut Facts, which: &[usize]) {
+        let (known, asked) = (group(facts).sentinels.clone(), facts.masters[0].sentinels.clone());
+        group(facts).sentinels = which.iter().map(|n| known[*n].clone()).collect();
+        facts.masters[0].sentinels = which.iter().map(|n| asked[*n].clone()).collect();
+        for n in 0..which.len() {
+            let address = format!("10.0.0.{}:26379", n + 1);
+            group(facts).sentinels[n].address.clone_from(&address);
+            facts.masters[0].sentinels[n].0 = address;
+            say(facts, n, "num-other-sentinels", &(which.len() - 1).to_string());
+            say(facts, n, "quorum", &(which.len() / 2 + 1).to_string());
+        }
+    }
+
+    /// So many scripts wait there, and none runs; PENDING-SCRIPTS says this, where it may be asked.
+    fn wait_at(facts: &mut Facts, n: usize, pending: Option<Vec<(String, u64)>>, waiting: u64) {
+        let sentinel = sentinel_of(facts, n);
+        sentinel.pending = pending;
+        sentinel.info.insert("sentinel_scripts_queue_length".into(), waiting.to_string());
+        sentinel.info.insert("sentinel_running_scripts".into(), "0".into());
+    }
+
     fn say(facts: &mut Facts, n: usize, field: &str, value: &str) {
         sentinel_of(facts, n).master.insert(field.into(), value.into());
     }
@@ -1333,6 +1366,18 @@ pub(super) mod tests {
         ),
         (|f| say(f, 1, "quorum", "1"), "sentinel-quorum", Severity::Warning, "SENTINEL SET mymaster quorum 2"),
         (|f| say(f, 1, "quorum", "4"), "sentinel-quorum", Severity::Critical, "it never begins a failover"),
+        (
+            |f| keep_sentinels(f, &[0, 1]),
+            "sentinel-count",
+            Severity::Warning,
+            "has 2 Sentinels: it cannot lose one | set up 1 more, each on a host of its own, then: rolegate init --master mymaster --replace",
+        ),
+        (
+            |f| keep_sentinels(f, &[0, 1, 2, 2]),
+            "sentinel-count",
+            Severity::Warning,
+            "has 4 Sentinels: it can lose no more of them than 3 could | set up 1 more, each on a host of its own, then: rolegate init --master mymaster --replace",
+        ),
         (|f| say(f, 0, "num-other-sentinels", "5"), "sentinel-count", Severity::Warning, "knows 5 others"),
         (
             |f| {
@@ -1376,6 +1421,20 @@ pub(super) mod tests {
             Severity::Warning,
             "has failed",
         ),
+        (
+            |f| say(f, 0, "client-reconfig-script", "/usr/local/bin/notify"),
+            "scripts",
+            Severity::Warning,
+            "calls /usr/local/bin/notify for mymaster, which is not rolegate's",
+        ),
+        // What waits has not failed, and is not run either.
+        (
+            |f| wait_at(f, 0, Some(vec![("/usr/lib/rolegate/rolegate-hook".into(), 1)]), 1),
+            "scripts",
+            Severity::Warning,
+            "1 scripts wait at Sentinel 10.0.0.1:26379",
+        ),
+        (|f| wait_at(f, 0, None, 2), "scripts", Severity::Warning, "2 scripts wait at Sentinel 10.0.0.1:26379"),
         (
             |f| f.machine.hook = Some(Err("Permission denied".into())),
             "hook",
@@ -1482,7 +1541,27 @@ pub(super) mod tests {
         ),
         (|f| f.machine.backend = Some(("iptables", vec!["ipset"])), "firewall-backend", Severity::Critical, "ipset"),
         (|f| found(f).untracked.push("a rule".into()), "foreign-rules", Severity::Critical, "not tracked"),
-        (|f| found(f).shut = Some("ip filter INPUT".into()), "foreign-rules", Severity::Warning, "clients would hang"),
+        (
+            |f| found(f).taken.push("inet filter input: tcp dport 6381 drop".into()),
+            "foreign-rules",
+            Severity::Warning,
+            "takes what comes to a port of the gate: inet filter input: tcp dport 6381 drop | nft -a list chain inet filter input",
+        ),
+        (
+            |f| found(f).shut = Some("ip filter INPUT".into()),
+            "foreign-rules",
+            Severity::Warning,
+            "clients would hang | iptables -I INPUT -p tcp --dport 6379 -m conntrack --ctstate DNAT -j ACCEPT",
+        ),
+        (
+            |f| {
+                found(f).shut = Some("inet mine in".into());
+                group(f).redis_port = 7379;
+            },
+            "foreign-rules",
+            Severity::Warning,
+            "clients would hang | nft insert rule inet mine in tcp dport 7379 ct status dnat accept",
+        ),
         (|f| found(f).direct_shut = false, "direct", Severity::Warning, "past the gate"),
         (|f| f.machine.direct = true, "direct", Severity::Warning, "is not in force"),
         (|f| f.machine.conntrack = Some(Ok((900, 1000))), "conntrack", Severity::Warning, "900 of 1000"),
@@ -1556,6 +1635,10 @@ pub(super) mod tests {
                 format!("{}: {} | {}", worst.nodes.join(", "), worst.found, worst.mend.as_deref().unwrap_or_default());
             assert_eq!((*turned, worst.severity), (*id, *severity), "{said}");
             assert!(said.contains(text), "{id}: {said} should say {text:?}");
+            for finding in &outcome.findings {
+                let mend = finding.mend.as_deref().unwrap_or_else(|| panic!("{id}: what now? {finding:?}"));
+                assert!(sent(mend), "{id}: it cannot be typed as it stands: {mend}");
+            }
         }
     }
 

@@ -204,6 +204,42 @@ pub fn look(ruleset: &Ruleset, gates: &[Ports]) -> Found {
     found
 }
 
+/// What takes away a rule, as [`Found`] shows it.
+pub fn delete(shown: &str) -> String {
+    let (chain, rule) = shown.split_once(": ").unwrap_or((shown, ""));
+    match (chain.split(' ').collect::<Vec<_>>().as_slice(), rule.starts_with('-')) {
+        // As `iptables-save` prints it.
+        ([family, table, name], true) => format!("{} -t {table} -D {name} {rule}", program(family)),
+        _ => format!("nft -a list chain {chain} shows its handle, then nft delete rule {chain} handle HANDLE"),
+    }
+}
+
+/// What has a chain that drops let redirected connections to these Redis ports in.
+pub fn let_in(chain: &str, redis: &[u16]) -> String {
+    let ports: Vec<String> = redis.iter().map(u16::to_string).collect();
+    match chain.split(' ').collect::<Vec<_>>().as_slice() {
+        // iptables' own names, also where nft shows them: a rule of nft there would keep iptables from reading its table.
+        [family @ ("ip" | "ip6"), "filter", "INPUT"] => {
+            let dport = match ports.as_slice() {
+                [one] => format!("--dport {one}"),
+                several => format!("-m multiport --dports {}", several.join(",")),
+            };
+            format!("{} -I INPUT -p tcp {dport} -m conntrack --ctstate DNAT -j ACCEPT", program(family))
+        }
+        _ => {
+            let dport = match ports.as_slice() {
+                [one] => one.clone(),
+                several => format!("'{{ {} }}'", several.join(", ")),
+            };
+            format!("nft insert rule {chain} tcp dport {dport} ct status dnat accept")
+        }
+    }
+}
+
+fn program(family: &str) -> &'static str {
+    if family == "ip6" { "ip6tables" } else { "iptables" }
+}
+
 /// It matches only some senders.
 fn limited(rule: &str) -> bool {
     ["saddr", "-s ", "iif", "-i ", "--match-set"].iter().any(|word| rule.contains(word))
@@ -282,6 +318,34 @@ mod tests {
         assert_eq!((saved(&with).shut, saved(&with).direct_shut), (None, true));
         let some = "type filter hook input priority filter; policy accept;\nip saddr != 10.0.0.0/24 tcp dport 6379 ct status ! dnat drop";
         assert!(nft(some).direct_shut && nft(some).shut.is_none());
+    }
+
+    #[test]
+    fn what_mends_it_is_of_the_firewall_in_which_it_was_found() {
+        let rule = saved("*nat\n-A PREROUTING -p tcp -m tcp --dport 6381 -j REDIRECT --to-ports 1\n").taken.remove(0);
+        assert_eq!(delete(&rule), "iptables -t nat -D PREROUTING -p tcp -m tcp --dport 6381 -j REDIRECT --to-ports 1");
+        let rule = nft("type filter hook input priority filter; policy accept;\ntcp dport 6381 drop").taken.remove(0);
+        assert_eq!(
+            delete(&rule),
+            "nft -a list chain inet filter input shows its handle, then nft delete rule inet filter input handle HANDLE"
+        );
+        let accept = "-m conntrack --ctstate DNAT -j ACCEPT";
+        for (chain, ports, wanted) in [
+            (
+                "inet filter input",
+                &[6379][..],
+                "nft insert rule inet filter input tcp dport 6379 ct status dnat accept",
+            ),
+            (
+                "inet my in",
+                &[6379, 7379],
+                "nft insert rule inet my in tcp dport '{ 6379, 7379 }' ct status dnat accept",
+            ),
+            ("ip filter INPUT", &[7379], &format!("iptables -I INPUT -p tcp --dport 7379 {accept}")),
+            ("ip6 filter INPUT", &[1, 2], &format!("ip6tables -I INPUT -p tcp -m multiport --dports 1,2 {accept}")),
+        ] {
+            assert_eq!(let_in(chain, ports), wanted);
+        }
     }
 
     #[test]

@@ -31,6 +31,9 @@ const SETTINGS: [&str; 17] = [
     "port",
 ];
 
+/// Sentinel starts the scripts that it is to run every 0.1 s (sentinelTimer in sentinel.c): so much later none of before waits any more.
+const STARTED_WITHIN: Duration = Duration::from_millis(400);
+
 /// A name that no server, setting or master has.
 const NOTHING: &str = "rolegate-doctor-asks-only";
 
@@ -58,6 +61,14 @@ pub struct Sentinel {
     pub pending: Option<Vec<(String, u64)>>,
     /// What it denied us.
     pub denied: Vec<String>,
+}
+
+impl Sentinel {
+    /// How many scripts wait and are not run.
+    pub fn waiting(&self) -> u64 {
+        let number = |field: &str| self.info.get(field).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        number("sentinel_scripts_queue_length").saturating_sub(number("sentinel_running_scripts"))
+    }
 }
 
 /// Asks the Redis at `address`.
@@ -130,7 +141,7 @@ pub fn sentinel(
         }
         _ => BTreeMap::new(),
     };
-    Ok(Sentinel {
+    let mut sentinel = Sentinel {
         denied: denied(&commands, &replies),
         info: replies.first().and_then(server::text).map(|text| info(&text)).unwrap_or_default(),
         master: fields(replies.get(1)),
@@ -138,7 +149,14 @@ pub fn sentinel(
             Some(Value::Array(scripts)) => Some(scripts.iter().filter_map(script).collect()),
             _ => None,
         },
-    })
+    };
+    if sentinel.waiting() > 0 {
+        std::thread::sleep(STARTED_WITHIN);
+        let again = server::ask(address, credentials, within, &[&["INFO", "sentinel"]]);
+        let again = again.ok().and_then(|replies| server::text(replies.first()?));
+        sentinel.info.extend(again.map(|text| info(&text)).unwrap_or_default());
+    }
+    Ok(sentinel)
 }
 
 /// What a server says to a client before it closes the connection, as protected mode does: who sends first may never read it.
@@ -210,6 +228,14 @@ mod tests {
         ]);
         assert_eq!(script(&entry), Some(("/usr/lib/rolegate/rolegate-hook".into(), 2)));
         assert_eq!(script(&Value::Array(vec![text("argv"), text("x")])), None);
+    }
+
+    #[test]
+    fn a_script_that_runs_does_not_wait() {
+        let of = |text: &str| Sentinel { info: info(text), ..Sentinel::default() }.waiting();
+        assert_eq!(of("sentinel_running_scripts:2\r\nsentinel_scripts_queue_length:3\r\n"), 1);
+        assert_eq!(of("sentinel_running_scripts:1\r\nsentinel_scripts_queue_length:1\r\n"), 0);
+        assert_eq!(of("redis_version:7.0.15\r\n"), 0);
     }
 
     #[test]
