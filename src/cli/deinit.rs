@@ -370,9 +370,9 @@ fn priorities(chosen: &[Gate], settings: &Settings) -> Vec<String> {
                     // What it was is on that node's disk.
                     Some(0) => Some(format!(
                         "replica-priority of {node} is 0. Where that is not your own setting: `cat {}` on {node} says what it was; with that for \
-                         100: {}",
+                         NUMBER: {}",
                         kept.display(),
-                        set(&address.to_string(), "replica-priority", 100)
+                        set(&address.to_string(), "replica-priority", "NUMBER")
                     )),
                     Some(_) => None,
                     None => Some(format!("replica-priority of {node} could not be read; it must not stay 0")),
@@ -452,7 +452,8 @@ fn put_back_by_hand(file: &Path, text: Result<String, String>) -> String {
         ),
         Err(why) => format!(
             "note: replica-priority of a Redis here was set to 0, and what it was before is not known: {why}. If it still is 0, with what it \
-             is to be for 100 (Redis' own default): redis-cli CONFIG SET replica-priority 100; redis-cli CONFIG REWRITE; then rm {file}"
+             is to be for NUMBER (Redis' own default is 100): redis-cli CONFIG SET replica-priority NUMBER; redis-cli CONFIG REWRITE; then \
+             rm {file}"
         ),
     }
 }
@@ -543,7 +544,7 @@ mod tests {
             put_back_by_hand(Path::new("/d/priority-G"), text.map(str::to_owned).map_err(str::to_owned))
         };
         let known = says(Ok("{\"version\":1,\"priority\":42}"));
-        assert!(known.contains("was 42 before") && known.contains("CONFIG SET replica-priority 42, "), "{known}");
+        assert!(known.contains("was 42 before") && known.contains("CONFIG SET replica-priority 42; "), "{known}");
         for (text, why) in [
             (
                 Ok("{\"version\":2,\"priority\":42}"),
