@@ -472,6 +472,44 @@ seen from node1 in 0 ms; quorum yes, STONITH off, gate RedisGate
         );
     }
 
+    /// What stands in a node's cell of that column.
+    fn cell<'t>(text: &'t str, node: &str, column: &str) -> &'t str {
+        let heading = text.lines().find(|line| line.starts_with("NODE")).unwrap();
+        let at = heading.find(column).unwrap();
+        let line = text.lines().find(|line| line.starts_with(node)).unwrap();
+        line[at..].split("  ").next().unwrap()
+    }
+
+    #[test]
+    fn what_remains_of_a_lease_is_shown_where_its_kernel_is() {
+        let with = |ro_open_ms, rw_open_ms, baseline: Option<&str>| {
+            let mut group = healthy();
+            group.firewall = Some(Firewall::Seen {
+                backend: "nftables".into(),
+                baseline: baseline.map(str::to_owned),
+                ro_open_ms,
+                rw_open_ms,
+                listeners: vec![],
+            });
+            plain(&report_of(group), View::default())
+        };
+        // Seen from node1.
+        let text = with(Some(3600), Some(1640), None);
+        assert_eq!((cell(&text, "node1*", "LEASE"), cell(&text, "node2", "LEASE")), ("1.6 s", "-"), "{text}");
+        let line = "firewall here: nftables, rules intact, 6380 open for 3 s, 6381 held open by the lease\n";
+        assert!(text.contains(line), "{text}");
+        // More than a lease can be.
+        let text = with(None, Some(60_000), Some("changed"));
+        assert_eq!(cell(&text, "node1*", "LEASE"), "60.0 s", "{text}");
+        let line = "firewall here: nftables, rules changed, 6380 closed, 6381 OPEN BY HAND for 60 s\n";
+        assert!(text.contains(line), "{text}");
+        // The Sentinels say that it may hold one, and the kernel has none.
+        let text = with(Some(0), None, None);
+        assert_eq!(cell(&text, "node1*", "LEASE"), "<= 2.0 s", "{text}");
+        assert!(text.contains("6380 open for 0 s, 6381 closed\n"), "{text}");
+        assert!(!plain(&report_of(healthy()), View::default()).contains("firewall here"));
+    }
+
     #[test]
     fn trouble_stands_first_with_the_command_that_ends_it() {
         let mut group = healthy();
