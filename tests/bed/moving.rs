@@ -23,6 +23,9 @@ const AROUND: Duration = Duration::from_secs(2);
 
 const LONG: Duration = Duration::from_secs(120);
 
+/// For so long at most nobody may write while rolegate moves the primary, at the median.
+const WANTED: f64 = 1000.0;
+
 /// The part of HAProxy that leads to the primary.
 const PROXY: &str = "redis-rw";
 
@@ -50,7 +53,7 @@ struct Runs {
 /// counted, and the next one begins when all is well again.
 ///
 /// # Errors
-/// When a way did not move the primary in any run.
+/// When a way did not move the primary in any run, or ours took too long.
 pub fn measure(bed: &Bed, figures: &mut Figures, runs: usize) -> Result<()> {
     let mut all = WAYS.map(|_| Runs::default());
     for run in 1..=runs {
@@ -89,6 +92,9 @@ pub fn measure(bed: &Bed, figures: &mut Figures, runs: usize) -> Result<()> {
     if let [ours, plain, drained] = medians[..] {
         figures.ratio("no write: rolegate switchover to SENTINEL FAILOVER", ours, plain);
         figures.ratio("no write: rolegate switchover to drain, WAIT, SENTINEL FAILOVER", ours, drained);
+    }
+    if let (Some(ours), false) = (medians.first(), never.contains(&WAYS[0].name)) {
+        ensure!(ours.median < WANTED, "{}: no write for {:.0} ms at the median", WAYS[0].name, ours.median);
     }
     ensure!(never.is_empty(), "in none of {runs} runs the primary was moved by {}", never.join(", nor by "));
     Ok(())

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rolegate::switchover::Mark;
@@ -43,14 +43,19 @@ const SLACK: Duration = Duration::from_secs(1);
 /// 20 s later and lets the old primary take writes.
 const GIVEN_UP: Duration = Duration::from_secs(23);
 
-/// One that dies there is started anew and knows nothing of it. Another one is asked after 1.2 s; 3 s later it is known that nothing came of either.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+/// How long nobody can write where nothing is killed: on a machine that is not busy, in one of them at least, and in each.
+const SHORT: Duration = Duration::from_secs(1);
+const AT_MOST: Duration = Duration::from_secs(2);
 
 const SETTINGS: [&str; 2] = ["min-replicas-to-write", "replica-priority"];
 
 /// What the command says when a step is done, in their order.
 const STEPS: [&str; 5] =
     ["is put behind", "takes no more writes", "6381 is closed", "was asked for the failover", "is primary"];
+
+/// And in between and behind them: nothing is asked yet, and the port is open while writes at the old primary are still stopped.
+const HAS_ALL: &str = "every replica has every byte";
+const WRITES: &str = "takes writes";
 
 /// A bed whose primary's port is open, and the nodes: the primary, and the two others.
 fn prepared(bed: &Bed) -> Result<[Host<'_>; 3]> {
@@ -125,8 +130,8 @@ pub(super) fn watched<T>(bed: &Bed, what: impl FnOnce() -> Result<T>) -> Result<
 }
 
 /// Both.
-fn safely(bed: &Bed, what: impl FnOnce() -> Result<()>) -> Result<Report> {
-    Ok(watched(bed, || lossless(bed, what))?.0)
+fn safely(bed: &Bed, what: impl FnOnce() -> Result<()>) -> Result<(Report, Seen)> {
+    watched(bed, || lossless(bed, what))
 }
 
 /// Runs a switchover on a host, and does something when it says `at`, knowing its process and all that it has said. Gives all that it said, and its
@@ -177,7 +182,7 @@ fn in_turn(bed: &Bed) -> Result<()> {
     let before = settings(bed)?;
     let [old, one, two] = prepared(bed)?;
     let mut pauses = Vec::new();
-    let report = safely(bed, || {
+    let (report, seen) = safely(bed, || {
         // From nodes that have no part in it.
         for (from, to) in [(&two, &one), (&old, &two)] {
             let dry = rolegate(from, &["switchover", "--to", to.name(), "--dry-run"])?;
@@ -211,7 +216,11 @@ fn in_turn(bed: &Bed) -> Result<()> {
             writer.name, writer.longest_gap_ms, writer.errors, writer.last_error
         ));
     }
-    ensure!(pauses.len() == 2, "pauses {pauses:?}");
+    let times: Vec<Duration> = pauses.iter().map(|ms| Duration::from_millis(*ms)).collect();
+    let [one, two] = times[..] else { bail!("pauses {pauses:?}") };
+    let (least, most, slack) = (one.min(two), one.max(two), seen.stalled());
+    ensure!(least < SHORT, "nobody could write for {least:?} at least");
+    ensure!(most < AT_MOST + slack, "nobody could write for {most:?}, {AT_MOST:?} and {slack:?} at most");
     Ok(())
 }
 
@@ -233,14 +242,32 @@ enum Victim {
     Command,
     OldKeeper,
     NewKeeper,
+    /// Of the node that is put behind the new primary.
+    BehindKeeper,
     /// The one that was asked for the failover; before that it is not known, and it is the old primary's.
     SentinelAsked,
     OtherSentinel,
 }
 
 impl Victim {
-    const ALL: [Victim; 5] =
-        [Victim::Command, Victim::OldKeeper, Victim::NewKeeper, Victim::SentinelAsked, Victim::OtherSentinel];
+    const ALL: [Victim; 6] = [
+        Victim::Command,
+        Victim::OldKeeper,
+        Victim::NewKeeper,
+        Victim::BehindKeeper,
+        Victim::SentinelAsked,
+        Victim::OtherSentinel,
+    ];
+
+    /// When it is killed.
+    fn steps(self) -> Vec<&'static str> {
+        match self {
+            Victim::Command => [&STEPS[..], &[HAS_ALL, WRITES]].concat(),
+            // It has nothing to do but to keep its mark, and to lift it.
+            Victim::BehindKeeper => vec![STEPS[0], STEPS[3]],
+            _ => STEPS.to_vec(),
+        }
+    }
 
     /// Kills it while a switchover from `old` to `to` has this process and has `said` that.
     fn kill(self, old: &Host, to: &Host, command: Pid, said: &str) -> Result<()> {
@@ -255,6 +282,10 @@ impl Victim {
             Victim::Command => Ok(kill(command, Signal::SIGKILL)?),
             Victim::OldKeeper => keeper(old),
             Victim::NewKeeper => keeper(to),
+            Victim::BehindKeeper => {
+                let third = bed.nodes().find(|node| ![old.name(), to.name()].contains(&node.name()));
+                keeper(&third.context("three nodes")?)
+            }
             Victim::SentinelAsked => sentinel(&|node| node.name() == asked),
             Victim::OtherSentinel => sentinel(&|node| node.name() != asked),
         }
@@ -265,6 +296,42 @@ impl Victim {
 fn asked<'b>(bed: &'b Bed, said: &str) -> Option<Host<'b>> {
     let line = said.lines().find(|line| line.contains(STEPS[3]))?;
     bed.nodes().find(|node| line.contains(&format!("{}:26379", node.address())))
+}
+
+/// How a command that was not killed says that it has ended.
+struct End {
+    /// Who is primary.
+    node: String,
+    /// It has said itself that another one may become it yet.
+    may_move: bool,
+}
+
+impl End {
+    /// Exactly one end, and with the code that belongs to it.
+    fn said(said: &str, code: i32) -> Result<End> {
+        let lines: Vec<&str> = said.lines().collect();
+        let first = |text: &str| text.split([' ', ':']).next().unwrap_or_default().to_owned();
+        let after = |part: &str| lines.iter().find_map(|line| line.strip_prefix(part)).map(first);
+        let before = |part: &str| lines.iter().find(|line| line.contains(part)).map(|line| first(line));
+        let ends = [
+            (after("Done: "), 0),
+            (after("Done, but Sentinel chose "), 1),
+            (before(" is primary, and was not seen to take writes"), 2),
+            // Its last line says who it is.
+            (
+                after("Went back: ")
+                    .and_then(|_| before(" is primary and takes writes").or_else(|| before(" was primary; its"))),
+                2,
+            ),
+        ];
+        let ends: Vec<(String, i32)> = ends.into_iter().filter_map(|(node, code)| Some((node?, code))).collect();
+        let [(node, fits)] = ends.as_slice() else { bail!("not one end, but {ends:?}: {said}") };
+        // It has said what else there is to look at.
+        let more = ["was not seen put back", "was let take writes again"].iter().any(|part| said.contains(part));
+        let fits = if more { (*fits).max(1) } else { *fits };
+        ensure!(code == fits, "exit code {code}, which is to be {fits}: {said}");
+        Ok(End { node: node.clone(), may_move: said.contains("may still do it") })
+    }
 }
 
 /// What a broken switchover came to.
@@ -300,13 +367,20 @@ fn faulty(
             fault(&old, &to, process, said)
         })?;
         bed.say(&format!("at {at:?}: code {code:?} after {:.1} s\n{said}", begun.elapsed().as_secs_f64()));
+        let end = code.map(|code| End::said(&said, code)).transpose()?;
+        if let Some(End { node, .. }) = &end {
+            let info = bed.host(node)?.redis(6379, &["INFO", "replication"])?;
+            ensure!(info.contains("role:master"), "{node} is not primary: {said}{info}");
+        }
         as_before(bed, &before, LONG).with_context(|| format!("broken off at {at:?}: {said}"))?;
         after()?;
         wait_for("a node to take writes", Duration::from_secs(20), || {
             ensure!(!crate::bed::gates::open_gates(bed)?.is_empty(), "none does");
             Ok(())
         })?;
-        settled(bed)?;
+        let primary = settled(bed)?.name();
+        let is_it = |end: &End| end.node == primary || end.may_move;
+        ensure!(end.as_ref().is_none_or(is_it), "{primary} is primary: {said}");
         as_before(bed, &before, MENDED)?;
         Ok(said)
     })?;
@@ -349,7 +423,7 @@ const REWRITTEN: &str = "is written anew: it held what a switchover sets";
 fn killed(bed: &Bed) -> Result<()> {
     prepared(bed)?;
     let done = Victim::ALL.into_iter().try_for_each(|victim| {
-        let each = || STEPS.into_iter().try_for_each(|step| killed_at(bed, victim, step));
+        let each = || victim.steps().into_iter().try_for_each(|step| killed_at(bed, victim, step));
         lossless(bed, each).with_context(|| format!("{victim:?}")).map(drop)
     });
     done.and(pace(bed, INFO.1, PUBLISH.1))
@@ -362,11 +436,7 @@ fn killed_at(bed: &Bed, victim: Victim, step: &str) -> Result<()> {
     let kill = |old: &Host, to: &Host, process: Pid, said: &str| victim.kill(old, to, process, said);
     // And the old primary becomes a replica when a Sentinel has waited for four of its periods.
     let after = || pace(bed, INFO.0, PUBLISH.0);
-    let pause = match victim {
-        Victim::SentinelAsked if STEPS[3..].contains(&step) => FORGOTTEN,
-        _ => MENDED,
-    };
-    let broken = faulty(bed, step, pause, kill, after).with_context(|| format!("{victim:?} killed at {step:?}"))?;
+    let broken = faulty(bed, step, MENDED, kill, after).with_context(|| format!("{victim:?} killed at {step:?}"))?;
     // A command that is dead puts nothing back. Where no keeper says that it did, nothing was timed.
     ensure!(victim != Victim::Command || broken.mended > 0, "no keeper's word at {step:?}: {}", broken.said);
     bed.say(&format!("{victim:?} killed at {step:?}: {:.1} s", begun.elapsed().as_secs_f64()));
