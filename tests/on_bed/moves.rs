@@ -291,6 +291,33 @@ fn isolated(bed: &Bed) -> Result<()> {
     bed.heal()?;
     let new = settled(bed)?;
     ensure!(new.name() != old.name(), "the old primary is primary again");
+    was_down(bed, old.name(), new.name())
+}
+
+/// That both others tell why the primary moved away from a node that nobody reached: Sentinels agreed that it was down; or one of their
+/// keepers saw that its node is lost and has asked for it, which the other cannot tell from an operator.
+fn was_down(bed: &Bed, old: &str, new: &str) -> Result<()> {
+    let mut causes = Vec::new();
+    for node in bed.nodes().filter(|node| node.name() != old) {
+        let said = rolegate(&node, &["history", "--last", "1", "--json"])?;
+        let failover = &serde_json::from_str::<Value>(&said.text)?["masters"][0]["failovers"][0];
+        ensure!(failover["from"] == old && failover["to"] == new, "{}: {failover:#}", node.name());
+        let said = rolegate(&node, &["status", "--json"])?;
+        let last = &serde_json::from_str::<Value>(&said.text)?["masters"][0]["last_failover"];
+        let (cause, because) = (failover["cause"].as_str(), failover["because"].as_str().unwrap_or_default());
+        ensure!(
+            last["cause"].as_str() == cause && last["because"] == because,
+            "{}: {last:#}, {failover:#}",
+            node.name()
+        );
+        let is_gone = ["the primary's node was lost", "the primary was down"].iter().any(|why| because.contains(why));
+        ensure!(cause != Some("keeper") || is_gone, "{}: {failover:#}", node.name());
+        causes.push(cause.unwrap_or_default().to_owned());
+    }
+    bed.say(&format!("the primary moved because: {causes:?}"));
+    let any = |cause: &str| causes.iter().any(|one| one == cause);
+    let known = causes.iter().all(|one| ["primary_down", "keeper", "requested"].contains(&one.as_str()));
+    ensure!(known && (any("keeper") || !any("requested")), "the others say that it was {causes:?}");
     Ok(())
 }
 
@@ -312,7 +339,7 @@ fn power_cut(bed: &Bed) -> Result<()> {
     })?;
     let new = settled(bed)?;
     ensure!(new.name() != old.name(), "the old primary is primary again");
-    Ok(())
+    was_down(bed, old.name(), new.name())
 }
 
 fn flushed(bed: &Bed) -> Result<()> {
