@@ -1,5 +1,6 @@
 //! Commands on all nodes, backups, and taking everything out again.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Seek};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use super::cli::{Said, healthy, rolegate, wait_status};
 use super::moves::recorded;
 use crate::OnBed;
+use crate::bed::variant::MYMASTER;
 use crate::bed::{Bed, Host, gates, project, wait_for};
 
 pub const TRIALS: &[(&str, OnBed)] = &[
@@ -551,12 +553,17 @@ fn deinit(bed: &Bed) -> Result<()> {
         "rolegate_version",
         "name=\"sentinels\"",
         "name=\"nodes\"",
+        "redis_record-",
         "failure-timeout",
+        "migration-threshold",
         "RedisGate-closed",
+        "RedisGate-primary",
+        "RedisGate-allowed",
     ] {
         ensure!(!left.contains(gone), "{gone} is left: {left}");
     }
     ensure!(left.contains("ops-own") && left.contains("ops_own"), "{left}");
+    let left = configured(&node)?;
     ensure!(gates::open_gates(bed)?.is_empty(), "open on {:?}", gates::open_gates(bed)?);
     for node in bed.nodes() {
         let priority = node.redis(6379, &["CONFIG", "GET", "replica-priority"])?;
@@ -581,6 +588,29 @@ fn deinit(bed: &Bed) -> Result<()> {
         let again = rolegate(&node, &["deinit", "--local"])?;
         ensure!(again.code == 0 && again.text.contains("Nothing to do"), "{again:?}");
     }
-    gates::configure(bed)?;
+    gates::create(bed, &MYMASTER)?;
+    let bare = configured(&node)?;
+    ensure!(left == bare, "deinit has left {left:#?}, and a gate before its init is {bare:#?}");
+    ensure!(rolegate(&node, &["init"])?.code == 0, "init");
+    let made = configured(&node)?;
+    ensure!(made != bare, "init has made nothing that deinit could have left: {made:#?}");
     wait_status(&node, 0, "\"code\": 0").map(drop)
+}
+
+/// What stands in the cluster's configuration of resources and constraints, in any order, without what this trial has made itself, that the
+/// gate is disabled, and elements that hold nothing.
+fn configured(node: &Host<'_>) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for section in ["resources", "constraints"] {
+        let text = node.ask("cibadmin", &["-Q", "-o", section])?;
+        let lines = text.lines().map(str::trim).filter(|line| {
+            let own = line.contains("ops-own") || line.contains("name=\"target-role\"");
+            let holds = ["<meta_attributes", "</meta_attributes", "<instance_attributes", "</instance_attributes"];
+            let holds = holds.iter().any(|tag| line.starts_with(tag));
+            let section = ["<resources", "<constraints", "</constraints"].iter().any(|tag| line.starts_with(tag));
+            !own && !holds && !section
+        });
+        all.extend(lines.map(str::to_owned));
+    }
+    Ok(all)
 }
