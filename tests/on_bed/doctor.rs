@@ -84,7 +84,11 @@ fn case(id: &'static str, says: &'static str, harm: impl Into<String>, mend: imp
 /// Whether a check says so.
 fn says(found: &Findings, id: &str, text: &str) -> bool {
     let has = |text: &str| found.get(id).is_some_and(|all| all.iter().any(|one| one.contains(text)));
-    let says = text.strip_prefix('-').map_or_else(|| has(text), |gone| !has(gone));
+    if let Some(gone) = text.strip_prefix('-') {
+        // By what is gone no check has shown that it turns.
+        return !has(gone);
+    }
+    let says = has(text);
     if says {
         TURNED.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
     }
@@ -230,7 +234,8 @@ fn cluster(bed: &Bed) -> Result<()> {
     // On a copy, where nothing can come of it.
     let copy = "/run/doctor.xml";
     let changed = format!(
-        "cibadmin -Q > {copy}; export CIB_file={copy}; {}; {}; {} >/dev/null; sed -i '/\"#feature-set\"/{{s/value=\"[^\"]*\"/value=\"3.99.0\"/;:a;n;ba}}' {copy}; rolegate doctor --json",
+        "cibadmin -Q > {copy}; export CIB_file={copy}; {}; {}; {} >/dev/null; \
+         sed -i '/name=\"sentinels\"/s/value=\"\\([^ \"]* [^ \"]*\\) [^\"]*\"/value=\"\\1\"/' {copy}; sed -i '/\"#feature-set\"/{{s/value=\"[^\"]*\"/value=\"3.99.0\"/;:a;n;ba}}' {copy}; rolegate doctor --json",
         property("stonith-enabled", "true"),
         property("symmetric-cluster", "false"),
         delete("RedisGate-allowed")
@@ -240,6 +245,7 @@ fn cluster(bed: &Bed) -> Result<()> {
         ("stonith", "there is no fencing device"),
         ("symmetric", "no rule lets RedisGate run"),
         ("versions", "different Pacemakers"),
+        ("sentinel-count", "mymaster has 2 Sentinels: it cannot lose one"),
     ] {
         ensure!(says(&seen, id, text), "{id} does not say {text:?}: {seen:#?}");
     }
@@ -292,7 +298,25 @@ fn cluster(bed: &Bed) -> Result<()> {
     let on = property("enable-acl", "true");
     let off = format!("{}; {without}", gone("enable-acl"));
     turn(&node, &[case("cluster-acl", "rename it there", format!("{hole}; {on}"), off.clone())], &[])?;
-    turn(&node, &[case("cluster-acl", "-a", format!("{right}; {on}"), off)], &[])?;
+    // The right one has no finding, and says what even that lets through: it was tried.
+    let before = look(&node)?;
+    let said = node.sh_within(LONG, &format!("{right}; {on}")).and_then(|_| {
+        wait_for("the right rules to be seen", LONG, || {
+            let (_, report) = look_by(&node, "rolegate doctor --json --only cluster-acl")?;
+            let check = &report["checks"][0];
+            let found = check["found"].to_string();
+            let says = found.contains("its own attribute it may rename") && check["id"] == "cluster-acl";
+            ensure!(findings(&report).is_empty() && says, "{report:#}");
+            Ok(())
+        })
+    });
+    node.sh_within(LONG, &off)?;
+    said?;
+    wait_for("all to be as it was", LONG, || {
+        let now = look(&node)?;
+        ensure!(now == before, "{now:#?}\nbefore: {before:#?}");
+        Ok(())
+    })?;
     ended();
     Ok(())
 }
@@ -492,8 +516,17 @@ fn here(bed: &Bed) -> Result<()> {
                 "foreign-rules",
                 "tcp dport 6381 notrack",
                 "nft 'table inet doctor { chain none { tcp dport 6381 notrack; }; \
-                 chain in { type filter hook input priority 0; ip saddr != 10.77.0.0/24 tcp dport 6379 ct status != dnat drop; }; }'",
+                 chain in { type filter hook input priority 0; ip saddr != 10.77.0.0/24 tcp dport 6379 ct status != dnat drop; \
+                 tcp dport 6381 drop; }; }'",
                 "nft delete table inet doctor",
+            ),
+            case("foreign-rules", "takes what comes to a port of the gate: inet doctor in", "true", "true"),
+            // Here it accepts all; by what it says it need not.
+            case(
+                "foreign-rules",
+                "inet doctor-drops in drops what no rule accepts",
+                "nft 'table inet doctor-drops { chain in { type filter hook input priority 0; policy drop; accept; }; }'",
+                "nft delete table inet doctor-drops",
             ),
             case("direct", "-past the gate", "true", "true"),
         ],
@@ -538,6 +571,7 @@ fn here(bed: &Bed) -> Result<()> {
     let full = "echo 250000 > /run/doctor.count; sysctl -n net.netfilter.nf_conntrack_max >/dev/null";
     for ((id, text), line) in [
         (("settings", "unknown field"), private("wrong = 1\\n", line)),
+        (("direct", "is not in force"), private("[firewall]\\ndirect = []\\n", line)),
         (
             ("conntrack", "250000 of"),
             format!("{full}; {}", mounted("/run/doctor.count", "/proc/sys/net/netfilter/nf_conntrack_count")),
