@@ -117,7 +117,7 @@ pub struct Scene<'b> {
 }
 
 /// For how long the gate may be closed where STONITH cuts the power of its node: the cluster decides first, and a fence agent takes its time.
-const FENCED: Duration = Duration::from_secs(30);
+pub const FENCED: Duration = Duration::from_secs(30);
 
 /// The client host that a partition leaves with the old primary.
 pub const BESIDE: &str = CLIENTS[1];

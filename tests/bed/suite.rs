@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use rolegate::command::Cmd;
 use serde::{Deserialize, Serialize};
 
-use super::faults::{BEYOND, Came, Expects, FAULTS, Fault, Needs, Power, Scene};
+use super::faults::{BEYOND, Came, Expects, FAULTS, FENCED, Fault, Needs, Power, Scene};
 use super::load::{Bounds, Load, Writer, WriterReport};
 use super::watch::{BLIND, Seen, Watch};
 use super::{Bed, CLIENTS, NODES, Options, address, gates, jail, judge, power, project, table, wait_every};
@@ -783,9 +783,11 @@ fn summary(line: &Line) -> String {
     )
 }
 
-/// What one replica has confirmed in the last milliseconds may lack on the one that Sentinel chooses: a few writes of all that wait. More is data that
-/// was given up.
-const CONFIRMED_LAST: usize = 8;
+/// How many writes a failover may lose of what a replica has confirmed. `WAIT 1` says that one of two replicas has a write, not that both do, and
+/// Sentinel may choose the other one. Each gets the stream by itself, so that one is behind by some milliseconds at most while both are linked: four
+/// writers wait, of 200 writes a second each, and 10 ms of that are 8. (The recorded runs of single faults lost none, but for one with Sentinels in TILT:
+/// README.) Data that was given up is hundreds.
+pub const CONFIRMED_LAST: usize = 8;
 
 /// Whether a run of a single fault lost what a replica had confirmed.
 fn lost_confirmed(line: &Line) -> bool {
@@ -795,7 +797,20 @@ fn lost_confirmed(line: &Line) -> bool {
         && line.figures.as_ref().is_some_and(|figures| figures.wait_lost > CONFIRMED_LAST)
 }
 
-/// That nothing has failed, and nothing was seen that must never be.
+/// How many times as long as is expected 6381 may be closed. A busy machine delays each of the steps that a failover takes, and STONITH's more; in
+/// all recorded runs it never was more than 1.2 times, but where a defect had it closed for 90 s instead of 12. So this is neither the machine nor
+/// chance. What else is not as expected, a few cut connections say, can be the machine's, and only `--judge` counts it.
+const FAR_TOO_LONG: f64 = 3.0;
+
+/// Whether 6381 was closed for so long that a run of rolegate has failed.
+fn closed_far_too_long(line: &Line) -> bool {
+    let Ok(fault) = Fault::named(&line.fault) else { return false };
+    let expected = if line.system == System::Stonith { fault.closed.max(FENCED) } else { fault.closed };
+    let closed = line.figures.as_ref().and_then(|figures| figures.no_gate_ms);
+    closed.is_some_and(|closed| closed > FAR_TOO_LONG * milliseconds(expected))
+}
+
+/// That nothing has failed, nothing was seen that must never be, and nobody waited far too long.
 ///
 /// # Errors
 /// How often it was.
@@ -804,9 +819,11 @@ pub fn ensure_right(lines: &[Line]) -> Result<()> {
     let wrong = lines.iter().filter(wrong).count();
     let failed = lines.iter().filter(|line| line.figures.is_none()).count();
     let lost = lines.iter().filter(|line| lost_confirmed(line)).count();
+    let long = lines.iter().filter(|line| closed_far_too_long(line)).count();
     ensure!(
-        wrong + failed + lost == 0,
-        "of {} runs, {wrong} had stale acknowledgements or two open gates, {lost} of single faults lost what a replica had confirmed, {failed} failed",
+        wrong + failed + lost + long == 0,
+        "of {} runs, {wrong} had stale acknowledgements or two open gates, {lost} of single faults lost what a replica had confirmed, in {long} 6381 was \
+         closed more than {FAR_TOO_LONG} times as long as expected, {failed} failed",
         lines.len()
     );
     Ok(())

@@ -169,6 +169,14 @@ const FILE: &str = "docs/faults.jsonl";
 const BEGIN: &str = "<!-- by scripts/faults --paste docs/faults.jsonl";
 const END: &str = "<!-- end of that -->";
 
+/// The lines of the project's file.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn file() -> Result<Vec<Line>> {
+    read(&project().join(FILE))
+}
+
 /// Each document's name, and its table as it is to stand there.
 pub fn of_documents(lines: &[Line], commit: Option<&str>) -> String {
     let each = DOCUMENTS.iter().map(|document| format!("{}:\n\n{}\n", document.path, block(document, lines, commit)));
@@ -197,7 +205,7 @@ pub fn paste(lines: &[Line], commit: Option<&str>) -> Result<()> {
 /// # Errors
 /// When not.
 pub fn documents_are_made() -> Result<()> {
-    let lines = read(&project().join(FILE))?;
+    let lines = file()?;
     for document in &DOCUMENTS {
         let text = fs::read_to_string(project().join(document.path))?;
         let (_, old, _) = parts(&text).context(document.path)?;

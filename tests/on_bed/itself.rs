@@ -23,6 +23,8 @@ pub const ALONE: &[(&str, Alone)] = &[
     ("load::a_report_counts_right", bed::load::counts_right),
     ("faults::definitions_are_whole", bed::faults::are_whole),
     ("judge::lines_are_judged_by_what_is_wanted", bed::judge::judges_right),
+    ("judge::no_recorded_run_has_what_must_never_be", bed::judge::never_in_the_file),
+    ("judge::the_recorded_runs_show_all_that_is_wanted", bed::judge::met_in_the_file),
     ("table::lines_become_a_table", bed::table::reads_right),
     ("table::documents_have_the_tables_of_the_file", bed::table::documents_are_made),
     ("watch::what_was_seen_is_counted_right", bed::watch::counts_right),
