@@ -24,20 +24,40 @@ const READING: Duration = Duration::from_secs(10);
 /// How many subscribers a Sentinel has while it is looked at.
 const SUBSCRIBERS: usize = 2000;
 
+/// What a keeper may take, in percent of a core: less than this with one master name, and with [`MANY`].
+const ONE_TAKES: f64 = 1.0;
+const MANY_TAKE: f64 = 5.0;
+
+/// What a look may cost such a Sentinel, in milliseconds of its thread: less than this.
+const LOOK_COSTS: f64 = 1.0;
+
 /// How long the soak lasts, in seconds, unless told otherwise.
 pub const SOAK: u64 = 600;
 
 /// Measures keepers and Sentinels on a bed with its gate.
 ///
 /// # Errors
-/// When something cannot be measured.
+/// When something cannot be measured, or is more than it may be: when all is measured, and by medians, for this machine has other things to do.
 pub fn keeper(bed: &Bed, figures: &mut Figures) -> Result<()> {
     bed.say("what keepers cost");
-    look(bed, figures)?;
-    used(bed, figures, 1)?;
+    let mut costs =
+        vec![(format!("a look at a Sentinel with {SUBSCRIBERS} subscribers (ms)"), look(bed, figures)?, LOOK_COSTS)];
+    let mut keepers = |names: usize, most: f64| -> Result<()> {
+        let each = used(bed, figures, names)?.into_iter();
+        costs.extend(
+            each.map(|(node, percent)| (format!("{node}'s keeper, {names} master names (% core)"), percent, most)),
+        );
+        Ok(())
+    };
+    keepers(1, ONE_TAKES)?;
     bed.say(&format!("{MANY} master names"));
     many(bed)?;
-    used(bed, figures, MANY)
+    keepers(MANY, MANY_TAKE)?;
+    let too_much = costs.into_iter().filter(|(_, cost, most)| cost >= most);
+    let too_much: Vec<String> =
+        too_much.map(|(what, cost, most)| format!("{what}: {cost:.2}, less than {most} is wanted")).collect();
+    ensure!(too_much.is_empty(), "{}", too_much.join("; "));
+    Ok(())
 }
 
 /// Whether the lease is kept while something else wants all processors, and how near it comes to its end.
@@ -100,8 +120,8 @@ fn histogram(gaps: &[Duration]) -> String {
 }
 
 /// One look at a Sentinel with as many subscribers as a large application has, against its shortest answer: how long it takes from
-/// another host, and how long the Sentinel's thread runs for it.
-fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
+/// another host, and how long the Sentinel's thread runs for it: the latter's median, in milliseconds.
+fn look(bed: &Bed, figures: &mut Figures) -> Result<f64> {
     const ROUNDS: usize = 200;
     const TIMES: usize = 5;
     let sentinel = SocketAddr::new(address(NODES[1]).parse()?, 26379);
@@ -153,21 +173,25 @@ fn look(bed: &Bed, figures: &mut Figures) -> Result<()> {
         }
     }
     let name = |what: &str, question: &str| format!("{question}, {what}, Sentinel with {SUBSCRIBERS} subscribers");
+    let mut costs = f64::INFINITY;
     for (what, times) in [("from another host", took), ("time of the Sentinel's thread", used)] {
         let [ours, ping] = times;
         let ours = figures.add(&name(what, questions[0].0), "ms", ours)?;
         let ping = figures.add(&name(what, questions[1].0), "ms", ping)?;
         figures.ratio(&format!("a look against a PING, {what}"), ours, ping);
+        // The last one is the thread's.
+        costs = ours.median;
     }
     drop(subscribers);
-    Ok(())
+    Ok(costs)
 }
 
-/// What each node's keeper and Sentinel use: in percent of a core, and in MiB.
-fn used(bed: &Bed, figures: &mut Figures, names: usize) -> Result<()> {
+/// What each node's keeper and Sentinel use: in percent of a core, and in MiB. The median percents of the keepers, with their nodes.
+fn used(bed: &Bed, figures: &mut Figures, names: usize) -> Result<Vec<(String, f64)>> {
+    const KEEPER: &str = "rolegate-keeper";
     let sentinel = bed.server().sentinel();
     let each: Vec<(&str, Host)> =
-        ["rolegate-keeper", sentinel].into_iter().flat_map(|unit| bed.nodes().map(move |node| (unit, node))).collect();
+        [KEEPER, sentinel].into_iter().flat_map(|unit| bed.nodes().map(move |node| (unit, node))).collect();
     // utime and stime of proc_pid_stat(5), in hundredths of a second, behind the name, which may hold spaces.
     let cpu = |(unit, node): &(&str, Host)| -> Result<(Instant, f64)> {
         let script = format!(
@@ -185,13 +209,17 @@ fn used(bed: &Bed, figures: &mut Figures, names: usize) -> Result<()> {
         }
         before = now;
     }
+    let mut keepers = Vec::new();
     for ((unit, node), percent) in each.iter().zip(percents) {
-        figures.add(&format!("{unit}, {} ({names} master names): time", node.name()), "% core", percent)?;
+        let used = figures.add(&format!("{unit}, {} ({names} master names): time", node.name()), "% core", percent)?;
+        if *unit == KEEPER {
+            keepers.push((node.name().to_owned(), used.median));
+        }
         let text = node.sh(&format!("grep VmRSS /proc/$(systemctl show -P MainPID {unit})/status"))?.text();
         let kib: f64 = text.split_whitespace().nth(1).with_context(|| text.clone())?.parse()?;
         figures.add(&format!("{unit}, {} ({names} master names): memory", node.name()), "MiB", vec![kib / 1024.0])?;
     }
-    Ok(())
+    Ok(keepers)
 }
 
 /// As many master names as [`MANY`], all with their primary on the first node: a Redis for each on every node, watched by the same
