@@ -42,9 +42,10 @@ fn main() {
     if !arguments.list {
         support::isolate();
     }
-    let trials: [(&str, fn()); 16] = [
+    let trials: [(&str, fn()); 17] = [
         ("callers_that_say_nothing_hold_up_no_agent", silent_callers),
         ("the_keeper_serves_root_and_group_haclient_and_nobody_else", whom_the_keeper_serves),
+        ("a_second_keeper_is_refused_and_the_first_keeps_its_connections", second_keeper),
         ("without_a_usable_firewall_the_agent_says_so", without_a_usable_firewall),
         ("a_firewall_that_is_busy_at_first_fails_no_promote", busy_firewall),
         ("a_record_of_which_nobody_can_be_told_is_not_followed", a_record_of_which_nobody_can_be_told_is_not_followed),
@@ -266,7 +267,8 @@ impl World {
         self.start_keeper_saying_to(Stdio::inherit());
     }
 
-    fn start_keeper_saying_to(&mut self, stderr: Stdio) {
+    /// A keeper, not started.
+    fn keeper(&self) -> Command {
         // Without Pacemaker it takes the host's name for the node's.
         let mut command = Command::new("unshare");
         command.args(["--uts", "setpriv", "--pdeathsig", "KILL", "sh", "-c"]);
@@ -275,7 +277,12 @@ impl World {
             self.node.name(),
             env!("CARGO_BIN_EXE_rolegate-keeper")
         ));
-        self.keeper = Some(command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn start_keeper_saying_to(&mut self, stderr: Stdio) {
+        self.keeper = Some(self.keeper().stderr(stderr).spawn().unwrap());
         eventually("the keeper keeps this gate", || {
             rolegate::keeper::socket::ask(&Request::Report).is_ok_and(|reports| !reports.is_empty())
         });
@@ -795,7 +802,16 @@ fn stop_and_demote_work_with_everything_broken() {
 }
 
 fn the_keeper_closes_what_is_not_named_and_opens_what_is() {
-    let mut world = World::new();
+    // Long, and its keeper says why it closes: else a lease that nobody renews would end it as well.
+    let mut world = World::on(BackendChoice::Nft, "5s");
+    world.stop_keeper(Signal::SIGKILL);
+    let log = "/run/rolegate/keeper.stderr";
+    world.start_keeper_saying_to(std::fs::File::create(log).unwrap().into());
+    let closings = || -> Vec<String> {
+        let said = std::fs::read_to_string(log).unwrap();
+        let why = said.lines().filter_map(|line| line.split_once("6381 is closed for writing: ").map(|(_, why)| why));
+        why.map(str::to_owned).collect()
+    };
     world.reset();
     world.name(true);
     for action in ["start", "promote"] {
@@ -805,13 +821,20 @@ fn the_keeper_closes_what_is_not_named_and_opens_what_is() {
     let after = world.agree("monitor");
     assert!(after.ro.is_open() && !after.rw.is_open(), "{after:?}");
     // Named again: the keeper opens it. And what it opened it closes when that is over.
-    for lost in [|world: &mut World| world.name(true), |world: &mut World| world.redis = None] {
+    let losses: [(fn(&mut World), &str); 2] = [
+        (|world| world.name(true), "Sentinels name node2"),
+        (|world| world.redis = None, "Redis on this node refuses connections"),
+    ];
+    for (lost, why) in losses {
         world.name(false);
         world.start_redis();
         eventually("the port opens", || world.agree("a monitor").rw.is_open());
         assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
+        let before = closings().len();
         lost(&mut world);
         eventually("the port closes", || !world.agree("a monitor").rw.is_open());
+        let said = closings().split_off(before);
+        assert!(said.len() == 1 && said[0].starts_with(why), "{said:?}, not {why:?}");
         assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
         let after = world.agree("a monitor after the loss");
         assert!(after.ro.is_open() && !after.rw.is_open(), "{after:?}");
@@ -1027,6 +1050,49 @@ fn whom_the_keeper_serves() {
     assert_eq!(as_nobody(&["--groups", "daemon"]), "PermissionDenied");
     assert_eq!(as_nobody(&["--groups", "haclient"]), "1 reports", "as Sentinel's user");
     assert_eq!(asked_as(&["--reuid", "nobody", "--regid", "haclient", "--clear-groups"]), "1 reports");
+}
+
+/// Two would take each other's right to arm away, and with their lines confuse other nodes.
+fn second_keeper() {
+    let mut world = World::new();
+    world.reset();
+    for action in ["start", "promote"] {
+        assert_eq!(world.agent(action, false, &[]), 0, "{action}");
+    }
+    let mut client = world.client.connect(SocketAddr::new(NODE.parse().unwrap(), 6381)).unwrap();
+    let [redis, sentinels @ ..] =
+        [6379, SENTINELS[0], SENTINELS[1], SENTINELS[2]].map(|port| connections(&world, port));
+    let second = world.keeper().stderr(Stdio::piped()).spawn().unwrap();
+    let second = second.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(
+        !second.status.success() && said.contains("another rolegate-keeper runs on this node"),
+        "{}: {said}",
+        second.status
+    );
+    // The first one goes on, by the connections that it had: longer than a lease, and than many a round.
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    while std::time::Instant::now() < until {
+        assert!(client.pings() && world.state().rw.is_open());
+        let now = connections(&world, 6379);
+        assert!(redis.iter().any(|id| now.contains(id)), "its connections to Redis were {redis:?}, and are {now:?}");
+        for (port, before) in SENTINELS.iter().zip(&sentinels) {
+            assert_eq!(connections(&world, *port), *before, "its connections to the Sentinel at {port}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The ids of the keeper's connections to the server at `port`: at a Sentinel those with its mark.
+fn connections(world: &World, port: u16) -> Vec<String> {
+    let listed = world.redis_cli(port, "CLIENT LIST TYPE normal").unwrap();
+    // Who asks here is one of them, and so are Sentinels.
+    let is_keeper = |line: &&str| match port {
+        6379 => !line.contains(" cmd=client") && !line.contains(" name=sentinel-"),
+        _ => line.contains(" name=rolegate:mymaster:node1:"),
+    };
+    let id = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    listed.lines().filter(is_keeper).map(id).collect()
 }
 
 /// Whoever is in group haclient can take all places of the keeper's socket, and those behind them.
