@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::cli::{healthy, rolegate, wait_status};
-use super::moves::recorded;
+use super::moves::{journal, recorded};
 use super::variants::undisturbed;
 use crate::OnBed;
 use crate::bed::load::{Bounds, Load, Writer};
@@ -175,12 +175,50 @@ fn emptied(bed: &Bed, before: &str) -> Result<Vec<String>> {
     Ok(ids)
 }
 
+/// W of the default lease, 2 s, with an arm of 0.4 s: for so long others are looked at before a port opens.
+const WINDOW: Duration = Duration::from_millis(2640);
+
+/// Lines, marks and looks need no permission: while the gate is disabled all keepers say that they are closed, and see that of each other. So who is
+/// promoted then opens without looking for as long as that anew.
+fn marked_while_disabled(bed: &Bed, node: &Host<'_>) -> Result<()> {
+    let name = |of: &str| format!(" name=rolegate:mymaster:{of}:closed ");
+    wait_for("all nine lines to say closed", LONG, || {
+        for at in bed.nodes() {
+            let listed = at.redis(26379, &["CLIENT", "LIST", "TYPE", "normal"])?;
+            let marks: Vec<&str> = listed.lines().filter(|line| line.contains(" name=rolegate:mymaster:")).collect();
+            let all = NODES.iter().all(|of| marks.iter().filter(|line| line.contains(&name(of))).count() == 1);
+            ensure!(all && marks.len() == NODES.len(), "{}: {marks:#?}", at.name());
+        }
+        Ok(())
+    })?;
+    thread::sleep(WINDOW);
+    let since = SystemTime::now();
+    node.sh_within(LONG, "pcs resource enable RedisGate-clone --wait=50")?;
+    gates::opened(bed, &MYMASTER)?;
+    // From when the agent has given its permission to when the keeper has opened, both by this machine's clock.
+    let given = node.ask("stat", &["-c", "%.6Y", "/run/rolegate/permission-RedisGate"])?;
+    let given = Duration::from_secs_f64(given.parse().with_context(|| given.clone())?);
+    let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
+    let all = journal(node, &["-t", "rolegate-keeper", "--since", &since])?;
+    let opened = all
+        .iter()
+        .find(|record| record["MESSAGE"].as_str().is_some_and(|text| text.contains("6381 is open for writing")));
+    let opened =
+        opened.and_then(|record| record["__REALTIME_TIMESTAMP"].as_str()).with_context(|| format!("{all:#?}"))?;
+    let took = Duration::from_micros(opened.parse()?).saturating_sub(given);
+    bed.say(&format!("open {} ms after it was promoted", took.as_millis()));
+    ensure!(took < WINDOW, "open {took:?} after it was promoted");
+    wait_status(node, 0, "\"code\": 0").map(drop)
+}
+
 fn anew(bed: &Bed) -> Result<()> {
     let (primary, other) = healthy(bed)?;
     bed.replicas_known()?;
     let node = bed.host(primary)?;
     let (before, on) = (sentinels(&node)?, says(&node, &node)?);
     let gate = |what: &str| node.sh_within(LONG, &format!("pcs resource {what} RedisGate-clone --wait=50"));
+    gate("disable")?;
+    marked_while_disabled(bed, &node)?;
     gate("disable")?;
     let ids = emptied(bed, &before)?;
     // None of them counts, so who is primary cannot be told.
