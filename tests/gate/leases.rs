@@ -482,7 +482,14 @@ fn extending(choice: BackendChoice) {
     assert!(!untouched(&mut leasing));
     if choice != NFT {
         assert!(!extends(&mut leasing), "left to who reads the rules");
-        assert_eq!(node.state().baseline, Baseline::Intact);
+        let read = || net.node.run(|| node.gate.reading());
+        let by = |reading| net.node.run(|| node.gate.state_by(&reading)).expect("state").baseline;
+        // What was read before another change says nothing about now.
+        let older = read();
+        net.node.sh("nft delete table inet stranger");
+        assert_eq!(by(older), Baseline::Intact);
+        assert!(!extends(&mut leasing));
+        assert_eq!(by(read()), Baseline::Intact);
     }
     assert!(extends(&mut leasing) && untouched(&mut leasing));
     reader.goes_on();

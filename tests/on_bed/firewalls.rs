@@ -1,5 +1,6 @@
 //! The gate on each firewall that it can live on: one cluster whose nodes have three different ones.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -66,6 +67,7 @@ fn on_three(bed: &Bed, chain: &[(Host, &str); 3]) -> Result<()> {
     }
     ports(bed)?;
     ensure!(settled(bed)?.name() == first.name(), "the primary moved by itself");
+    keepers_run_no_program(chain)?;
     let report = with_writers(bed, || failover(bed, first, second, third), || Ok(()))?;
     nothing_stale(&report)?;
     for writer in report.writers.iter().filter(|writer| writer.name.starts_with("proxied")) {
@@ -93,6 +95,22 @@ fn on_three(bed: &Bed, chain: &[(Host, &str); 3]) -> Result<()> {
     failover(bed, second, third, first)?;
     settled(bed)?;
     ports(bed)
+}
+
+/// While nothing changes a keeper runs no program; but on iptables-legacy, of whose rules nothing else tells.
+fn keepers_run_no_program(chain: &[(Host, &str); 3]) -> Result<()> {
+    // cminflt of proc_pid_stat(5), behind the name, which may hold spaces: what its children have needed until they ended.
+    let needed = "set -- $(sed 's/.*) //' /proc/$(systemctl show -P MainPID rolegate-keeper)/stat); echo $9";
+    for (node, backend) in chain {
+        wait_for("a keeper to have nothing to do", LONG, || {
+            let before = node.sh(needed)?.text();
+            thread::sleep(Duration::from_secs(5));
+            let ran = node.sh(needed)?.text() != before;
+            ensure!(ran == (*backend == "iptables-legacy"), "{} on {backend} ran programs: {ran}", node.name());
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// A failover by hand that can go to one node only, until that one takes writes.
