@@ -97,6 +97,14 @@ pub struct Own<D> {
     pub placed: bool,
 }
 
+/// Whether all nodes have shown that they have what this one stands on, and hold leases by nothing else. From then on the record before is history:
+/// until then the length of its leases counts ([`crate::lease::Lengths`]), and so do its nodes.
+pub fn all_have_shown<D: PartialEq>(own: &Own<D>, peers: &[Peer<D>]) -> bool {
+    let Some(on) = &own.on else { return false };
+    let has_shown = own.also.is_none() && matches!(&own.says, Shown::On(said) if said == on);
+    has_shown && peers.iter().all(|peer| peer.has_shown(on))
+}
+
 /// What a node is to do about the record that the CIB has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next<D> {
@@ -242,6 +250,26 @@ mod tests {
         assert_eq!(next(&Own { idle: true, ..on_a.clone() }, &'b', false, &[]), Next::LetGo);
         assert_eq!(next(&Own { placed: false, ..on_a.clone() }, &'b', true, &[]), Next::LetGo);
         assert_eq!(next(&on_a, &'a', false, &[peer(Shown::On('0'))]), Next::Keep);
+    }
+
+    #[test]
+    fn the_record_before_counts_until_this_node_and_all_others_have_shown_the_new_one() {
+        let on_b = own(Some('b'), Shown::On('b'));
+        let shown = |own: &Own<char>, says| all_have_shown(own, &[peer(Shown::On('b')), peer(says)]);
+        for says in [Shown::On('b'), Shown::Nothing, Shown::Off] {
+            assert!(shown(&on_b, says), "{says:?}");
+        }
+        for says in [Shown::On('a'), Shown::Moving('a', 'b'), Shown::Moving('b', 'c'), Shown::Never, Shown::Unclear] {
+            assert!(!shown(&on_b, says), "{says:?}");
+        }
+        for own in [
+            own(None, Shown::Nothing),
+            own(Some('b'), Shown::Moving('a', 'b')),
+            own(Some('b'), Shown::On('a')),
+            Own { also: Some('a'), ..on_b },
+        ] {
+            assert!(!shown(&own, Shown::On('b')), "{own:?}");
+        }
     }
 
     #[test]

@@ -1031,7 +1031,7 @@ impl Group {
             idle: seen_closed && !self.unreadable && !self.granted.is_some_and(may_read) && self.is_disabled(&cib),
             urgent: self.granted == Some(Granted::Promoted),
         };
-        let all = self.standing.last.is_some() && !self.standing.unsettled && self.standing.all_have_shown(&view);
+        let all = self.standing.last.is_some() && self.standing.all_have_shown(&view);
         if all {
             self.standing.forget_last();
         }

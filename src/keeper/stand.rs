@@ -185,11 +185,15 @@ impl Standing {
     /// Whether all nodes have shown that they have what this one stands on, by the CIB on its disk. Those that STONITH has confirmed off are
     /// not to be seen there.
     pub fn all_have_shown(&self, view: &View<'_>) -> bool {
-        let Some(on) = &self.on else { return false };
         let records = self.records(None);
-        let digest = on.digest();
-        let own = self.own_said(view.cib, view.me) == Shown::On(digest.clone());
-        own && peers(view.cib, &self.attribute, view.me, &records).iter().all(|peer| peer.has_shown(&digest))
+        let own = Own {
+            on: self.on.as_ref().map(Basis::digest),
+            also: self.last.as_ref().filter(|_| self.unsettled).map(Basis::digest),
+            says: self.own_said(view.cib, view.me),
+            idle: view.idle,
+            placed: true,
+        };
+        stand::all_have_shown(&own, &peers(view.cib, &self.attribute, view.me, &records))
     }
 
     /// All have: the record before is history.
@@ -342,7 +346,7 @@ impl Standing {
                 };
                 format!(
                     "the record has changed by {steps} steps at once: this node goes on with the one before (rolegate init --master {} --replace takes one after the other)",
-                    self.master
+                    self.subject.master().unwrap_or_default()
                 )
             }
         };

@@ -169,6 +169,28 @@ pub enum Opening {
     Acquisition,
 }
 
+/// What a check right before a swap comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checked {
+    /// The swap may come.
+    May,
+    /// There is nothing to acquire: it is open.
+    AlreadyOpen,
+    /// The arm is too old, or what was to go on is over.
+    Lapsed,
+}
+
+/// Whether the swap may come that is wanted for `wanted`, where no firewall sees to the half that is its own ([`concludes`]): `is_open` and the `age` of
+/// the arm, which may be `arm` at most, are read when all answers are there, and right before the swap. Times are in any one unit.
+pub fn check<T: PartialOrd>(wanted: Opening, is_open: bool, age: T, arm: T) -> Checked {
+    match (wanted, is_open) {
+        (Opening::Acquisition, true) => Checked::AlreadyOpen,
+        (Opening::Renewal, false) => Checked::Lapsed,
+        _ if age > arm => Checked::Lapsed,
+        _ => Checked::May,
+    }
+}
+
 /// What a round's arm may be swapped in for, by what proves something for it ([`Answered::proof`]); None as long as it is not enough.
 /// The firewall adds its half: the arm lives and, for a renewal, so does the open element.
 pub fn concludes<N: Ord>(proofs: &[Evidence<N>], sentinels: usize, others: &[N], has_lease: bool) -> Option<Opening> {
@@ -197,6 +219,21 @@ mod tests {
             assert!(line.look(at, at, seen, &TERMS));
         }
         line
+    }
+
+    #[test]
+    fn a_swap_that_no_firewall_checks_comes_with_a_young_arm_and_on_what_is_as_it_was_taken_for() {
+        use Opening::{Acquisition, Renewal};
+        for (wanted, is_open, age, comes_to) in [
+            (Renewal, true, 4, Checked::May),
+            (Renewal, true, 5, Checked::Lapsed),
+            (Renewal, false, 0, Checked::Lapsed),
+            (Acquisition, false, 4, Checked::May),
+            (Acquisition, false, 5, Checked::Lapsed),
+            (Acquisition, true, 5, Checked::AlreadyOpen),
+        ] {
+            assert_eq!(check(wanted, is_open, age, 4), comes_to, "{wanted:?} {is_open} {age}");
+        }
     }
 
     fn at(sent: Moment) -> Answer {

@@ -10,7 +10,7 @@
 //! - What an answer comes to, and for which round it proves something: [`Line`], [`Answered`].
 //! - A majority of answers that count and name this node renews: [`renews`].
 //! - To open, on each Sentinel of that majority every other node is free, too: [`Watch`], [`acquires`].
-//! - What a round comes to by that: [`concludes`].
+//! - What a round comes to by that: [`concludes`]; what is seen to right before the swap, where the firewall does not: [`check`].
 //! - [`mark`]: what marks look like.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ mod line;
 pub mod mark;
 mod watch;
 
-pub use line::{Answer, Answered, Line, Measure, Opening, concludes};
+pub use line::{Answer, Answered, Checked, Line, Measure, Opening, check, concludes};
 pub use watch::Watch;
 
 /// A point of time on the caller's monotonic clock.

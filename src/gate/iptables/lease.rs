@@ -51,6 +51,7 @@ use super::{Known, Moment, plan, unread};
 use crate::gate::lease::{Armed, Held, Swap, Swapped};
 use crate::gate::netlink::Socket;
 use crate::gate::{GateError, Ports, ROUNDING, pause};
+use crate::lease::{Checked, Opening, check};
 
 /// How long a set that somebody is just listing is waited for.
 const BUSY: Duration = Duration::from_millis(500);
@@ -117,13 +118,16 @@ impl Holder {
         }
         self.socket.set_deadline(until).map_err(refused)?;
         let open = self.open()?.is_some();
+        let wanted = match kind {
+            Swap::Acquire => Opening::Acquisition,
+            Swap::Renew => Opening::Renewal,
+        };
         // This is the moment R. Nothing above may move below.
-        let late = armed.since.elapsed() > armed.ask;
-        match kind {
-            Swap::Acquire if open => return self.nothing(Swapped::AlreadyOpen),
-            Swap::Renew if !open => return self.nothing(Swapped::Lapsed),
-            _ if late || armed.key != self.key => return self.nothing(Swapped::Lapsed),
-            Swap::Acquire | Swap::Renew => {}
+        match check(wanted, open, armed.since.elapsed(), armed.ask) {
+            Checked::AlreadyOpen => return self.nothing(Swapped::AlreadyOpen),
+            Checked::Lapsed => return self.nothing(Swapped::Lapsed),
+            Checked::May if armed.key != self.key => return self.nothing(Swapped::Lapsed),
+            Checked::May => {}
         }
         let swap = Change::Swap(self.set.clone(), plan::open_set(self.ports.rw));
         match patient(&mut self.socket, &swap, |error| error == EBUSY) {
