@@ -81,7 +81,7 @@ pub fn what_to_do(names: &[&str]) -> String {
 }
 
 /// What has init, by the command `again`, write the record whatever was there before: while the gate is disabled nobody stands on any.
-fn at_once(gate: &Gate, again: &str) -> String {
+pub fn at_once(gate: &Gate, again: &str) -> String {
     match gate.is_blocks() {
         true => format!("rolegate fence NODE for each node; {again}; rolegate unfence NODE for each node"),
         false => judge::disabled(&gate.resource.outer_id, again),

@@ -776,6 +776,17 @@ mod tests {
     }
 
     #[test]
+    fn where_no_single_steps_lead_to_it_the_gate_is_disabled_for_this_command() {
+        let gate = gate(Some(before()));
+        let again = again(&parsed("rolegate init --without node3 --replace"), &gate);
+        assert_eq!(
+            change::at_once(&gate, &again),
+            "pcs resource disable RedisGate-clone --wait=60 && { rolegate init --master mymaster --without node3 --replace; \
+             pcs resource enable RedisGate-clone; }"
+        );
+    }
+
+    #[test]
     fn what_is_replaced_is_shown_old_and_new() {
         let lines = shown(&gate(Some(before())), &found().record);
         assert_eq!(
