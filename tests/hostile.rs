@@ -34,6 +34,7 @@ use rolegate::record::Record;
 use rolegate::sentinel;
 use rolegate::server::Value;
 use rolegate::settings::Settings;
+use rolegate::switchover;
 use rolegate::transfer::Transfer;
 use rolegate::wire::{LONGEST_REPLY, Replies};
 
@@ -119,6 +120,9 @@ const OF_A_COMMAND: &str = "*1\r\n*10\r\n$6\r\nxgroup\r\n:-2\r\n*0\r\n:0\r\n:0\r
 const COPY: &str =
     "\n\n$EOF:0123456789abcdef0123456789abcdef01234567\r\nREDIS0010\u{3}0123456789abcdef0123456789abcdef01234567*1\r\n";
 const COPY_WITH_LENGTH: &str = "\n$13\r\nREDIS0010\u{3}abc*1\r\n$4\r\nPING\r\n";
+/// As CONFIG GET gives a setting, in either protocol.
+const SETTING: &str =
+    "*2\r\n$21\r\nmin-replicas-to-write\r\n$10\r\n1239410001\r\n%1\r\n$16\r\nreplica-priority\r\n$3\r\n100\r\n";
 const NOTES: &str = r#"{"version":1,"master":"mymaster","node":"node1"}
 {"at":1000,"what":"begun","nodes":{"node1":"10.0.0.1:6379","node2":"[fd00::2]:6379"}}
 {"at":2000,"what":"sentinel","sentinel":"10.0.0.1:26379","says":"tried"}
@@ -128,7 +132,7 @@ const NOTES: &str = r#"{"version":1,"master":"mymaster","node":"node1"}
 const ARGUMENTS: &str = "mymaster leader start 10.0.0.1 6379 10.0.0.2 6379";
 const PARAMETERS: &str = "master=mymaster\nrw_port=6381\nro_port=6380\nredis_port=6379\nlease=2s\nopen_for=20s\nro_max_stale=60s\nattribute=a\nport=rw";
 
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     CIB,
     CRM_MON,
     SETTINGS,
@@ -151,6 +155,7 @@ const ALL: [&str; 22] = [
     COPY,
     COPY_WITH_LENGTH,
     NOTES,
+    SETTING,
 ];
 
 /// One way of breaking a text; places are parts of 1000 of its length.
@@ -299,6 +304,10 @@ fn the_samples_are_understood() {
     assert!(hook::read_call(&ARGUMENTS.split(' ').map(str::to_owned).collect::<Vec<_>>()).is_ok());
     let nodes = ["node1", "node2", "node3"].map(str::to_owned);
     assert_eq!(Marks::read(CLIENTS).of("mymaster", &nodes).len(), 2);
+    assert_eq!(
+        replies(SETTING.as_bytes()).iter().filter_map(switchover::number).collect::<Vec<_>>(),
+        [1_239_410_001, 100]
+    );
     assert!(settings(SETTINGS.as_bytes()));
     assert!(permission(PERMISSION.as_bytes()));
     assert_eq!(replies(EVENTS.as_bytes()).iter().filter_map(events::understood).count(), 3);
@@ -363,6 +372,7 @@ fn replies_of_redis_and_sentinel() {
         }
     });
     all_ways(EVENTS, |bytes| replies(bytes).iter().for_each(|reply| drop(events::understood(reply))));
+    all_ways(SETTING, |bytes| replies(bytes).iter().for_each(|reply| _ = switchover::number(reply)));
     all_ways(INFO, |bytes| drop(instance::read(&[Value::BulkString(bytes.to_vec())])));
     all_texts(CLIENTS, |text| {
         let nodes = ["node1", "node2", "node3"].map(str::to_owned);
