@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::moves::recorded;
+use super::moves::{closings, recorded};
 use super::variants::keeper_log;
 use crate::OnBed;
 use crate::bed::watch::Watch;
@@ -392,11 +392,14 @@ fn fence(bed: &Bed) -> Result<()> {
 
 /// From the command to the closed port, as a firewall's reader outside the nodes sees it.
 fn fence_closes(bed: &Bed) -> Result<()> {
-    // For how long it may be open yet: far more than any of the three needs, for this machine is busy.
-    for (args, is_local, most) in [
-        (&["fence", "--no-switchover"][..], false, Duration::from_secs(3)),
-        (&["fence", "--local"], true, Duration::from_secs(3)),
-        (&["fence"], false, Duration::from_secs(20)),
+    // The keeper sees the fence first, or that Pacemaker, or the command itself, has closed.
+    let by_fence = &["an operator has fenced this node", "it was closed from outside"][..];
+    // For how long it may be open yet: far more than any of the three needs, for this machine is busy. A lease that runs out could be as soon: so the
+    // keeper is to say why it was closed.
+    for (args, is_local, most, reasons) in [
+        (&["fence", "--no-switchover"][..], false, Duration::from_secs(3), by_fence),
+        (&["fence", "--local"], true, Duration::from_secs(3), by_fence),
+        (&["fence"], false, Duration::from_secs(20), &["a switchover has stopped writes"]),
     ] {
         let (primary, other) = healthy(bed)?;
         bed.replicas_known()?;
@@ -404,7 +407,7 @@ fn fence_closes(bed: &Bed) -> Result<()> {
         let node = bed.host(on)?;
         let watch = Watch::start(bed);
         thread::sleep(Duration::from_millis(300));
-        let begun = Instant::now();
+        let (begun, since) = (Instant::now(), SystemTime::now());
         let said = rolegate(&node, &args)?;
         let returned = Instant::now();
         wait_for("another node's 6381 to open", LONG, || {
@@ -430,6 +433,10 @@ fn fence_closes(bed: &Bed) -> Result<()> {
         ensure!(took < most, "{what}: 6381 of {primary} closed after {took:?}, {most:?} at most");
         ensure!(closed < returned, "{what} returned before 6381 of {primary} was closed: {said:?}");
         ensure!(closed < opened && seen.two_open().is_zero(), "{what}: another opened before: {:?}", seen.two_open());
+        let why = closings(&bed.host(primary)?, since)?;
+        bed.say(&format!("{primary} closed: {}", why.join("; ")));
+        let is_right = why.len() == 1 && reasons.contains(&why[0].as_str());
+        ensure!(is_right, "{what}: {primary} closed for {why:?}, not for {reasons:?}");
         let again = seen.opened(primary, closed + Duration::from_millis(1));
         ensure!(again.is_none(), "{what}: 6381 of {primary} opened again");
     }

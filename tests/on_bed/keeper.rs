@@ -2,12 +2,12 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::firewalls::flush_iptables;
-use super::moves::{journal, nothing_stale, settled, with_gate, with_writers};
+use super::moves::{closings, journal, none_stale, settled, with_gate, with_writers};
 use super::switchover::watched;
 use crate::OnBed;
 use crate::bed::gates::{open_gates, role};
@@ -84,9 +84,11 @@ pub(super) fn made_anew(bed: &Bed, node: &Host, flush: &str, ports: &[u16]) -> R
     Ok(times)
 }
 
-/// Within how many milliseconds a flushed firewall is made anew, as a rule: a second is promised, and this machine has more to do than a
-/// cluster's.
-const MADE_ANEW_MS: u128 = 2000;
+/// Within how many milliseconds a flushed firewall is made anew: that is promised. Other programs on this machine slow each time down, and none makes
+/// one quicker, so the quickest of them says what it takes.
+const MADE_ANEW_MS: u128 = 1000;
+/// The same as a rule: the median, on a machine that has more to do than a cluster's.
+const AS_A_RULE_MS: u128 = 2000;
 
 fn flushed(bed: &Bed) -> Result<()> {
     let primary = with_gate(bed)?;
@@ -97,13 +99,18 @@ fn flushed(bed: &Bed) -> Result<()> {
         flushes.push(flush_iptables("nft"));
     }
     for flush in flushes {
-        let mut times = made_anew(bed, &replica, &flush, &[6380])?;
-        times.extend(made_anew(bed, &primary, &flush, &[6380, 6381])?);
-        times.sort_unstable();
-        let median = times[times.len() / 2];
+        let mut all = Vec::new();
+        for (node, ports) in [(&replica, &[6380][..]), (&primary, &[6380, 6381])] {
+            let times = made_anew(bed, node, &flush, ports)?;
+            let quickest = times.iter().min().copied().unwrap_or(u128::MAX);
+            ensure!(quickest < MADE_ANEW_MS, "{}: made anew after {times:?} ms: {flush}", node.name());
+            all.extend(times);
+        }
+        all.sort_unstable();
+        let median = all[all.len() / 2];
         ensure!(
-            median < MADE_ANEW_MS,
-            "made anew after {median} ms (median of {times:?}), {MADE_ANEW_MS} at most: {flush}"
+            median < AS_A_RULE_MS,
+            "made anew after {median} ms (median of {all:?}), {AS_A_RULE_MS} at most: {flush}"
         );
     }
     ensure!(settled(bed)?.name() == primary.name(), "the primary has moved");
@@ -362,18 +369,14 @@ fn named_another(bed: &Bed) -> Result<()> {
         node.redis(26379, &["SENTINEL", "FLUSHCONFIG"])?;
     }
     let (begun, report, seen) = tried?;
-    nothing_stale(&report)?;
+    // What is acknowledged between the promotion and its being named is lost, also where the other replica has confirmed it: that follows the
+    // promoted one later, and throws it away.
+    none_stale(&report)?;
     let new = settled(bed)?;
     let (named, at) = seen.successor(old.name(), begun).context("no majority named another node")?;
     ensure!(named == new.name(), "{named} was named, {} is the primary", new.name());
     let closed = seen.closed(old.name(), begun).context("the old primary's port was never seen to close")?;
-    let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
-    let all = journal(&old, &["-t", "rolegate-keeper", "--since", &since])?;
-    let why: Vec<&str> = all
-        .iter()
-        .filter(|record| record["MESSAGE"].as_str().is_some_and(|text| text.contains("is closed for writing")))
-        .filter_map(|record| record["REASON"].as_str())
-        .collect();
+    let why = closings(&old, since)?;
     // Not before it, but for the time between two looks.
     let took = closed.saturating_duration_since(at);
     bed.say(&format!(

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::cli::rolegate;
 use crate::OnBed;
 use crate::bed::gates::{self, configure, open_gates, role};
-use crate::bed::load::{Bounds, Load, Report, Writer};
+use crate::bed::load::{Bounds, Load, Report, Writer, WriterReport};
+use crate::bed::suite::CONFIRMED_LAST;
 use crate::bed::variant::MYMASTER;
 use crate::bed::{Bed, CLIENTS, Host, NODES, address, address6, hosts, wait_for};
 
@@ -123,13 +124,20 @@ pub(super) fn with_writers(
 }
 
 /// What holds after every failure in which nothing but one server failed: nobody acknowledged
-/// behind its successor, and what a replica had confirmed is there.
+/// behind its successor, and what a replica had confirmed is there, but for its last few writes ([`CONFIRMED_LAST`]).
 pub(super) fn nothing_stale(report: &Report) -> Result<()> {
+    let waiting = none_stale(report)?;
+    ensure!(waiting.lost <= CONFIRMED_LAST, "{} writes that a replica had confirmed are lost", waiting.lost);
+    Ok(())
+}
+
+/// The first half of that, which holds whatever fails; and what became of the writer that waits.
+pub(super) fn none_stale(report: &Report) -> Result<&WriterReport> {
     ensure!(report.acknowledged > 0, "nothing was written");
     ensure!(report.stale == 0, "{} stale acknowledgements", report.stale);
     let waiting = report.writers.iter().find(|writer| writer.name == "waiting").context("the waiting writer")?;
     ensure!(waiting.acknowledged > 0, "the waiting writer wrote nothing: {}", waiting.last_error);
-    Ok(())
+    Ok(waiting)
 }
 
 fn killed(bed: &Bed) -> Result<()> {
@@ -240,6 +248,16 @@ fn whole(bed: &Bed) -> Result<()> {
 pub(super) fn journal(on: &Host, words: &[&str]) -> Result<Vec<Value>> {
     let text = on.ask("journalctl", &[&["--quiet", "--output=json"], words].concat())?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Why this node's keeper has closed its read-write port since then, the oldest first.
+pub(super) fn closings(on: &Host, since: SystemTime) -> Result<Vec<String>> {
+    let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs_f64());
+    let all = journal(on, &["-t", "rolegate-keeper", "--since", &since])?;
+    let closed = all
+        .iter()
+        .filter(|record| record["MESSAGE"].as_str().is_some_and(|text| text.contains("is closed for writing")));
+    Ok(closed.map(|record| record["REASON"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
 /// That the journal of the node on which it was typed has what an operator has done: with its fields, and a message that says so.
@@ -436,15 +454,52 @@ fn hint(bed: &Bed) -> Result<()> {
         ensure!(role(&other)? == "replica", "{}", role(&other)?);
         Ok(())
     })?;
+    hostile_words(bed, &primary)?;
     for node in bed.nodes() {
         node.sh("systemctl stop rolegate-keeper")?;
     }
-    let tried = hint_without_keepers(&primary, &other);
+    let tried = hint_without_keepers(&primary, &other).and_then(|()| hostile_words(bed, &primary));
     for node in bed.nodes() {
         node.sh("systemctl start rolegate-keeper")?;
     }
     tried?;
     settled(bed).map(drop)
+}
+
+/// What a Sentinel that believes anything could call the hook with. Whoever ran one of them, or had a shell read it, would make [`MADE`].
+const HOSTILE: [&str; 6] = [
+    "$(touch /tmp/hostile)",
+    "`touch /tmp/hostile`",
+    "\n;touch /tmp/hostile\n",
+    "' || touch /tmp/hostile #",
+    "--help=../../../etc/shadow",
+    "\"/><nvpair name=\"redis_role\" value=\"primary\"/>\r\n\u{7f}\u{202e}",
+];
+const MADE: &str = "/tmp/hostile";
+
+/// Whatever the hook is called with, it runs nothing and changes nothing.
+fn hostile_words(bed: &Bed, primary: &Host) -> Result<()> {
+    let configuration = || primary.ask("cibadmin", &["-Q", "-l", "-o", "configuration"]);
+    let before = configuration()?;
+    let long = "x".repeat(100_000);
+    let [a, b, c, d, e, f] = HOSTILE;
+    // What is said about a master name that there is, is a hint. One that nobody has is refused for good.
+    for (words, code) in [
+        (["mymaster", a, b, c, d, e, f], 0),
+        (["mymaster", &long, f, e, "", c, &long], 0),
+        ([a, b, c, d, e, f, a], 2),
+        ([c, "leader", "start", "", "", "", ""], 2),
+        ([&long, "leader", "start", a, b, f, d], 2),
+    ] {
+        let got = hook(primary, &words)?;
+        ensure!(got == code, "{words:.40?}: exit code {got} instead of {code}");
+    }
+    let after = configuration()?;
+    ensure!(after == before, "the cluster's configuration has changed: {before} {after}");
+    for node in bed.nodes() {
+        ensure!(node.sh(&format!("test ! -e {MADE}")).is_ok(), "{}: something was run", node.name());
+    }
+    Ok(())
 }
 
 fn hint_without_keepers(primary: &Host, other: &Host) -> Result<()> {
