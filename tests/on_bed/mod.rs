@@ -81,6 +81,7 @@ const TRIXIE_REDIS: &[&str] = &["moves::a_failover_by_hand_moves_the_port"];
 /// What runs of all trials of the usual bed with the gates on iptables and ipset. The others can; which firewall a gate is on is else
 /// [`firewalls`]' matter.
 const IPTABLES: &[&str] = &[
+    "watch::two_gates_opened_by_hand_are_seen_for_as_long_as_they_are_open",
     "keeper::a_flushed_firewall_is_made_anew_at_once",
     "hand::a_port_forced_open_is_marked_and_shown_and_gives_way_to_the_sentinels",
     "hand::a_port_forced_open_while_the_others_are_dead_ends_by_itself",
