@@ -8,7 +8,8 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ fn main() {
         ("behind_a_host_firewall_that_drops", behind_a_host_firewall_that_drops),
         ("a_listener_is_refused_and_keeps_nothing_open", a_listener_is_refused),
         ("a_stuck_caller_keeps_nothing_open", a_stuck_caller_keeps_nothing_open),
+        ("what_is_opened_behind_a_closing_is_closed", what_is_opened_behind_a_closing_is_closed),
         ("random_sequences_agree_with_the_model", random_sequences),
         ("a_saved_ruleset_expires_when_loaded", a_saved_ruleset_expires),
         ("every_edit_is_seen_and_repaired", every_edit_is_seen_and_repaired),
@@ -756,20 +758,69 @@ fn a_stuck_caller_keeps_nothing_open(choice: BackendChoice) {
     let _redis = Redis::start(&net.node, 6379);
     let node = Node::new(&net.node, choice);
     node.open();
-    let mut holder = Command::new("flock").args(["/run/rolegate/gate.lock", "sleep", "600"]).spawn().expect("flock");
-    let children = format!("cat /proc/{0}/task/{0}/children", holder.id());
-    eventually("the lock is held", || !sh(&children).is_empty());
-    let started = Instant::now();
-    node.close();
-    let took = started.elapsed();
-    let impatient = Gate::new(Ports::default(), choice, Duration::from_secs(1)).expect("ports");
-    let opened = net.node.run(|| impatient.set(Desired { ro: Want::Keep, rw: Want::Open(LONG) }));
-    // flock's sleep keeps the lock: end both.
-    sh(&format!("kill $({children}) {}", holder.id()));
-    holder.wait().expect("reaped");
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(matches!(opened, Err(GateError::Timeout { .. })), "{opened:?}");
+    locked(|| {
+        let started = Instant::now();
+        node.close();
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let impatient = Gate::new(Ports::default(), choice, Duration::from_secs(1)).expect("ports");
+        let opened = net.node.run(|| impatient.set(Desired { ro: Want::Keep, rw: Want::Open(LONG) }));
+        assert!(matches!(opened, Err(GateError::Timeout { .. })), "{opened:?}");
+    });
     node.is(false, false);
+}
+
+/// Does `what` while another caller has the lock, and does not give it back.
+fn locked<T>(what: impl FnOnce() -> T) -> T {
+    fn children(holder: &Child) -> String {
+        format!("cat /proc/{0}/task/{0}/children", holder.id())
+    }
+    struct Holder(Child);
+    impl Drop for Holder {
+        fn drop(&mut self) {
+            // flock's sleep keeps the lock: end both.
+            sh(&format!("kill $({}) {}", children(&self.0), self.0.id()));
+            self.0.wait().expect("reaped");
+        }
+    }
+    let holder = Command::new("flock").args(["/run/rolegate/gate.lock", "sleep", "600"]).spawn().expect("flock");
+    let holder = Holder(holder);
+    eventually("the lock is held", || !sh(&children(&holder.0)).is_empty());
+    what()
+}
+
+/// By a caller with an older permission, who has the lock: who closes has not waited for it, and looks again.
+fn what_is_opened_behind_a_closing_is_closed(choice: BackendChoice) {
+    let net = Net::new();
+    let _redis = Redis::start(&net.node, 6379);
+    let node = Node::new(&net.node, choice);
+    node.open();
+    let opens = match choice {
+        NFT => "nft add element inet rolegate open '{ 6381 timeout 60s }'",
+        _ => "ipset -exist add rolegate-6381 6381 timeout 60; ipset -exist add rolegate-6381 6379 timeout 60",
+    };
+    let closed = AtomicBool::new(false);
+    locked(|| {
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            let opener = scope.spawn(|| {
+                let mut times = 0;
+                // Closing begins half a second after it was asked for.
+                while !closed.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_millis(900) {
+                    net.node.sh(opens);
+                    times += 1;
+                }
+                times
+            });
+            let state = node.set(Want::Keep, Want::Close);
+            closed.store(true, Ordering::SeqCst);
+            let times = opener.join().expect("no panic");
+            assert!(!state.rw.is_open() && times > 2, "{state:?}, opened {times} times");
+        });
+    });
+    // What came last may have come behind it all.
+    node.set(Want::Keep, Want::Close);
+    node.is(true, false);
 }
 
 fn many_callers_at_once(choice: BackendChoice) {

@@ -539,7 +539,7 @@ impl Gate {
                     return Ok(state);
                 }
                 // Read in several pieces, so what differs may be another caller at work: look again when it is done.
-                let _lock = self.lock(Desired::CLOSED, until)?;
+                let _lock = lock::take(until.min(Instant::now() + CLOSING_WAITS));
                 iptables::state(variant, self.ports, &self.beside.known, until)
             }
         }

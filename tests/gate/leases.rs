@@ -10,7 +10,9 @@ use rolegate::gate::{
 };
 
 use super::support::{Net, Ns, Redis, Writer, eventually};
-use super::{Case, IPTABLES_LEGACY, LONG, NFT, Node, backend_name, flush, ruleset, ruleset_of_others, save, without};
+use super::{
+    Case, IPTABLES_LEGACY, LONG, NFT, Node, backend_name, flush, locked, ruleset, ruleset_of_others, save, without,
+};
 
 /// Each case on every backend.
 pub const EVERYWHERE: &[Case<BackendChoice>] = &[
@@ -591,9 +593,11 @@ fn closing_against_extensions(choice: BackendChoice) {
             thread::sleep(Duration::from_micros(700 * (round % 12)));
             let shut = Desired { ro: Want::Close, rw: Want::Keep };
             // With the lock and without it.
-            match round % 2 {
+            match round % 3 {
                 0 => node.set(shut.ro, shut.rw),
-                _ => net.node.run(|| node.gate.shut(shut)).expect("shut"),
+                1 => net.node.run(|| node.gate.shut(shut)).expect("shut"),
+                // Without the lock.
+                _ => locked(|| node.set(shut.ro, shut.rw)),
             };
             closed.store(true, Ordering::SeqCst);
             net.client.refused(ro);

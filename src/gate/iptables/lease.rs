@@ -190,6 +190,10 @@ impl Holder {
 
     /// The read-only port's open set, if the gate's rules and sets are as they should be, as far as that can be told without a program.
     fn right(&mut self) -> Result<Option<Set>, GateError> {
+        // While this holder's set is there, the right to lease is its own.
+        if ipset::header(&mut self.socket, &self.set).map_err(unread)?.is_none() {
+            return Ok(None);
+        }
         let known = self.known.of(self.ports);
         if known.is_none() || Moment::now(&mut self.socket).map_err(unread)? != known {
             return Ok(None);

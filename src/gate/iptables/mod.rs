@@ -276,7 +276,10 @@ pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError
         // One that was made meanwhile may be about to be swapped in, for it was made before that port was emptied. One that is made from
         // now on comes too late: its maker finds the port closed.
         found = ipset::headers(&mut socket, plan::PREFIX).map_err(unread)?;
-        if !closing().any(|port| plan::armed_sets(&found, port).next().is_some()) {
+        let armed = closing().any(|port| plan::armed_sets(&found, port).next().is_some());
+        // Nor is there one that another closer has destroyed just behind its swap.
+        let open = |port: u16| ipset::holds(&mut socket, &plan::open_set(port), port);
+        if !armed && !closing().map(open).try_fold(false, |any, open| open.map(|open| any || open)).map_err(unread)? {
             return Ok(());
         }
         if Instant::now() >= until {
@@ -313,9 +316,15 @@ pub fn apply(
     let left = until.saturating_duration_since(Instant::now());
     match attempts(variant, ports, want, known, until - left / 4) {
         Err(error) if !want.opens() && !matches!(error, GateError::Foreign(_) | GateError::Permission { .. }) => {
-            decided!(error, subject, error, "closed, but the rules could not be repaired: {error}");
+            // Of a caller with an older permission, for whose lock this one did not wait.
+            shut(ports, want, until)?;
             let found = sets(until)?;
-            Ok(state_by(variant, &found, ports, Baseline::Edited(error.to_string())))
+            let state = state_by(variant, &found, ports, Baseline::Edited(error.to_string()));
+            if want.closing().any(|port| state.of(port).is_open()) {
+                return Err(error);
+            }
+            decided!(error, subject, error, "closed, but the rules could not be repaired: {error}");
+            Ok(state)
         }
         result => result,
     }
@@ -331,6 +340,8 @@ fn attempts(variant: Variant, ports: Ports, want: Desired, known: &Known, until:
                 tracing::debug!("attempt {attempt}: {error}");
                 attempt += 1;
                 thread::sleep(pause());
+                // Somebody may have opened what is to be closed: who closes does not wait for the lock for ever.
+                shut(ports, want, until)?;
             }
             result => return result,
         }
