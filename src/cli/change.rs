@@ -46,7 +46,7 @@ fn base(gate: &Gate, cib: &Cib, again: &str) -> Result<Basis, Stop> {
         Some(here) if nodes.iter().all(|peer| peer.has_shown(&here.digest())) => Ok(here),
         _ => Err(Stop::refused(format!(
             "the nodes do not stand on the record that the cluster has, and what they stand on is not known here: {}. Run this on a node \
-             whose keeper has it, or change it with the gate disabled:\n{}",
+             whose keeper has it, or change it with all nodes online and the gate disabled:\n{}",
             list(&nodes),
             at_once(gate, again)
         ))),
@@ -93,7 +93,7 @@ fn way(gate: &Gate, cib: &Cib, goal: &Basis, again: &str) -> Result<(Basis, Vec<
     let at = base(gate, cib, again)?;
     let way = at.way_to(goal).ok_or_else(|| {
         Stop::refused(format!(
-            "no single steps lead from the record to that one: change it with the gate disabled:\n{}",
+            "no single steps lead from the record to that one: change it with all nodes online and the gate disabled:\n{}",
             at_once(gate, again)
         ))
     })?;

@@ -9,6 +9,7 @@ use super::facts::{Facts, Master};
 use super::machine::{self, Ends, Unit};
 use super::rules;
 use super::servers::{Redis, Sentinel};
+use crate::gate::Ports;
 use crate::hook::CHECK_FAILED;
 use crate::record::{canonical, unusable};
 
@@ -145,7 +146,7 @@ pub fn judge(facts: &Facts) -> Outcomes {
         let group = &judged.group;
         sentinels(group, master, &mut book);
         sentinel_settings(group, master, facts, &mut book);
-        rights(master, facts, &mut book);
+        rights(group, master, facts, &mut book);
         redis(facts, group, master, &mut book);
         local_redis(facts, group, master, &mut book);
         last_proof(facts, group, master, &mut book);
@@ -444,7 +445,7 @@ fn give(cli: &str, file: &str) -> String {
 }
 
 /// What our users may do.
-fn rights(master: &Master, facts: &Facts, book: &mut Book) {
+fn rights(group: &Group, master: &Master, facts: &Facts, book: &mut Book) {
     for (address, sentinel) in &master.sentinels {
         let Ok(sentinel) = sentinel else { continue };
         let denied: Vec<&str> =
@@ -483,7 +484,7 @@ fn rights(master: &Master, facts: &Facts, book: &mut Book) {
                 "redis-rights",
                 node,
                 format!("Redis denies our user {}", denied.join(", ")),
-                give(&format!("on {node}: redis-cli"), "redis.conf"),
+                give(&format!("on {node}: redis-cli -p {}", group.redis_port), "redis.conf"),
             ),
         }
     }
@@ -1004,7 +1005,11 @@ fn firewall(facts: &Facts, book: &mut Book) {
         let what = format!(
             "{chain} drops what no rule accepts, and none is seen that accepts redirected connections: clients would hang"
         );
-        let ports: Vec<u16> = facts.report.masters.iter().map(|judged| judged.group.redis_port).collect();
+        let mut ports: Vec<u16> = facts.report.masters.iter().map(|judged| judged.group.redis_port).collect();
+        if ports.is_empty() {
+            // By which the rules were judged.
+            ports.push(Ports::default().redis);
+        }
         let mend = format!(
             "{}    (/usr/share/doc/rolegate/README.md has the lines of other firewalls, and how they last)",
             rules::let_in(chain, &ports)

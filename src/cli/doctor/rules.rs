@@ -218,8 +218,9 @@ pub fn delete(shown: &str) -> String {
 pub fn let_in(chain: &str, redis: &[u16]) -> String {
     let ports: Vec<String> = redis.iter().map(u16::to_string).collect();
     match chain.split(' ').collect::<Vec<_>>().as_slice() {
-        // iptables' own names, also where nft shows them: a rule of nft there would keep iptables from reading its table.
-        [family @ ("ip" | "ip6"), "filter", "INPUT"] => {
+        // iptables' own table and what its chain INPUT leads to, also where nft shows them: a rule of nft there would keep iptables from reading its
+        // table. A chain of nft's own is `input` there, by custom.
+        [family @ ("ip" | "ip6"), "filter", chain] if *chain != "input" => {
             let dport = match ports.as_slice() {
                 [one] => format!("--dport {one}"),
                 several => format!("-m multiport --dports {}", several.join(",")),
@@ -342,6 +343,9 @@ mod tests {
                 "nft insert rule inet my in tcp dport '{ 6379, 7379 }' ct status dnat accept",
             ),
             ("ip filter INPUT", &[7379], &format!("iptables -I INPUT -p tcp --dport 7379 {accept}")),
+            // What INPUT leads to, which may have rules before it.
+            ("ip filter LOGGING", &[6379], &format!("iptables -I INPUT -p tcp --dport 6379 {accept}")),
+            ("ip filter input", &[6379], "nft insert rule ip filter input tcp dport 6379 ct status dnat accept"),
             ("ip6 filter INPUT", &[1, 2], &format!("ip6tables -I INPUT -p tcp -m multiport --dports 1,2 {accept}")),
         ] {
             assert_eq!(let_in(chain, ports), wanted);

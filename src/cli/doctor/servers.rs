@@ -31,7 +31,8 @@ const SETTINGS: [&str; 17] = [
     "port",
 ];
 
-/// Sentinel starts the scripts that it is to run every 0.1 s (sentinelTimer in sentinel.c): so much later none of before waits any more.
+/// Sentinel starts the scripts that it is to run every 0.1 s, 16 at once at most (sentinelTimer, SENTINEL_SCRIPT_MAX_RUNNING in sentinel.c): so much later
+/// none of before waits any more, unless dozens of master names fail over just then.
 const STARTED_WITHIN: Duration = Duration::from_millis(400);
 
 /// A name that no server, setting or master has.
