@@ -974,7 +974,7 @@ fn another_gates_ports() {
     assert!(world.agree("promote").rw.is_open());
 }
 
-/// In place of the keeper somebody who opens at just that moment.
+/// In place of the keeper somebody who opens at just that moment; and one who takes the port for open for a moment longer than it is.
 fn opens_while_asked() {
     let mut world = World::new();
     world.reset();
@@ -983,30 +983,41 @@ fn opens_while_asked() {
     }
     world.stop_keeper(Signal::SIGTERM);
     eventually("the lease runs out", || !world.state().rw.is_open());
-    let path = rolegate::keeper::socket::PATH;
-    let _left = std::fs::remove_file(path);
-    let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
-    let (node, gate) = (world.node.clone(), world.instance.clone());
-    let keeper = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
-        let firewall = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
-        node.run(|| firewall.set(Desired::KEEP.with(Port::Rw, Want::Open(Duration::from_secs(60))))).unwrap();
-        let report = Report {
-            gate,
-            master: "mymaster".into(),
-            open: true,
-            why: String::new(),
-            other: None,
-            last_failover: None,
-            forced: None,
-            not_free: Vec::new(),
-            node: None,
-            role: None,
-            epoch: None,
-        };
-        serde_json::to_writer(&mut stream, &[report]).unwrap();
-    });
+    let report = |why: &str| Report {
+        gate: world.instance.clone(),
+        master: "mymaster".into(),
+        open: why.is_empty(),
+        why: why.to_owned(),
+        other: None,
+        last_failover: None,
+        forced: None,
+        not_free: Vec::new(),
+        node: None,
+        role: None,
+        epoch: None,
+    };
+    let answering = |answers: Vec<(Report, Want)>| {
+        let path = rolegate::keeper::socket::PATH;
+        let _left = std::fs::remove_file(path);
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let node = world.node.clone();
+        std::thread::spawn(move || {
+            for (report, rw) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap();
+                let firewall = Gate::new(Ports::default(), BackendChoice::Nft, Duration::from_secs(10)).unwrap();
+                node.run(|| firewall.set(Desired::KEEP.with(Port::Rw, rw))).unwrap();
+                serde_json::to_writer(&mut stream, &[report]).unwrap();
+            }
+        })
+    };
+    let late =
+        answering(vec![(report(""), Want::Keep), (report(""), Want::Keep), (report("nobody knows"), Want::Keep)]);
+    assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
+    let said = world.agent_said.borrow().clone();
+    assert!(said.contains("closed: nobody knows"), "{said}");
+    late.join().unwrap();
+    let keeper = answering(vec![(report(""), Want::Open(Duration::from_secs(60)))]);
     assert_eq!(world.agent("monitor", true, &[]), OcfCode::RunningPromoted as i32);
     keeper.join().unwrap();
 }

@@ -27,6 +27,9 @@ use crate::settings::Settings;
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long a keeper may take an open port for open that is closed: it looks in each of its rounds.
+const KEEPER_SEES_WITHIN: Duration = Duration::from_millis(1500);
+
 /// How long a monitor waits for the keeper to repair a firewall that was flushed.
 const REPAIRED_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -263,10 +266,17 @@ impl Action {
             thread::sleep(ASK_AGAIN);
             state = gate.state()?;
         }
-        let closed = (watched && granted == Some(Granted::Promoted) && !state.rw.is_open()).then(|| self.lease());
-        if matches!(&closed, Some(Ok(report)) if report.open) {
-            // Since it was read.
+        let mut closed = (watched && granted == Some(Granted::Promoted) && !state.rw.is_open()).then(|| self.lease());
+        // Opened since it was read; or the lease has just run out, and the keeper says why when it has seen that. Of monitors with the same
+        // result the cluster shows the first one's reason.
+        let patience = Instant::now() + KEEPER_SEES_WITHIN;
+        while matches!(&closed, Some(Ok(report)) if report.open) {
             state = gate.state()?;
+            if state.rw.is_open() || Instant::now() > patience {
+                break;
+            }
+            thread::sleep(ASK_AGAIN);
+            closed = Some(self.lease());
         }
         let listeners = if watched { gate.listeners()? } else { Vec::new() };
         let lease = closed.map(|lease| match lease {
