@@ -1087,6 +1087,9 @@ fn what_is_not_ours_is_not_touched(choice: BackendChoice) {
             assert_eq!(exit(arguments), "", "nothing of ours is there: {arguments}");
         }
         assert_eq!(ruleset(&net.node), before);
+        // What cannot hold the port keeps nobody from closing.
+        net.node.sh("ipset destroy rolegate-6381; ipset create rolegate-6381 bitmap:port range 1-100 timeout 0");
+        assert_eq!(exit("close all"), "", "a set of other ports");
     }
 }
 

@@ -47,6 +47,8 @@ const NETWORK_ORDER: u16 = 0x4000;
 const FLAG_HEADERS: u32 = 1 << 2;
 /// IPSET_ERR_EXIST: what is asked for is not in the set.
 const NOT_IN_IT: i32 = 4103;
+/// IPSET_ERR_BITMAP_RANGE: nor could it be.
+const OUT_OF_RANGE: i32 = 4352;
 const NFGENMSG: usize = 4;
 
 /// A set as the kernel has it.
@@ -204,7 +206,7 @@ pub fn holds(socket: &mut Socket, name: &str, port: u16) -> io::Result<bool> {
     let test = begin(TEST, name).nest(ATTR_DATA, |data| half(data, DATA_PORT, port));
     match socket.each(vec![test])?.pop() {
         None => Ok(true),
-        Some((_, error)) if matches!(error.raw_os_error(), Some(NOT_IN_IT | ENOENT)) => Ok(false),
+        Some((_, error)) if matches!(error.raw_os_error(), Some(NOT_IN_IT | OUT_OF_RANGE | ENOENT)) => Ok(false),
         Some((_, error)) => Err(error),
     }
 }

@@ -276,10 +276,14 @@ pub fn shut(ports: Ports, want: Desired, until: Instant) -> Result<(), GateError
         // One that was made meanwhile may be about to be swapped in, for it was made before that port was emptied. One that is made from
         // now on comes too late: its maker finds the port closed.
         found = ipset::headers(&mut socket, plan::PREFIX).map_err(unread)?;
-        let armed = closing().any(|port| plan::armed_sets(&found, port).next().is_some());
+        let mut left = closing().any(|port| plan::armed_sets(&found, port).next().is_some());
         // Nor is there one that another closer has destroyed just behind its swap.
-        let open = |port: u16| ipset::holds(&mut socket, &plan::open_set(port), port);
-        if !armed && !closing().map(open).try_fold(false, |any, open| open.map(|open| any || open)).map_err(unread)? {
+        for port in closing() {
+            let name = plan::open_set(port);
+            let is_ours = found.get(&name).is_some_and(|set| set.kind == ipset::KIND);
+            left |= is_ours && ipset::holds(&mut socket, &name, port).map_err(unread)?;
+        }
+        if !left {
             return Ok(());
         }
         if Instant::now() >= until {
