@@ -1,6 +1,6 @@
 //! A fence that an operator has set on this node itself: it holds without a cluster, and after a reboot.
 //!
-//! It is a file, whose presence is what counts. There are two of them: one that lasts, and one under /run, which the keeper goes by in
+//! It is a file, whose presence is what counts: it needs no version, for whatever another release has written into it is a fence. There are two of them: one that lasts, and one under /run, which the keeper goes by in
 //! each round of a lease: nothing that a lease needs waits for a disk. Who sets a fence writes first and closes then, and who opens looks
 //! under the firewall's lock: what was about to open finds the file, or is closed behind its back.
 
