@@ -833,6 +833,8 @@ fn the_keeper_closes_what_is_not_named_and_opens_what_is() {
             world.name(true);
         }
         eventually("the port closes", || !world.agree("a monitor").rw.is_open());
+        // The kernel shows it before the keeper says it.
+        eventually("the keeper says so", || closings().len() > before);
         let said = closings().split_off(before);
         assert!(said.len() == 1 && said[0].starts_with(why), "{said:?}, not {why:?}");
         assert_eq!(world.agent("monitor", true, &[]), OcfCode::DegradedPromoted as i32);
