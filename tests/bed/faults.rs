@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::files::HOOK;
+use super::root::UPGRADE;
 use super::{Bed, CLIENTS, DropRule, Host, clock, gates, wait_for};
 
 /// A fault. One that is new: its definition in [`FAULTS`].
@@ -1087,17 +1088,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "maintenance-upgrade",
-        says: "in maintenance mode Pacemaker and corosync are stopped on all nodes at once and started again, as an upgrade does",
+        says: "in maintenance mode Pacemaker and corosync are stopped on all nodes, their packages installed again, and both started",
         lasts: seconds(10),
         expects: Expects::Untouched,
         needs: Needs::Rolegate,
         begin: |scene| {
             pcs(&scene.others[0], &["property", "set", "maintenance-mode=true"])?;
             thread::sleep(seconds(2));
-            let systemctl =
-                |what: &str| on_all(scene, |node| node.sh_within(seconds(90), &format!("systemctl {what}")).map(drop));
-            systemctl("stop pacemaker corosync")?;
-            systemctl("start corosync pacemaker")?;
+            on_all(scene, upgrade_pacemaker)?;
             wait_for("a cluster of three", seconds(60), || scene.bed.check())
         },
         end: |scene| pcs(&scene.others[0], &["property", "set", "maintenance-mode=false"]),
@@ -1117,6 +1115,19 @@ const FAILOVER: &[&str] = &["SENTINEL", "FAILOVER", "mymaster"];
 /// Works for 3 s.
 const BUSY: &str = "local function now() local t = redis.call('TIME') return t[1] + t[2] / 1e6 end \
                     local start = now() while now() < start + 3 do end return 1";
+
+/// Stops Pacemaker and corosync on a node, installs what it runs of both anew as apt would, and starts them.
+fn upgrade_pacemaker(node: &Host) -> Result<()> {
+    let programs = || Ok::<_, anyhow::Error>(node.sh("stat -c %i /usr/sbin/corosync /usr/sbin/pacemakerd")?.text());
+    node.sh_within(seconds(90), "systemctl stop pacemaker corosync")?;
+    let before = programs()?;
+    let install = "DEBIAN_FRONTEND=noninteractive dpkg --force-confold --force-unsafe-io --install";
+    node.sh_within(seconds(90), &format!("{install} {UPGRADE}/*.deb"))?;
+    let after = programs()?;
+    ensure!(before.lines().zip(after.lines()).all(|(before, after)| before != after), "{before} and {after}: no upgrade");
+    node.sh_within(seconds(90), "systemctl start corosync pacemaker")?;
+    Ok(())
+}
 
 /// Sentinels' down-after.
 fn down_after(scene: &Scene, time: Duration) -> Result<()> {

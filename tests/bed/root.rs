@@ -68,6 +68,14 @@ const MASKED: [&str; 16] = [
 /// Units that each host enables for itself ([`super::files`]).
 const DISABLED: [&str; 5] = ["corosync", "pacemaker", "haproxy", "pcsd", "pcsd-ruby"];
 
+/// Where a root keeps the packages of Pacemaker and corosync that it was made of: an upgrade installs them again.
+pub const UPGRADE: &str = "/srv/upgrade";
+
+/// Fetches those, from outside, where apt reaches its mirror.
+const KEEP_FOR_UPGRADE: &str = "--customize-hook=mkdir \"$1/srv/upgrade\" && cd \"$1/srv/upgrade\" && \
+    APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\" apt-get -q download \
+    $(chroot \"$1\" dpkg-query -W -f '${source:Package} ${Package}\\n' | sed -nE 's/^(pacemaker|corosync) //p')";
+
 /// All packages of a root, and all units that are disabled in it.
 fn contents(release: &str) -> (Vec<&'static str>, Vec<&'static str>) {
     let (mut packages, mut disabled) = (PACKAGES.to_vec(), DISABLED.to_vec());
@@ -84,7 +92,7 @@ fn contents(release: &str) -> (Vec<&'static str>, Vec<&'static str>) {
 /// When it cannot be built. Nothing is left of it then.
 pub fn cached(release: &str) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (contents(release), MASKED).hash(&mut hasher);
+    (contents(release), MASKED, KEEP_FOR_UPGRADE).hash(&mut hasher);
     let roots = super::state_dir().join("roots");
     fs::create_dir_all(&roots)?;
     let root = roots.join(format!("{release}-{:016x}", hasher.finish()));
@@ -135,6 +143,7 @@ fn build(release: &str, dir: &Path, root: &Path) -> Result<()> {
         .args([
             chroot(&format!("systemctl disable {}", disabled.join(" "))),
             chroot(&format!("systemctl mask {}", MASKED.join(" "))),
+            KEEP_FOR_UPGRADE.into(),
             // Names are in /etc/hosts; asking a name server of the machine would only wait.
             "--customize-hook=: > \"$1/etc/resolv.conf\"".into(),
             "--customize-hook=rm -rf \"$1\"/var/lib/apt/lists/* \"$1\"/var/cache/apt/archives/*.deb".into(),

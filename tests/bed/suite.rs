@@ -158,7 +158,8 @@ Figures of a run:
                     later behind it than any thread of this program was woken too late
   cut               established connections of writers that the other side ended; unanswered: no answer on one for 1 s
   two gates         for how long 6381 was open in two nodes' firewalls at once: 0, or 5 ms and more, the time from
-                    one look to the next
+                    one look to the next; at most: if each was open from the last look that saw it closed to the next
+                    that did, so that no pause between two looks can hide more
   no gate           from the fault on, for how long it was open in none
   outage            longest time without an acknowledgement on the majority's side, through HAProxy / straight to the nodes
   named to open     from a majority of Sentinels naming another node to its 6381 open
@@ -289,6 +290,10 @@ pub struct Figures {
     /// For how long two nodes' 6381 were open in their firewalls at once; None without a gate. In lines from before 5 ms were the least, an overlap
     /// that one look alone saw is 0.
     pub two_gates_ms: Option<f64>,
+    /// For how long they can have been at most, each taken to be open from the last look that saw it closed to the next that did; None without a
+    /// gate, and in lines of before that was counted.
+    #[serde(default)]
+    pub two_gates_at_most_ms: Option<f64>,
     /// From the fault on, for how long no node's 6381 was open in its firewall; None without a gate.
     pub no_gate_ms: Option<f64>,
     /// The longest time without an acknowledgement for a writer through HAProxy, on the majority's side.
@@ -641,6 +646,7 @@ fn under_load(system: System, fault: &Fault, scene: &Scene, seed: u64) -> Result
         unanswered: Some(report.unanswered),
         refused: Some(came.refused),
         two_gates_ms: gated(milliseconds(seen.two_open())),
+        two_gates_at_most_ms: gated(milliseconds(seen.two_open_at_most())),
         no_gate_ms: gated(milliseconds(came.closed)),
         outage_haproxy_ms: outage(IpAddr::is_loopback),
         outage_direct_ms: outage(|target| !target.is_loopback()),
@@ -752,7 +758,7 @@ fn summary(line: &Line) -> String {
     };
     let time = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
     format!(
-        "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, cut {}, unanswered {}, two gates {}, no gate {}, outage {:.0}/{:.0} ms, named to \
+        "== {} ({}, seed {}): lost {} of {} (WAIT: {} of {}), stale {}, cut {}, unanswered {}, two gates {} (at most {}), no gate {}, outage {:.0}/{:.0} ms, named to \
          open {}, {} (expected: {}){}{}{}, well after {:.1} s, \
          blind for {:.0} ms (99 of 100 times for {:.1} at most, {:.2} % of the time for more than 10), stalled for {:.0} ms",
         line.fault,
@@ -766,6 +772,7 @@ fn summary(line: &Line) -> String {
         figures.connections_cut.unwrap_or_default(),
         figures.unanswered.unwrap_or_default(),
         time(figures.two_gates_ms),
+        time(figures.two_gates_at_most_ms),
         time(figures.no_gate_ms),
         figures.outage_haproxy_ms,
         figures.outage_direct_ms,

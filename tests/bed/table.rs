@@ -408,6 +408,7 @@ pub fn example(fault: &str, system: System, lost: usize, gates: Option<f64>) -> 
             unanswered: Some(0),
             refused: Some(0),
             two_gates_ms: gates,
+            two_gates_at_most_ms: gates,
             no_gate_ms: gates,
             outage_haproxy_ms: 1500.0 + lost as f64,
             outage_direct_ms: 700.0,

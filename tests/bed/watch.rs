@@ -82,6 +82,8 @@ struct Looks {
     open: Vec<Span>,
     /// Whether the last look saw it open.
     is_open: bool,
+    /// When the last look that saw it closed began.
+    was_closed: Option<Instant>,
     /// The times from one look to the next while the node was on: from asking to the next one's answer, which is the longest that
     /// anything can have gone unseen.
     pauses: Vec<Duration>,
@@ -94,6 +96,10 @@ struct Looks {
 struct Span {
     from: Instant,
     to: Instant,
+    /// It was closed at some moment behind this one; None: never seen closed before.
+    not_before: Option<Instant>,
+    /// And at some moment before this one; None: not seen closed since.
+    not_behind: Option<Instant>,
 }
 
 /// Whom one Sentinel named from when on: the address; None where it did not answer.
@@ -287,10 +293,17 @@ impl Looks {
     fn add(&mut self, asked: Instant, answered: Instant, open: bool) {
         match self.open.last_mut() {
             Some(span) if open && self.is_open => span.to = asked,
-            _ if open => self.open.push(Span { from: answered, to: answered }),
+            Some(span) if self.is_open => span.not_behind = Some(answered),
+            _ if open => {
+                let not_before = self.was_closed;
+                self.open.push(Span { from: answered, to: answered, not_before, not_behind: None });
+            }
             _ => {}
         }
         self.is_open = open;
+        if !open {
+            self.was_closed = Some(asked);
+        }
     }
 }
 
@@ -352,12 +365,24 @@ fn name(connection: &mut Option<Connection>) -> Result<String> {
     Ok(ip)
 }
 
+/// The times between which a port was seen open.
+fn seen(span: &Span) -> (Instant, Instant) {
+    (span.from, span.to)
+}
+
 impl Seen {
     /// For how long more than one node's read-write port was open. It is at least the time from one look to the next where there was such a
     /// moment: nobody knows how long an overlap was that one look alone saw.
     pub fn two_open(&self) -> Duration {
         let lasted = self.lasting(|open| open > 1);
         if self.meet() { lasted.max(EACH) } else { lasted }
+    }
+
+    /// The same if each port was open all the time from the last look that saw it closed to the first that did so again: what it cannot have
+    /// been longer, but for openings that no look saw. Where one port opens within a look's time behind another's closing it is not 0.
+    pub fn two_open_at_most(&self) -> Duration {
+        let outer = |span: &Span| (span.not_before.unwrap_or(self.begun), span.not_behind.unwrap_or(self.ended));
+        self.lasting_since(self.begun, outer, |open| open > 1)
     }
 
     /// Whether there was a moment at which more than one node was seen open.
@@ -377,7 +402,7 @@ impl Seen {
     /// For how long no node's read-write port was open, from `since` on.
     pub fn none_open(&self, since: Instant) -> Duration {
         let open = self.ended.saturating_duration_since(since.max(self.begun));
-        open.saturating_sub(self.lasting_since(since, |open| open > 0))
+        open.saturating_sub(self.lasting_since(since, seen, |open| open > 0))
     }
 
     /// The times between the renewals of a node's open read-write port.
@@ -399,17 +424,25 @@ impl Seen {
     }
 
     fn lasting(&self, counts: impl Fn(usize) -> bool) -> Duration {
-        self.lasting_since(self.begun, counts)
+        self.lasting_since(self.begun, seen, counts)
     }
 
-    /// For how long, from `since` on, the number of open ports was one that `counts`.
-    fn lasting_since(&self, since: Instant, counts: impl Fn(usize) -> bool) -> Duration {
-        let spans = || self.gates.iter().flat_map(|looks| &looks.open);
-        let mut edges: Vec<Instant> = spans().flat_map(|span| [span.from, span.to]).collect();
+    /// For how long, from `since` on, the number of open ports was one that `counts`, each open `within` its times.
+    fn lasting_since(
+        &self,
+        since: Instant,
+        within: impl Fn(&Span) -> (Instant, Instant),
+        counts: impl Fn(usize) -> bool,
+    ) -> Duration {
+        let nodes: Vec<Vec<_>> = self.gates.iter().map(|looks| looks.open.iter().map(&within).collect()).collect();
+        let mut edges: Vec<Instant> = nodes.iter().flatten().flat_map(|(from, to)| [*from, *to]).collect();
         edges.extend([since, self.ended]);
         edges.retain(|edge| (since..=self.ended).contains(edge));
         edges.sort();
-        let open = |pair: &[Instant]| spans().filter(|span| span.from <= pair[0] && pair[1] <= span.to).count();
+        let is_open = |spans: &[(Instant, Instant)], pair: &[Instant]| {
+            spans.iter().any(|(from, to)| *from <= pair[0] && pair[1] <= *to)
+        };
+        let open = |pair: &[Instant]| nodes.iter().filter(|spans| is_open(spans, pair)).count();
         edges.windows(2).filter(|pair| counts(open(pair))).map(|pair| pair[1] - pair[0]).sum()
     }
 
@@ -474,17 +507,27 @@ pub fn counts_right() -> Result<()> {
         begun,
         ended: at(400),
     };
+    let of_gates = |gates| Seen { gates, named: Vec::new(), stalled: Duration::ZERO, begun, ended: at(20) };
     // One look at node2 while node1 is open, and one behind that.
     let one_look = |asked: u64| {
         let gates = vec![
             looks(&[(0, 1, true), (5, 6, true), (10, 11, true), (15, 16, false)]),
             looks(&[(asked - 5, asked - 4, false), (asked, asked, true), (asked + 5, asked + 6, false)]),
         ];
-        Seen { gates, named: Vec::new(), stalled: Duration::ZERO, begun, ended: at(20) }.two_open()
+        let seen = of_gates(gates);
+        (seen.two_open(), seen.two_open_at_most())
     };
-    ensure!(one_look(8) == EACH && one_look(12).is_zero(), "{:?}, {:?}", one_look(8), one_look(12));
+    // Of the second nobody knows: node1 is closed at 16 at the latest, node2 open at 7 at the earliest.
+    let found = [one_look(8), one_look(12), one_look(21)];
+    let wanted = [(5, 11), (0, 9), (0, 0)].map(|both| (Duration::from_millis(both.0), Duration::from_millis(both.1)));
+    ensure!(found == wanted, "{found:?}");
+    // The end of one opening and the begin of the next one meet, on one node.
+    let alone = of_gates(vec![looks(&[(0, 1, true), (5, 8, false), (10, 11, true)])]);
+    ensure!(alone.two_open_at_most().is_zero(), "{:?}", alone.two_open_at_most());
     // node1 from 1 to 100 and a moment at 301, node2 from 72 to 190.
     ensure!(seen.two_open() == Duration::from_millis(28), "{:?}", seen.two_open());
+    // node1 from the beginning to 111 and from 110 to the end, node2 from 60 to 201.
+    ensure!(seen.two_open_at_most() == Duration::from_millis(141), "{:?}", seen.two_open_at_most());
     ensure!(seen.none_open(begun) == Duration::from_millis(211), "{:?}", seen.none_open(begun));
     ensure!(seen.none_open(at(150)) == Duration::from_millis(210), "{:?}", seen.none_open(at(150)));
     ensure!(seen.successor("node1", at(10)) == Some(("node2", at(65))), "{:?}", seen.successor("node1", at(10)));

@@ -60,6 +60,8 @@ fn overlap(bed: &Bed) -> Result<()> {
         let two = seen.two_open();
         let wanted = u128::from(ms - 100)..=u128::from(ms + 10);
         ensure!(wanted.contains(&two.as_millis()), "two gates were open for {ms} ms, seen: {two:?}");
+        let most = seen.two_open_at_most();
+        ensure!(two < most && most < two + Duration::from_millis(100), "{two:?}, at most {most:?}");
         ensure!(seen.opened("node3", begun).is_none(), "node3 was never open");
         let first = seen.opened("node1", begun).context("node1 was open")?;
         let second = seen.opened("node2", begun).context("node2 was open")?;
