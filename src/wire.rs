@@ -9,9 +9,6 @@ use redis::Value;
 /// The longest reply that is read, in bytes. `CLIENT LIST` of ten thousand clients is about 4 MB.
 pub const LONGEST_REPLY: usize = 16 << 20;
 
-/// How much memory a stream keeps between replies. A keeper has four for each master name.
-const KEPT: usize = 8 << 10;
-
 /// The longest line: a status, an error or a number.
 const LONGEST_LINE: usize = 64 << 10;
 
@@ -70,10 +67,6 @@ impl Replies {
             self.scan.searched = self.scan.searched.saturating_sub(self.start);
             self.start = 0;
         }
-        // What one long reply took is not kept for ever.
-        if self.bytes.is_empty() {
-            self.bytes.shrink_to(KEPT);
-        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -96,6 +89,10 @@ impl Replies {
         let value = read(&self.bytes[self.start..end])?;
         self.start = end;
         self.scan = Scan { at: end, ..Scan::default() };
+        if end == self.bytes.len() {
+            // Between replies it keeps no memory: a keeper has four for each master name.
+            *self = Replies::of_at_most(self.longest);
+        }
         Ok(Some(value))
     }
 }

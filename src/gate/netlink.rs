@@ -3,17 +3,18 @@
 //! Owns the framing of linux/netlink.h and linux/netfilter/nfnetlink.h and nothing of what the messages mean.
 //! A socket speaks to the kernel of the network namespace of the thread that opened it.
 
-use std::cell::Cell;
 use std::io;
-use std::mem;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 /// It is a request (NLM_F_REQUEST).
 const REQUEST: u16 = 0x01;
@@ -42,30 +43,6 @@ const HEADER: usize = 16;
 
 /// The kernel never makes a larger piece of a dump (it caps them at 32 KiB).
 const LARGEST: usize = 64 << 10;
-
-thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// What answers are received into: one for all sockets of a thread, for each is done with an answer before the next one asks. The keeper has two
-/// sockets for each master name, and its memory is locked.
-struct Buffer(Vec<u8>);
-
-impl Buffer {
-    fn take() -> Self {
-        let mut buffer = BUFFER.take();
-        buffer.resize(LARGEST, 0);
-        Buffer(buffer)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let buffer = mem::take(&mut self.0);
-        // A thread that ends has none any more.
-        let _ending = BUFFER.try_with(|place| place.set(buffer));
-    }
-}
 
 /// A message under construction. Lengths are filled in when attributes and message are done.
 #[derive(Debug, Clone)]
@@ -239,21 +216,23 @@ impl Socket {
     /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn dump(&mut self, message: &Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let sequence = self.send(&[message], DUMP)?;
-        let (mut buffer, mut interrupted) = (Buffer::take(), false);
-        loop {
-            for message in messages(self.receive(&mut buffer)?).filter(|message| message.sequence == sequence) {
-                interrupted |= message.flags & DUMP_INTERRUPTED != 0;
-                match message.kind {
-                    ERROR | DONE => match error_of(message.body) {
-                        Some(error) => return Err(error),
-                        None if interrupted => return Err(io::ErrorKind::Interrupted.into()),
-                        None => return Ok(()),
-                    },
-                    kind if kind >= FIRST_OWN_TYPE => each(message.body),
-                    _ => {}
-                }
+        let mut interrupted = false;
+        self.receive(|message| {
+            if message.sequence != sequence {
+                return None;
             }
-        }
+            interrupted |= message.flags & DUMP_INTERRUPTED != 0;
+            match message.kind {
+                ERROR | DONE => match error_of(message.body) {
+                    Some(error) => return Some(Err(error)),
+                    None if interrupted => return Some(Err(io::ErrorKind::Interrupted.into())),
+                    None => return Some(Ok(())),
+                },
+                kind if kind >= FIRST_OWN_TYPE => each(message.body),
+                _ => {}
+            }
+            None
+        })
     }
 
     /// Sends `message` as a question for one entry; None when there is none (ENOENT).
@@ -262,20 +241,16 @@ impl Socket {
     /// The kernel's; [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn get(&mut self, message: &Message) -> io::Result<Option<Vec<u8>>> {
         let sequence = self.send(&[message], 0)?;
-        let mut buffer = Buffer::take();
-        loop {
-            for message in messages(self.receive(&mut buffer)?).filter(|message| message.sequence == sequence) {
-                match message.kind {
-                    ERROR => match error_of(message.body) {
-                        Some(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                        Some(error) => return Err(error),
-                        None => return Ok(None),
-                    },
-                    kind if kind >= FIRST_OWN_TYPE => return Ok(Some(message.body.to_vec())),
-                    _ => {}
-                }
-            }
-        }
+        self.receive(|message| match message.kind {
+            _ if message.sequence != sequence => None,
+            ERROR => match error_of(message.body) {
+                Some(error) if error.kind() == io::ErrorKind::NotFound => Some(Ok(None)),
+                Some(error) => Some(Err(error)),
+                None => Some(Ok(None)),
+            },
+            kind if kind >= FIRST_OWN_TYPE => Some(Ok(Some(message.body.to_vec()))),
+            _ => None,
+        })
     }
 
     /// Sends all `messages` at once, each to be carried out by itself, and gives what failed: its place and the error.
@@ -288,16 +263,16 @@ impl Socket {
             last.flags |= ACK;
         }
         let first = self.send(&messages.iter().collect::<Vec<_>>(), 0)?;
-        let (mut buffer, mut failed) = (Buffer::take(), Vec::new());
-        let mut done = messages.is_empty();
-        while !done {
-            for message in self::messages(self.receive(&mut buffer)?).filter(|message| message.kind == ERROR) {
+        let mut failed = Vec::new();
+        if !messages.is_empty() {
+            self.receive(|message| {
                 let index = message.sequence.wrapping_sub(first) as usize;
-                if index < messages.len() {
-                    failed.extend(error_of(message.body).map(|error| (index, error)));
-                    done |= index + 1 == messages.len();
+                if message.kind != ERROR || index >= messages.len() {
+                    return None;
                 }
-            }
+                failed.extend(error_of(message.body).map(|error| (index, error)));
+                (index + 1 == messages.len()).then_some(Ok(()))
+            })?;
         }
         Ok(failed)
     }
@@ -319,22 +294,23 @@ impl Socket {
         let batch: Vec<&Message> = [&begin].into_iter().chain(&asking).chain([&end]).collect();
         let first = self.send(&batch, 0)?;
 
-        let (mut buffer, mut answered) = (Buffer::take(), vec![false; messages.len()]);
-        while answered.contains(&false) {
-            for message in self::messages(self.receive(&mut buffer)?).filter(|message| message.kind == ERROR) {
-                let index = message.sequence.wrapping_sub(first) as usize;
-                if index >= batch.len() {
-                    continue;
-                }
-                if let Some(error) = error_of(message.body) {
-                    return Err(error);
-                }
-                if let Some(answered) = index.checked_sub(1).and_then(|index| answered.get_mut(index)) {
-                    *answered = true;
-                }
-            }
+        let mut waiting = vec![true; messages.len()];
+        if messages.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.receive(|message| {
+            let index = message.sequence.wrapping_sub(first) as usize;
+            if message.kind != ERROR || index >= batch.len() {
+                return None;
+            }
+            if let Some(error) = error_of(message.body) {
+                return Some(Err(error));
+            }
+            if let Some(waiting) = index.checked_sub(1).and_then(|index| waiting.get_mut(index)) {
+                *waiting = false;
+            }
+            (!waiting.contains(&true)).then_some(Ok(()))
+        })
     }
 
     /// Sends `messages` in one datagram with running sequence numbers, of which it returns the first.
@@ -349,15 +325,23 @@ impl Socket {
         Ok(first)
     }
 
-    fn receive<'a>(&mut self, Buffer(buffer): &'a mut Buffer) -> io::Result<&'a [u8]> {
+    /// Gives each message that comes to `read`, until that gives something.
+    fn receive<T>(&mut self, mut read: impl FnMut(Received<'_>) -> Option<io::Result<T>>) -> io::Result<T> {
+        // On the stack, and not written before: what an answer does not take is never touched, and so takes none of the memory that the keeper
+        // locks, on whose threads there may be one for each master name at once.
+        let mut space = [MaybeUninit::<u8>::uninit(); LARGEST];
         loop {
-            match recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+            match recv(&self.fd, &mut space[..], RecvFlags::TRUNC) {
                 // With MSG_TRUNC the kernel gives the length that the datagram had.
-                Ok(length) if length > buffer.len() => return Err(io::ErrorKind::InvalidData.into()),
+                Ok((_, length)) if length > LARGEST => return Err(io::ErrorKind::InvalidData.into()),
                 Ok(_) if Instant::now() >= self.deadline => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(length) => return Ok(&buffer[..length]),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(((bytes, _), _)) => {
+                    if let Some(done) = messages(bytes).find_map(&mut read) {
+                        return done;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -376,16 +360,6 @@ mod tests {
         assert_eq!((read[1].0, text(&read[1].1)), (4, "open".to_owned()));
         assert_eq!((read[2].0, attr(&read[2].1, 1)), (5, Some(&[9u8][..])));
         assert_eq!(read.len(), 3);
-    }
-
-    #[test]
-    fn sockets_of_a_thread_take_turns_with_one_buffer() {
-        let at = |buffer: &Buffer| buffer.0.as_ptr();
-        let first = Buffer::take();
-        let (place, within) = (at(&first), Buffer::take());
-        assert_ne!(at(&within), place);
-        drop((within, first));
-        assert_eq!(at(&Buffer::take()), place);
     }
 
     #[test]

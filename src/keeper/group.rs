@@ -99,7 +99,7 @@ pub enum Note {
     /// The permission may have changed, or a failover is under way: look now.
     Look,
     /// An event of the Sentinel at this address.
-    Event(SocketAddr, SentinelEvent),
+    Event(Box<(SocketAddr, SentinelEvent)>),
     /// The cluster's configuration, as it is now.
     Cluster(Arc<Cib>),
     /// Somebody asks how things stand.
@@ -546,7 +546,7 @@ impl Group {
     fn note(&mut self, note: Note) {
         match note {
             Note::Look => self.begin_round_now(),
-            Note::Event(sentinel, event) => self.event(sentinel, &event),
+            Note::Event(event) => self.event(event.0, &event.1),
             Note::Cluster(cib) => {
                 let before = self.own();
                 self.common.history.roles(&self.params.master, &self.params.attribute, &cib);

@@ -116,9 +116,10 @@ pub fn run() -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Each group may close, mend and begin while others wait for Pacemaker's tools. They end when nothing is to be done.
+        // Each group may close, mend and begin while others wait for Pacemaker's tools. They take turns, so those of a busy moment would stay for as
+        // long as there is anything to do at all, if they waited long for it.
         .max_blocking_threads(512)
-        .thread_keep_alive(Duration::from_secs(5))
+        .thread_keep_alive(Duration::from_millis(500))
         .build()?;
     let kept = Lines::take_over();
     let result = runtime.block_on(keep(settings, kept.clone()));
@@ -458,7 +459,7 @@ impl Wires {
         history.heard(sentinel, &event);
         for notes in concerned {
             // One that is that far behind looks by itself.
-            let _full = notes.try_send(Note::Event(sentinel, event.clone()));
+            let _full = notes.try_send(Note::Event(Box::new((sentinel, event.clone()))));
         }
     }
 }

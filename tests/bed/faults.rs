@@ -1124,7 +1124,10 @@ fn upgrade_pacemaker(node: &Host) -> Result<()> {
     let install = "DEBIAN_FRONTEND=noninteractive dpkg --force-confold --force-unsafe-io --install";
     node.sh_within(seconds(90), &format!("{install} {UPGRADE}/*.deb"))?;
     let after = programs()?;
-    ensure!(before.lines().zip(after.lines()).all(|(before, after)| before != after), "{before} and {after}: no upgrade");
+    ensure!(
+        before.lines().zip(after.lines()).all(|(before, after)| before != after),
+        "{before} and {after}: no upgrade"
+    );
     node.sh_within(seconds(90), "systemctl start corosync pacemaker")?;
     Ok(())
 }
