@@ -3,8 +3,9 @@
 //! Owns the framing of linux/netlink.h and linux/netfilter/nfnetlink.h and nothing of what the messages mean.
 //! A socket speaks to the kernel of the network namespace of the thread that opened it.
 
+use std::cell::Cell;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -43,6 +45,31 @@ const HEADER: usize = 16;
 
 /// The kernel never makes a larger piece of a dump (it caps them at 32 KiB).
 const LARGEST: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What answers are received into: one for all sockets of a thread, for each is done with an answer before the next one asks. What no answer has
+/// taken of it yet was never written: the keeper has two sockets for each master name, and many threads now and then, and its memory is locked.
+struct Buffer(Vec<u8>);
+
+impl Buffer {
+    fn take() -> Self {
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.reserve_exact(LARGEST);
+        Buffer(buffer)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let buffer = mem::take(&mut self.0);
+        // A thread that ends has none any more.
+        let _ending = BUFFER.try_with(|place| place.set(buffer));
+    }
+}
 
 /// A message under construction. Lengths are filled in when attributes and message are done.
 #[derive(Debug, Clone)]
@@ -327,16 +354,15 @@ impl Socket {
 
     /// Gives each message that comes to `read`, until that gives something.
     fn receive<T>(&mut self, mut read: impl FnMut(Received<'_>) -> Option<io::Result<T>>) -> io::Result<T> {
-        // On the stack, and not written before: what an answer does not take is never touched, and so takes none of the memory that the keeper
-        // locks, on whose threads there may be one for each master name at once.
-        let mut space = [MaybeUninit::<u8>::uninit(); LARGEST];
+        let mut buffer = Buffer::take();
         loop {
-            match recv(&self.fd, &mut space[..], RecvFlags::TRUNC) {
+            buffer.0.clear();
+            match recv(&self.fd, spare_capacity(&mut buffer.0), RecvFlags::TRUNC) {
                 // With MSG_TRUNC the kernel gives the length that the datagram had.
-                Ok((_, length)) if length > LARGEST => return Err(io::ErrorKind::InvalidData.into()),
+                Ok((_, length)) if length > buffer.0.len() => return Err(io::ErrorKind::InvalidData.into()),
                 Ok(_) if Instant::now() >= self.deadline => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(((bytes, _), _)) => {
-                    if let Some(done) = messages(bytes).find_map(&mut read) {
+                Ok(_) => {
+                    if let Some(done) = messages(&buffer.0).find_map(&mut read) {
                         return done;
                     }
                 }
@@ -360,6 +386,16 @@ mod tests {
         assert_eq!((read[1].0, text(&read[1].1)), (4, "open".to_owned()));
         assert_eq!((read[2].0, attr(&read[2].1, 1)), (5, Some(&[9u8][..])));
         assert_eq!(read.len(), 3);
+    }
+
+    #[test]
+    fn sockets_of_a_thread_take_turns_with_one_buffer() {
+        let at = |buffer: &Buffer| buffer.0.as_ptr();
+        let first = Buffer::take();
+        let (place, within) = (at(&first), Buffer::take());
+        assert_ne!(at(&within), place);
+        drop((within, first));
+        assert_eq!(at(&Buffer::take()), place);
     }
 
     #[test]
