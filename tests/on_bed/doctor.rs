@@ -534,6 +534,23 @@ fn here(bed: &Bed) -> Result<()> {
         ],
         &["sentinel-count"],
     )?;
+    // nft shows a rule of iptables-nft, too: it is told of once, with the command that takes it away.
+    node.sh("iptables-nft -A INPUT -p tcp --dport 6381 -j DROP")?;
+    let told = || -> Result<Vec<(String, String)>> {
+        let report = look_by(&node, "rolegate doctor --json --only foreign-rules")?.1;
+        let all = report["checks"].as_array().into_iter().flatten();
+        let found = all.flat_map(|check| check["findings"].as_array().into_iter().flatten().cloned());
+        let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        let told = found.map(|finding| (text(&finding, "found"), text(&finding, "mend")));
+        Ok(told.filter(|(found, _)| found.contains("6381")).collect())
+    };
+    let before = told()?;
+    for (_, mend) in &before {
+        node.sh(mend)?;
+    }
+    let after = told()?;
+    node.sh("nft delete table ip filter")?;
+    ensure!(before.len() == 1 && after.is_empty(), "{before:?}, then {after:?}");
     turn(
         &node,
         &[

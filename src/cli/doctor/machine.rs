@@ -134,15 +134,16 @@ pub fn ruleset(within: Duration) -> Result<Ruleset, String> {
         rules::read_nft(&text.map_err(|error| error.to_string())?, &mut all);
         read += 1;
     }
-    for (family, program) in [
-        ("ip", "iptables-nft-save"),
-        ("ip6", "ip6tables-nft-save"),
-        ("ip", "iptables-legacy-save"),
-        ("ip6", "ip6tables-legacy-save"),
+    // In this order: a chain of iptables-legacy is another one than that of the same name which nft shows.
+    for (family, program, take) in [
+        ("ip", "iptables-nft-save", rules::read_saved_by_nft as fn(&str, &str, &mut Ruleset)),
+        ("ip6", "ip6tables-nft-save", rules::read_saved_by_nft),
+        ("ip", "iptables-legacy-save", rules::read_saved),
+        ("ip6", "ip6tables-legacy-save", rules::read_saved),
     ] {
         // A variant that the kernel does not have holds no rules.
         if let Some(Ok(text)) = print(program, &[]) {
-            rules::read_saved(family, &text, &mut all);
+            take(family, &text, &mut all);
             read += 1;
         }
     }

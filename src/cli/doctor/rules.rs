@@ -77,6 +77,22 @@ pub fn read_nft(text: &str, into: &mut Ruleset) {
     }
 }
 
+/// Reads what `iptables-nft-save` and its like print: chains that nft has shown as well, of which one would have each rule twice, and mend it by
+/// either's command. Where they cannot show a table, because it holds what only nft has, they show none of its chains.
+pub fn read_saved_by_nft(family: &str, text: &str, into: &mut Ruleset) {
+    let mut table = "";
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some((chain, _)) = line.strip_prefix(':').and_then(|rest| rest.split_once(' ')) {
+            let chain = format!("{family} {table} {chain}");
+            into.rules.retain(|rule| rule.chain != chain);
+            into.drops.retain(|drops| *drops != chain);
+        }
+    }
+    read_saved(family, text, into);
+}
+
 /// Reads what `iptables-save` and its like print, `family` being ip or ip6.
 pub fn read_saved(family: &str, text: &str, into: &mut Ruleset) {
     let mut table = "";
@@ -303,6 +319,28 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_of_iptables_nft_is_named_once() {
+        // Once as nft 1.0.6 shows it, once as iptables 1.8.9 does.
+        let by_nft = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t\ttcp dport 6381 counter packets 0 bytes 0 drop\n\t}\n}\ntable ip mine {\n\tchain in {\n\t\ttcp dport 6380 drop\n\t}\n}\n";
+        let saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -m tcp --dport 6381 -j DROP\nCOMMIT\n";
+        let of = |read: &dyn Fn(&mut Ruleset)| {
+            let mut ruleset = Ruleset::default();
+            read_nft(by_nft, &mut ruleset);
+            read(&mut ruleset);
+            (look(&ruleset, &[Ports::default()]).taken, ruleset.drops)
+        };
+        let (mine, by_iptables) =
+            ("ip mine in: tcp dport 6380 drop", "ip filter INPUT: -p tcp -m tcp --dport 6381 -j DROP");
+        let (taken, drops) = of(&|ruleset| read_saved_by_nft("ip", saved, ruleset));
+        assert_eq!((taken, drops), (vec![mine.to_owned(), by_iptables.to_owned()], vec!["ip filter INPUT".to_owned()]));
+        // Another family's, one that it cannot show, and legacy's, which is another firewall.
+        assert_eq!(of(&|ruleset| read_saved_by_nft("ip6", saved, ruleset)).0.len(), 3);
+        let cannot = "# Table `filter' is incompatible, use 'nft' tool.\n";
+        assert_eq!(of(&|ruleset| read_saved_by_nft("ip", cannot, ruleset)).0.len(), 2);
+        assert_eq!(of(&|ruleset| read_saved("ip", saved, ruleset)).0.len(), 3);
+    }
+
+    #[test]
     fn a_firewall_that_drops_must_let_redirected_connections_in() {
         let dropping = "type filter hook input priority filter; policy drop;\n";
         assert_eq!(nft(&format!("{dropping}tcp dport 6381 accept")).shut.as_deref(), Some("inet filter input"));
@@ -368,6 +406,7 @@ mod tests {
         fn any_text_is_read_or_not(text in "(table inet f \\{\n|chain c \\{\n|\\}\n|type filter hook input; policy drop;\n|tcp dport |6379|-|,|notrack|drop|[a-z]{1,4}| |\n|\\*filter\n|:INPUT DROP\n|-A INPUT ){0,60}") {
             let mut ruleset = Ruleset::default();
             read_nft(&text, &mut ruleset);
+            read_saved_by_nft("ip", &text, &mut ruleset);
             read_saved("ip", &text, &mut ruleset);
             _ = look(&ruleset, &[Ports::default()]);
         }
