@@ -691,7 +691,10 @@ fn decisions_on_stderr() {
         assert_eq!(all[n].contains("ROLE=\"fail\""), what == "fenced", "{}", all[n]);
     }
     assert_eq!(world.agent("promote", false, short), 0);
-    let opened = lines("mymaster: 6381 is open for writing");
+    // The kernel shows it before the keeper says it.
+    let opened = || lines("mymaster: 6381 is open for writing");
+    eventually("the keeper to say so", || !opened().is_empty());
+    let opened = opened();
     assert_eq!(opened.len(), 1, "{opened:?}");
     has(&opened[0], &["ROLE=\"primary\"", "EPOCH=", "REASON=\"a majority of Sentinels"]);
     has(&opened[0], &whose);

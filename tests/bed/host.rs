@@ -141,6 +141,12 @@ impl<'b> Host<'b> {
         Ok(output.text().trim_end().to_owned())
     }
 
+    /// What `journalctl` prints with these options: of all that was said before, for journald takes it in behind whoever said it.
+    pub fn journal(&self, options: &[&str]) -> Result<String> {
+        self.ask("journalctl", &["--sync"])?;
+        self.ask("journalctl", &[&["--quiet", "--no-pager"], options].concat())
+    }
+
     /// Replaces this process by a command in the host, on this terminal.
     ///
     /// # Errors

@@ -294,7 +294,7 @@ fn ocf_tester(bed: &Bed) -> Result<()> {
 /// What hooks logged on a node since then.
 fn hook_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
     let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
-    on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-hook", "--since", &since])
+    on.journal(&["--output=cat", "--identifier=rolegate-hook", "--since", &since])
 }
 
 fn hook(bed: &Bed) -> Result<()> {

@@ -246,7 +246,7 @@ fn whole(bed: &Bed) -> Result<()> {
 
 /// The records in the journal of a node that these words choose, the oldest first.
 pub(super) fn journal(on: &Host, words: &[&str]) -> Result<Vec<Value>> {
-    let text = on.ask("journalctl", &[&["--quiet", "--output=json"], words].concat())?;
+    let text = on.journal(&[&["--output=json"], words].concat())?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 

@@ -369,7 +369,7 @@ fn backup_timer(bed: &Bed) -> Result<()> {
 fn backups_by_the_timer(node: &Host<'_>) -> Result<()> {
     let (timer, service, directory) = ("rolegate-backup.timer", "rolegate-backup.service", "/var/backups/rolegate");
     let since = format!("@{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
-    let journal = || node.ask("journalctl", &["--quiet", "--output=cat", "--unit", service, "--since", &since]);
+    let journal = || node.journal(&["--output=cat", "--unit", service, "--since", &since]);
     let settings = |lines: &str| -> Result<()> {
         Ok(fs::write(node.root().join("etc/rolegate/rolegate.toml"), format!("[backup]\nkeep = 2\n{lines}"))?)
     };

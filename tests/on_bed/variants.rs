@@ -71,7 +71,7 @@ fn well(bed: &Bed, master: &Master) -> Result<()> {
 /// The keeper's log on a node since then.
 pub(super) fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
     let since = format!("@{}", since.duration_since(UNIX_EPOCH)?.as_secs());
-    on.ask("journalctl", &["--quiet", "--no-pager", "--output=cat", "--identifier=rolegate-keeper", "--since", &since])
+    on.journal(&["--output=cat", "--identifier=rolegate-keeper", "--since", &since])
 }
 
 /// What a node has outside of logs, caches and what its services write all the time.
@@ -293,7 +293,7 @@ fn hook_reads(bed: &Bed) -> Result<()> {
         let code = hook(&primary, &[MYMASTER.name, "leader", "start", &o, "6379", &p, "6379"]);
         primary.sh("chgrp redis /etc/rolegate/*.password")?;
         let since = format!("@{since}");
-        let log = primary.ask("journalctl", &["--quiet", "--output=cat", "-t", "rolegate-hook", "--since", &since])?;
+        let log = primary.journal(&["--output=cat", "-t", "rolegate-hook", "--since", &since])?;
         ensure!(code? == 2 && log.contains("cannot read /etc/rolegate/redis.password"), "{log}");
         Ok(())
     };
