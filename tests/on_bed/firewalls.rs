@@ -34,10 +34,11 @@ fn on_backends(bed: &Bed, backends: [Option<&str>; 3]) -> Result<()> {
     Ok(())
 }
 
-/// Takes out every rule and chain of iptables' backend, whoever made it.
+/// Takes out every rule and chain of iptables' backend, whoever made it. Not each chain: a keeper may make its own anew in between, so that one is
+/// in use, or gone when it is to be deleted.
 pub(super) fn flush_iptables(backend: &str) -> String {
     let rules = |family: &str| {
-        format!("for t in raw filter nat; do {family}-{backend} -t $t -F; {family}-{backend} -t $t -X; done; ")
+        format!("for t in raw filter nat; do {family}-{backend} -t $t -F; {family}-{backend} -t $t -X || :; done; ")
     };
     rules("iptables") + &rules("ip6tables")
 }
