@@ -560,9 +560,17 @@ fn the_keeper_s_socket_itself() {
     assert_eq!(said(REQUEST.as_bytes()), "[]");
     some_ways(1000, REQUEST, |bytes| {
         let answered = said(bytes);
-        let right = bytes.len() < 60_000 && serde_json::from_slice::<Request>(bytes).is_ok();
+        let right = bytes.len() as u64 <= socket::LONGEST && serde_json::from_slice::<Request>(bytes).is_ok();
         assert_eq!(answered, if right { "[]" } else { "" });
     });
+    let padded = |length: u64, end: &str| {
+        let spaces = " ".repeat(length as usize - REQUEST.len() - end.len());
+        said(format!("{REQUEST}{spaces}{end}").as_bytes())
+    };
+    assert_eq!(padded(socket::LONGEST, ""), "[]");
+    for (length, end) in [(socket::LONGEST + 1, ""), (socket::LONGEST + 1, "x"), (1 << 20, "x")] {
+        assert_eq!(padded(length, end), "", "{length} {end:?}");
+    }
     // More than it takes, without an end, and for ever by the byte.
     assert_eq!(said(&[b' '; 1 << 20]), "");
     let mut slow = UnixStream::connect(&path).unwrap();

@@ -22,7 +22,7 @@ use super::history::Failover;
 pub const PATH: &str = "/run/rolegate/keeper.sock";
 
 /// The longest request, in bytes.
-const LONGEST: u64 = 64 << 10;
+pub const LONGEST: u64 = 64 << 10;
 
 /// The longest reply, in bytes: a report of a master name has some hundred.
 const LONGEST_REPLY: u64 = 4 << 20;
@@ -171,7 +171,11 @@ pub async fn serve(listener: UnixListener, asked: mpsc::Sender<Asked>) {
 
 async fn converse(mut stream: tokio::net::UnixStream, asked: &mpsc::Sender<Asked>) -> io::Result<()> {
     let mut text = Vec::new();
-    (&mut stream).take(LONGEST).read_to_end(&mut text).await?;
+    (&mut stream).take(LONGEST + 1).read_to_end(&mut text).await?;
+    if text.len() as u64 > LONGEST {
+        // What was read of it could be a whole request, followed by what is none.
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let request: Request = serde_json::from_slice(&text)?;
     let (sender, receiver) = oneshot::channel();
     asked.send((request, sender)).await.map_err(io::Error::other)?;
