@@ -80,11 +80,8 @@ pub fn read_nft(text: &str, into: &mut Ruleset) {
 /// Reads what `iptables-nft-save` and its like print: chains that nft has shown as well, of which one would have each rule twice, and mend it by
 /// either's command. Where they cannot show a table, because it holds what only nft has, they show none of its chains.
 pub fn read_saved_by_nft(family: &str, text: &str, into: &mut Ruleset) {
-    let mut table = "";
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('*') {
-            table = name;
-        } else if let Some((chain, _)) = line.strip_prefix(':').and_then(|rest| rest.split_once(' ')) {
+    for (table, line) in saved(text) {
+        if let Some((chain, _)) = chain_of(line) {
             let chain = format!("{family} {table} {chain}");
             into.rules.retain(|rule| rule.chain != chain);
             into.drops.retain(|drops| *drops != chain);
@@ -95,11 +92,8 @@ pub fn read_saved_by_nft(family: &str, text: &str, into: &mut Ruleset) {
 
 /// Reads what `iptables-save` and its like print, `family` being ip or ip6.
 pub fn read_saved(family: &str, text: &str, into: &mut Ruleset) {
-    let mut table = "";
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('*') {
-            table = name;
-        } else if let Some((chain, policy)) = line.strip_prefix(':').and_then(|rest| rest.split_once(' ')) {
+    for (table, line) in saved(text) {
+        if let Some((chain, policy)) = chain_of(line) {
             if (table, chain) == ("filter", "INPUT") && policy.starts_with("DROP") {
                 into.drops.push(format!("{family} {table} {chain}"));
             }
@@ -110,6 +104,20 @@ pub fn read_saved(family: &str, text: &str, into: &mut Ruleset) {
             }
         }
     }
+}
+
+/// The lines of what they print, each with the table that it is of.
+fn saved(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut table = "";
+    text.lines().map(str::trim).map(move |line| {
+        table = line.strip_prefix('*').unwrap_or(table);
+        (table, line)
+    })
+}
+
+/// A chain and its policy, where a line of theirs is of one.
+fn chain_of(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix(':')?.split_once(' ')
 }
 
 fn push(into: &mut Ruleset, chain: String, input: bool, text: &str) {
