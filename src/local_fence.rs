@@ -1,8 +1,9 @@
 //! A fence that an operator has set on this node itself: it holds without a cluster, and after a reboot.
 //!
-//! It is a file, whose presence is what counts: it needs no version, for whatever another release has written into it is a fence. There are two of them: one that lasts, and one under /run, which the keeper goes by in
-//! each round of a lease: nothing that a lease needs waits for a disk. Who sets a fence writes first and closes then, and who opens looks
-//! under the firewall's lock: what was about to open finds the file, or is closed behind its back.
+//! It is a file, whose presence is what counts: whatever another release has written into it is a fence. Its first line is the text, its second the
+//! version, by which a release that knows of more can tell what there is to be read. There are two of them: one that lasts, and one under /run,
+//! which the keeper goes by in each round of a lease: nothing that a lease needs waits for a disk. Who sets a fence writes first and closes
+//! then, and who opens looks under the firewall's lock: what was about to open finds the file, or is closed behind its back.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -17,6 +18,9 @@ const NAME: &str = "fence";
 
 /// Stands in a fence's text in the cluster, so that others see where it is lifted.
 pub const ITSELF: &str = "(on the node itself)";
+
+/// What stands in the second line. Releases before there was one read the first alone, as all do.
+const VERSION: &str = "version 1";
 
 /// How much of a file is read.
 const LONGEST: usize = 240;
@@ -56,7 +60,7 @@ impl LocalFence {
     /// The system's: the keeper would not see it.
     pub fn restore(&self) -> io::Result<()> {
         match read(&self.lasting) {
-            Some(text) if self.at_once().is_none() => replace(&self.volatile, &text),
+            Some(text) if self.at_once().is_none() => replace(&self.volatile, &written(&text)),
             _ => Ok(()),
         }
     }
@@ -66,8 +70,9 @@ impl LocalFence {
     /// # Errors
     /// The system's: nothing holds.
     pub fn set(&self, text: &str) -> io::Result<Option<io::Error>> {
-        replace(&self.volatile, text)?;
-        let lasts = replace(&self.lasting, text).and_then(|()| {
+        let written = written(text);
+        replace(&self.volatile, &written)?;
+        let lasts = replace(&self.lasting, &written).and_then(|()| {
             File::open(&self.lasting)?.sync_all()?;
             File::open(self.lasting.parent().unwrap_or(Path::new("/")))?.sync_all()
         });
@@ -88,6 +93,11 @@ impl LocalFence {
         }
         Ok(())
     }
+}
+
+/// What stands in the files. One line of text: the next is the version's.
+fn written(text: &str) -> String {
+    format!("{}\n{VERSION}\n", text.lines().next().unwrap_or_default())
 }
 
 fn read(path: &Path) -> Option<String> {
@@ -117,13 +127,17 @@ mod tests {
         let (directory, fence) = directories();
         assert_eq!((fence.read(), fence.at_once()), (None, None));
         fence.restore().unwrap();
-        assert!(fence.set("by ann").unwrap().is_none());
+        assert!(fence.set("by ann\nmore").unwrap().is_none());
         assert_eq!(fence.at_once().as_deref(), Some("by ann"));
         // A boot: /run is empty.
         fs::remove_dir_all(directory.path().join("run")).unwrap();
         assert_eq!((fence.at_once(), fence.read().as_deref()), (None, Some("by ann")));
         fence.restore().unwrap();
         assert_eq!(fence.at_once().as_deref(), Some("by ann"));
+        for place in ["run/fence", "lib/fence"] {
+            let written = fs::read_to_string(directory.path().join(place)).unwrap();
+            assert_eq!(written.lines().collect::<Vec<_>>(), ["by ann", VERSION], "{place}");
+        }
         fence.lift().unwrap();
         fence.lift().unwrap();
         fence.restore().unwrap();
@@ -148,5 +162,9 @@ mod tests {
         assert_eq!(fence.at_once().as_deref(), Some("by \u{fffd}[31m ann"));
         fs::write(directory.path().join("run/fence"), "").unwrap();
         assert_eq!(fence.at_once().as_deref(), Some(""), "its presence is what counts");
+        for of_another_release in ["by ann", "by ann\nversion 7\nuntil=tomorrow\n"] {
+            fs::write(directory.path().join("run/fence"), of_another_release).unwrap();
+            assert_eq!(fence.at_once().as_deref(), Some("by ann"));
+        }
     }
 }
