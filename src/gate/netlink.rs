@@ -204,7 +204,12 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     deadline: Instant,
+    /// For how long the kernel makes a receiver wait at most.
+    waits: Duration,
 }
+
+/// A receiver may give up that much sooner than it might: so the same wait serves one question after the other, each with as much time.
+const SOONER: Duration = Duration::from_millis(5);
 
 impl Socket {
     /// A socket to the kernel's `protocol`; nothing on it takes longer than until `deadline`.
@@ -214,7 +219,7 @@ impl Socket {
     pub fn open(protocol: SockProtocol, deadline: Instant) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let mut socket = Socket { fd, sequence: 0, deadline };
+        let mut socket = Socket { fd, sequence: 0, deadline, waits: Duration::MAX };
         socket.set_deadline(deadline)?;
         Ok(socket)
     }
@@ -226,7 +231,12 @@ impl Socket {
     pub fn set_deadline(&mut self, deadline: Instant) -> io::Result<()> {
         // The kernel answers at once or never. Zero would mean for ever.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        setsockopt(&self.fd, ReceiveTimeout, &TimeVal::microseconds(left.as_micros() as i64))?;
+        if !(left.saturating_sub(SOONER)..=left).contains(&self.waits) {
+            // Not a wait of none, which would be one for ever.
+            let waits = left.saturating_sub(SOONER / 2).max(Duration::from_millis(1));
+            setsockopt(&self.fd, ReceiveTimeout, &TimeVal::microseconds(waits.as_micros() as i64))?;
+            self.waits = waits;
+        }
         self.deadline = deadline;
         Ok(())
     }
