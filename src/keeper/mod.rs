@@ -5,6 +5,7 @@
 //! runs beside it.
 
 pub mod behind;
+mod burst;
 mod changes;
 mod chosen;
 mod connection;
@@ -120,6 +121,8 @@ pub fn run() -> Result<()> {
         // long as there is anything to do at all, if they waited long for it.
         .max_blocking_threads(512)
         .thread_keep_alive(Duration::from_millis(500))
+        .on_thread_park(burst::about_to_wait)
+        .on_thread_unpark(burst::woken)
         .build()?;
     let kept = Lines::take_over();
     let result = runtime.block_on(keep(settings, kept.clone()));
