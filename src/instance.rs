@@ -1,10 +1,12 @@
 //! What one Redis or Valkey server says of itself: its role, its run id, its replication.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::server::{self, AskError, Credentials, Value};
+use crate::server::{self, AskError, Credentials};
+use crate::wire::Reply;
 
 /// One server as it describes itself in INFO.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,15 +84,15 @@ pub fn ask(address: SocketAddr, credentials: &Credentials, deadline: Duration) -
 ///
 /// # Errors
 /// [`AskError::Broken`] where they are none.
-pub fn read(replies: &[Value]) -> Result<Instance, AskError> {
-    let mut info = String::new();
-    for reply in replies {
-        match server::text_in(reply) {
-            Some(text) => info.push_str(&text),
-            None => return Err(AskError::Broken(format!("not a reply to INFO: {}", server::shown(reply)))),
-        }
-    }
-    read_info(&info).ok_or_else(|| AskError::Broken("INFO without run_id or role".to_owned()))
+pub fn read<'a, R: Into<Reply<'a>>>(replies: impl IntoIterator<Item = R>) -> Result<Instance, AskError> {
+    let text = |reply: R| {
+        let reply = reply.into();
+        let not_a = || AskError::Broken(format!("not a reply to INFO: {}", server::shown(&reply.to_value())));
+        reply.text().ok_or_else(not_a)
+    };
+    let texts = replies.into_iter().map(text).collect::<Result<Vec<Cow<str>>, AskError>>()?;
+    read_info(texts.iter().map(|text| &**text))
+        .ok_or_else(|| AskError::Broken("INFO without run_id or role".to_owned()))
 }
 
 /// What is read of INFO, besides what begins with `slave`.
@@ -110,11 +112,11 @@ const FIELDS: [&str; 13] = [
     "loading",
 ];
 
-/// Reads INFO's text; `None` without a run id or a role, which every server gives.
-fn read_info(text: &str) -> Option<Instance> {
+/// Reads INFO's text, in its parts; `None` without a run id or a role, which every server gives.
+fn read_info<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<Instance> {
     // A keeper reads it several times a second for each master name; most of it is of no use.
     let is_wanted = |name: &str| FIELDS.contains(&name) || name.starts_with("slave");
-    let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
+    let fields = parts.into_iter().flat_map(str::lines).filter_map(|line| line.trim_end().split_once(':'));
     let info: HashMap<&str, &str> = fields.filter(|(name, _)| is_wanted(name)).collect();
     let number = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok());
     let role = match *info.get("role")? {
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn reads_a_primary() {
-        let instance = read_info(PRIMARY).unwrap();
+        let instance = read_info([PRIMARY]).unwrap();
         assert!(instance.is_primary() && !instance.loading);
         assert_eq!((instance.run_id.as_str(), instance.offset, instance.priority), ("0123", 100, 100));
         assert_eq!(
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn reads_a_replica_of_valkey() {
-        let instance = read_info(REPLICA).unwrap();
+        let instance = read_info([REPLICA]).unwrap();
         assert_eq!((instance.version.as_str(), instance.priority, instance.loading), ("8.1.1", 0, true));
         assert_eq!(
             instance.role,
@@ -202,15 +204,15 @@ mod tests {
 
     #[test]
     fn without_role_or_run_id_it_is_no_answer() {
-        assert_eq!(read_info("run_id:1\r\n"), None);
-        assert_eq!(read_info("role:master\r\n"), None);
-        assert_eq!(read_info("run_id:1\r\nrole:sentinel\r\n"), None);
+        assert_eq!(read_info(["run_id:1\r\n"]), None);
+        assert_eq!(read_info(["role:master\r\n"]), None);
+        assert_eq!(read_info(["run_id:1\r\nrole:sentinel\r\n"]), None);
     }
 
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "(run_id|role|slave0|connected_slaves|loading|[a-z]{1,5}|:|=|,|master|slave|9{1,25}|\r\n){0,80}") {
-            let _either = read_info(&text);
+            let _either = read_info([text.as_str()]);
         }
     }
 }

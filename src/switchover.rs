@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::server::{self, AskError, Credentials, Value};
+use crate::wire::Reply;
 
 /// A mark that has not changed for so long belongs to nobody: the keeper puts back what was before.
 pub const BELONGS_FOR: Duration = Duration::from_millis(2500);
@@ -145,13 +146,9 @@ pub fn marks_of(address: SocketAddr, credentials: &Credentials, within: Duration
 }
 
 /// The number in a reply to CONFIG GET: `["replica-priority", "100"]`, or a map of that.
-pub fn number(reply: &Value) -> Option<u32> {
-    let text = match reply {
-        Value::Array(pair) => server::text(pair.get(1)?),
-        Value::Map(pairs) => server::text(&pairs.first()?.1),
-        _ => None,
-    };
-    text?.parse().ok()
+pub fn number<'a>(reply: impl Into<Reply<'a>>) -> Option<u32> {
+    let Reply::List(pair) = reply.into() else { return None };
+    pair.get(1)?.text()?.parse().ok()
 }
 
 /// What came of changing a setting.

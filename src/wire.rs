@@ -4,6 +4,8 @@
 //! A reply is handed to the redis crate's parser only when it is there in full and within limits: neither an endless reply nor a
 //! deeply nested one costs more than the limits say.
 
+use std::borrow::Cow;
+
 use redis::Value;
 
 /// The longest reply that is read, in bytes. `CLIENT LIST` of ten thousand clients is about 4 MB.
@@ -42,7 +44,9 @@ pub struct Replies {
     /// How long one may be.
     longest: usize,
     bytes: Vec<u8>,
-    /// Where the first reply that was not given out yet begins.
+    /// Where the first reply begins that was neither read nor taken yet.
+    kept: usize,
+    /// Where the first reply begins that was not passed yet.
     start: usize,
     scan: Scan,
 }
@@ -56,16 +60,17 @@ impl Default for Replies {
 impl Replies {
     /// None of which is longer than `longest` bytes, which is [`LONGEST_REPLY`] at most.
     pub fn of_at_most(longest: usize) -> Self {
-        Replies { longest: longest.min(LONGEST_REPLY), bytes: Vec::new(), start: 0, scan: Scan::default() }
+        Replies { longest: longest.min(LONGEST_REPLY), bytes: Vec::new(), kept: 0, start: 0, scan: Scan::default() }
     }
 
     /// Adds what was received.
     pub fn received(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.scan.at -= self.start;
-            self.scan.searched = self.scan.searched.saturating_sub(self.start);
-            self.start = 0;
+        if self.kept > 0 {
+            self.bytes.drain(..self.kept);
+            self.start -= self.kept;
+            self.scan.at = self.scan.at.saturating_sub(self.kept);
+            self.scan.searched = self.scan.searched.saturating_sub(self.kept);
+            self.kept = 0;
         }
         self.bytes.extend_from_slice(bytes);
     }
@@ -80,57 +85,175 @@ impl Replies {
     /// # Errors
     /// [`WireError`].
     pub fn next_reply(&mut self) -> Result<Option<Value>, WireError> {
+        let Some(bytes) = self.pass()? else { return Ok(None) };
+        let value = read(bytes)?;
+        self.forget();
+        Ok(Some(value))
+    }
+
+    /// The bytes of the next reply, if all of it is there. They are kept until they are taken.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn pass(&mut self) -> Result<Option<&[u8]>, WireError> {
         let Some(end) = self.scan.end(&self.bytes, self.start)? else {
             if self.bytes.len() - self.start > self.longest {
                 return Err(WireError(format!("longer than {} bytes", self.longest)));
             }
             return Ok(None);
         };
-        let value = read(&self.bytes[self.start..end])?;
-        self.start = end;
+        let begin = std::mem::replace(&mut self.start, end);
         self.scan = Scan { at: end, ..Scan::default() };
-        if end == self.bytes.len() {
-            // Between replies it keeps no memory: a keeper has four for each master name.
-            *self = Replies::of_at_most(self.longest);
-        }
-        Ok(Some(value))
+        Ok(Some(&self.bytes[begin..end]))
     }
+
+    /// The bytes of all replies that were passed, for [`replies`].
+    pub fn take(&mut self) -> Vec<u8> {
+        let taken = match (self.kept, self.start == self.bytes.len()) {
+            (0, true) => std::mem::take(&mut self.bytes),
+            _ => self.bytes[self.kept..self.start].to_vec(),
+        };
+        self.forget();
+        taken
+    }
+
+    /// Between replies it keeps no memory: a keeper has four of it for each master name.
+    fn forget(&mut self) {
+        match self.start >= self.bytes.len() {
+            true => *self = Replies::of_at_most(self.longest),
+            false => self.kept = self.start,
+        }
+    }
+}
+
+/// A reply as it lies in the bytes that came, or in a [`Value`]: a keeper reads hundreds a second, most of whose words it has no use for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply<'a> {
+    /// Nothing.
+    Nil,
+    /// A status, OK for example.
+    Status(&'a str),
+    /// Any bytes.
+    Text(&'a [u8]),
+    /// A number.
+    Int(i64),
+    /// A list; of a map its names and values in turn.
+    List(Vec<Reply<'a>>),
+    /// Anything else: an error, for example.
+    Other(Cow<'a, Value>),
+}
+
+impl<'a> Reply<'a> {
+    /// Its text, where it is text or a number.
+    pub fn text(&self) -> Option<Cow<'a, str>> {
+        match self {
+            Reply::Status(text) => Some((*text).into()),
+            Reply::Text(bytes) => Some(String::from_utf8_lossy(bytes)),
+            Reply::Int(number) => Some(number.to_string().into()),
+            Reply::Nil | Reply::List(_) | Reply::Other(_) => None,
+        }
+    }
+
+    /// Whether it is the status OK.
+    pub fn is_ok(&self) -> bool {
+        *self == Reply::Status("OK")
+    }
+
+    /// Whether it is an error.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Reply::Other(value) if matches!(**value, Value::ServerError(_)))
+    }
+
+    /// The same in memory of its own.
+    pub fn to_value(&self) -> Value {
+        match self {
+            Reply::Nil => Value::Nil,
+            Reply::Status("OK") => Value::Okay,
+            Reply::Status(text) => Value::SimpleString((*text).to_owned()),
+            Reply::Text(bytes) => Value::BulkString(bytes.to_vec()),
+            Reply::Int(number) => Value::Int(*number),
+            Reply::List(list) => Value::Array(list.iter().map(Reply::to_value).collect()),
+            Reply::Other(value) => (**value).clone(),
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Reply<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Nil => Reply::Nil,
+            Value::Okay => Reply::Status("OK"),
+            Value::SimpleString(text) => Reply::Status(text),
+            Value::BulkString(bytes) => Reply::Text(bytes),
+            Value::VerbatimString { text, .. } => Reply::Text(text.as_bytes()),
+            Value::Int(number) => Reply::Int(*number),
+            Value::Array(list) => Reply::List(list.iter().map(Reply::from).collect()),
+            Value::Map(pairs) => {
+                Reply::List(pairs.iter().flat_map(|(name, value)| [name.into(), value.into()]).collect())
+            }
+            other => Reply::Other(Cow::Borrowed(other)),
+        }
+    }
+}
+
+/// All replies that stand in `bytes`, one behind the other.
+///
+/// # Errors
+/// [`WireError`]; also where the last one has no end.
+pub fn replies(bytes: &[u8]) -> Result<Vec<Reply<'_>>, WireError> {
+    let (mut rest, mut all) = (bytes, Vec::new());
+    while !rest.is_empty() {
+        let mut after = rest;
+        all.push(match plain(&mut after) {
+            Some(reply) => reply,
+            None => {
+                let end = Scan::default().end(rest, 0)?.ok_or_else(|| WireError("it has no end".to_owned()))?;
+                after = &rest[end..];
+                Reply::Other(Cow::Owned(parse(&rest[..end])?))
+            }
+        });
+        rest = after;
+    }
+    Ok(all)
 }
 
 /// The reply that `bytes` are.
 fn read(bytes: &[u8]) -> Result<Value, WireError> {
     let mut rest = bytes;
     match plain(&mut rest) {
-        Some(value) if rest.is_empty() => Ok(value),
-        _ => redis::parse_redis_value(bytes).map_err(|error| WireError(error.to_string())),
+        Some(reply) if rest.is_empty() => Ok(reply.to_value()),
+        _ => parse(bytes),
     }
 }
 
+fn parse(bytes: &[u8]) -> Result<Value, WireError> {
+    redis::parse_redis_value(bytes).map_err(|error| WireError(error.to_string()))
+}
+
 /// The reply at the beginning of `bytes`, if it is of those of which a keeper reads hundreds a second: lists of texts and numbers. The redis
-/// crate's parser, which reads all others, takes five times as long for them.
-fn plain(bytes: &mut &[u8]) -> Option<Value> {
+/// crate's parser, which reads all others, takes five times as long for them, and copies each word.
+fn plain<'a>(bytes: &mut &'a [u8]) -> Option<Reply<'a>> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
     let (line, rest) = (&bytes[..end], &bytes[end + 2..]);
     *bytes = rest;
     let (kind, text) = line.split_first()?;
     let number = || text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse::<u32>().ok())?;
     match (kind, text) {
-        (b'+', b"OK") => Some(Value::Okay),
-        (b'+', text) => Some(Value::SimpleString(std::str::from_utf8(text).ok()?.to_owned())),
-        (b':', _) => Some(Value::Int(number()?.into())),
-        (b'$' | b'*', b"-1") => Some(Value::Nil),
+        (b'+', text) => std::str::from_utf8(text).ok().map(Reply::Status),
+        (b':', _) => Some(Reply::Int(number()?.into())),
+        (b'$' | b'*', b"-1") => Some(Reply::Nil),
         (b'$', _) => {
             let (text, end) = rest.split_at_checked(number()? as usize)?;
             *bytes = end.strip_prefix(b"\r\n")?;
-            Some(Value::BulkString(text.to_vec()))
+            Some(Reply::Text(text))
         }
         (b'*', _) => {
             let count = number()? as usize;
-            let mut list = Vec::with_capacity(count.min(rest.len()));
+            let mut list = Vec::with_capacity(count.min(rest.len() / 4));
             for _ in 0..count {
                 list.push(plain(bytes)?);
             }
-            Some(Value::Array(list))
+            Some(Reply::List(list))
         }
         _ => None,
     }
@@ -254,6 +377,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_passed_is_taken_at_once_and_is_what_would_have_been_read() {
+        let values = all(&[STREAM]).unwrap();
+        for size in [1, 2, 3, 7, STREAM.len()] {
+            let (mut incoming, mut passed, mut taken) = (Replies::default(), 0, Vec::new());
+            for part in STREAM.chunks(size) {
+                incoming.received(part);
+                while let Some(bytes) = incoming.pass().unwrap() {
+                    assert!(bytes.ends_with(b"\r\n"));
+                    passed += 1;
+                    // In threes, as one asks.
+                    if passed % 3 == 0 {
+                        taken.push(incoming.take());
+                    }
+                }
+            }
+            taken.push(incoming.take());
+            assert_eq!((incoming.bytes.capacity(), taken.concat().as_slice()), (0, STREAM), "{size}");
+            let read = taken.iter().flat_map(|bytes| replies(bytes).unwrap());
+            let same = |(value, reply): (&Value, Reply)| match value {
+                Value::Map(_) | Value::Push { .. } => matches!(&reply, Reply::Other(other) if **other == *value),
+                value => reply.to_value() == *value,
+            };
+            assert!(values.iter().zip(read).all(same), "{size}");
+        }
+        assert!(replies(b"$5\r\nabc").is_err() && replies(b"!\r\n").is_err());
+    }
+
+    #[test]
     fn what_is_no_reply_or_has_no_end_is_refused() {
         let deep = "*1\r\n".repeat(DEEPEST + 1);
         let long = format!("${}\r\n", LONGEST_REPLY + 1);
@@ -293,6 +444,8 @@ mod tests {
             let mut rest = bytes.as_bytes();
             let value = plain(&mut rest);
             assert_eq!(value.is_some(), is_read, "{bytes:?}");
+            // All are, with what the redis crate is for.
+            assert_eq!(replies(bytes.as_bytes()).map(|all| all.len()), Ok(1), "{bytes:?}");
             assert!(!is_read || rest.is_empty());
         }
     }
@@ -309,7 +462,7 @@ mod tests {
             let mut rest = bytes;
             if let Some(value) = plain(&mut rest) {
                 let read = bytes.len() - rest.len();
-                prop_assert_eq!(redis::parse_redis_value(&bytes[..read]).ok(), Some(value));
+                prop_assert_eq!(redis::parse_redis_value(&bytes[..read]).ok(), Some(value.to_value()));
             }
         }
 

@@ -988,10 +988,9 @@ fn verdict(record: &Record, heard: &[Heard], nodes: &[NodeFacts]) -> VerdictFact
     // The named node's own run id, as the gate there holds it against the Sentinels' answers.
     let server = first.points_at_node.as_deref().and_then(|named| {
         let node = nodes.iter().find(|node| node.name.eq_ignore_ascii_case(named))?;
-        let run_id = node.redis.as_ref()?.given()?.run_id.clone();
-        Some(LocalServer { node: named.to_owned(), run_id })
+        Some(LocalServer { node: &node.name, run_id: &node.redis.as_ref()?.given()?.run_id })
     });
-    let verdict = if server.is_some() { Verdict::of(record, heard, server.as_ref()) } else { first };
+    let verdict = if server.is_some() { Verdict::of(record, heard, server) } else { first };
     VerdictFacts {
         named: verdict.named,
         points_at: verdict.points_at.map(|place| place.to_string()),

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::server::{AskError, Credentials, Value, because, denial};
-use crate::wire::{self, Replies};
+use crate::wire::{self, Replies, Reply};
 
 /// How long making a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -56,8 +56,18 @@ pub struct Answer<Tag> {
     pub sent: Instant,
     /// When its last reply was read, not earlier.
     pub received: Instant,
-    /// One for each command; an error reply is a [`Value::ServerError`].
-    pub replies: Vec<Value>,
+    /// As they came.
+    bytes: Vec<u8>,
+}
+
+impl<Tag> Answer<Tag> {
+    /// One for each command.
+    ///
+    /// # Errors
+    /// What came is no such reply.
+    pub fn replies(&self) -> Result<Vec<Reply<'_>>, AskError> {
+        wire::replies(&self.bytes).map_err(|error| AskError::Broken(error.to_string()))
+    }
 }
 
 /// See the module. `Tag` says what a question was about.
@@ -98,8 +108,8 @@ struct Established<Tag> {
 struct Open<Tag> {
     tag: Tag,
     sent: Instant,
-    expected: usize,
-    replies: Vec<Value>,
+    /// How many replies are still to come.
+    lacks: usize,
 }
 
 impl<Tag> Connection<Tag> {
@@ -153,7 +163,7 @@ impl<Tag> Connection<Tag> {
         let bytes = wire::pack(commands);
         match up.stream.try_write(&bytes) {
             Ok(written) if written == bytes.len() => {
-                up.open.push_back(Open { tag, sent, expected: commands.len(), replies: Vec::new() });
+                up.open.push_back(Open { tag, sent, lacks: commands.len() });
             }
             Ok(_) => self.lose(AskError::Silent),
             Err(error) => self.lose(because(&error)),
@@ -356,29 +366,29 @@ impl<Tag> Established<Tag> {
         let broken = |what: &str| Poll::Ready(Err(AskError::Broken(what.to_owned())));
         loop {
             loop {
-                let reply = match self.incoming.next_reply() {
+                let reply = match self.incoming.pass() {
                     Ok(Some(reply)) => reply,
                     Ok(None) => break,
                     Err(error) => return broken(&error.to_string()),
                 };
                 // NOPERM is an answer to one command; without a login there are none.
-                match denial(&reply) {
-                    Some(denial) if self.login || matches!(&reply, Value::ServerError(e) if e.code() == "NOAUTH") => {
-                        return Poll::Ready(Err(denial));
-                    }
+                match denied(reply) {
+                    Some((denial, code)) if self.login || code == "NOAUTH" => return Poll::Ready(Err(denial)),
                     _ => {}
                 }
                 if std::mem::take(&mut self.login) {
+                    drop(self.incoming.take());
                     continue;
                 }
                 let Some(open) = self.open.front_mut() else { return broken("a reply to no question") };
-                open.replies.push(reply);
-                if open.replies.len() < open.expected {
+                open.lacks = open.lacks.saturating_sub(1);
+                if open.lacks > 0 {
                     continue;
                 }
-                let Some(Open { tag, sent, replies, .. }) = self.open.pop_front() else { continue };
+                let Some(Open { tag, sent, .. }) = self.open.pop_front() else { continue };
                 self.answered = true;
-                return Poll::Ready(Ok(Answer { tag, sent, received: Instant::now(), replies }));
+                let bytes = self.incoming.take();
+                return Poll::Ready(Ok(Answer { tag, sent, received: Instant::now(), bytes }));
             }
             let mut space = SPACE;
             let mut buffer = ReadBuf::uninit(&mut space);
@@ -390,6 +400,16 @@ impl<Tag> Established<Tag> {
             }
         }
     }
+}
+
+/// What an error reply says about our rights, if it is one that does, and its code.
+fn denied(reply: &[u8]) -> Option<(AskError, String)> {
+    if reply.first() != Some(&b'-') {
+        return None;
+    }
+    let value = wire::replies(reply).ok()?.first()?.to_value();
+    let Value::ServerError(error) = &value else { return None };
+    Some((denial(&value)?, error.code().to_owned()))
 }
 
 #[cfg(test)]

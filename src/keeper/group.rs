@@ -47,10 +47,11 @@ use crate::params::Params;
 use crate::permission::{Granted, StoreError};
 use crate::record::{Basis, NodeEntry, Record, RecordError, SentinelEntry, canonical};
 use crate::role::Role;
-use crate::sentinel::{self, About, Heard, LocalServer, Place, Verdict};
-use crate::server::{self, AskError, Value};
+use crate::sentinel::{self, About, Heard, LocalServer, Place, Said, Verdict};
+use crate::server::{self, AskError};
 use crate::settings::Settings;
-use crate::{switchover, wire};
+use crate::switchover;
+use crate::wire::{self, Reply};
 
 /// From one round to the next.
 pub const EVERY: Duration = Duration::from_millis(400);
@@ -584,7 +585,7 @@ impl Group {
             return;
         }
         let (me, now) = (self.node.address, Instant::now());
-        let run = self.local_server().map(|local| local.run_id);
+        let run = self.local_server().map(|local| local.run_id.to_owned());
         if let Some(taken_back) = self.chosen.heard(sentinel, &event.says, me, run.as_deref(), now) {
             self.defence.begin(me, &self.common.settings.redis, taken_back);
         } else if !self.chosen.stands() {
@@ -629,13 +630,15 @@ impl Group {
             false => Duration::ZERO,
         };
         self.tick.reset_after(EVERY - early);
-        if self.hand.look(self.common.changes.count()) {
+        // Permission, and what is done by hand, are read behind the look at the firewall and the making of a right to arm: who takes permission away
+        // closes behind that, and who opens by hand writes it down before.
+        let held = self.look();
+        let changes = self.common.changes.count();
+        if self.hand.look(changes) {
             self.tended = None;
         }
         self.know_role();
-        // The permission of a lease is read behind the making of its right to arm: who takes permission away closes behind that.
-        let held = self.look();
-        match self.read_permit() {
+        match self.read_permit(changes) {
             Ok(()) => {}
             Err(error) => {
                 (self.unreadable, self.permit_at) = (true, None);
@@ -692,9 +695,9 @@ impl Group {
         }
     }
 
-    /// What Pacemaker permits now. Files that have not changed are not read again.
-    fn read_permit(&mut self) -> Result<(), StoreError> {
-        let at = (self.common.changes.count(), self.own());
+    /// What Pacemaker permits now. Files that have not changed, by that count, are not read again.
+    fn read_permit(&mut self, changes: u64) -> Result<(), StoreError> {
+        let at = (changes, self.own());
         if self.permit_at != Some(at) {
             let Permit { granted, why } = self.permits.read(self.params.ports, at.1)?;
             (self.granted, self.not_granted, self.unreadable, self.permit_at) = (granted, why, false, Some(at));
@@ -964,7 +967,7 @@ impl Group {
 
     /// Whether this answer counts for this node.
     fn names_me(&self, heard: &Heard) -> bool {
-        let verdict = Verdict::of(&self.record, std::slice::from_ref(heard), self.local_server().as_ref());
+        let verdict = Verdict::of(&self.record, [heard], self.local_server());
         verdict.counting.iter().any(|node| node.eq_ignore_ascii_case(&self.common.me))
     }
 
@@ -1175,8 +1178,9 @@ impl Group {
 
     fn marked(&mut self, index: usize, answer: &Answer<Asked>) {
         let received = self.moment(answer.received);
-        match answer.replies.first() {
-            Some(Value::Okay) => {
+        let Ok(replies) = answer.replies() else { return self.lines[index].connection.give_up() };
+        match replies.first() {
+            Some(reply) if reply.is_ok() => {
                 self.lines[index].known.acknowledged(received);
                 // A round shall come the moment that questions count: a keeper that was restarted has no time to lose.
                 let count = |counts: &dyn Fn(&Line) -> bool| self.lines.iter().filter(|line| counts(line)).count();
@@ -1193,9 +1197,9 @@ impl Group {
         }
     }
 
-    fn refused_mark(&mut self, index: usize, reply: &Value) {
+    fn refused_mark(&mut self, index: usize, reply: &Reply) {
         let at = self.record.sentinels()[index].address;
-        let why = format!("Sentinel {at} does not let us set a client name: {}", server::shown(reply));
+        let why = format!("Sentinel {at} does not let us set a client name: {}", server::shown(&reply.to_value()));
         if self.broken.sentinel.as_ref() != Some(&why) {
             decided!(warn, self.subject, why, "{why}");
         }
@@ -1206,16 +1210,16 @@ impl Group {
 
     fn answered(&mut self, index: usize, round: u64, (marked, looks): (bool, bool), answer: &Answer<Asked>) {
         let (sent, received) = (self.moment(answer.sent), self.moment(answer.received));
-        let (set, replies) = answer.replies.split_at(usize::from(marked));
-        if let Some(refusal) = set.first().filter(|reply| **reply != Value::Okay) {
-            let refusal = refusal.clone();
+        let Ok(mut replies) = answer.replies() else { return self.lines[index].connection.give_up() };
+        let set = marked.then(|| replies.remove(0));
+        if let Some(refusal) = set.filter(|reply| !reply.is_ok()) {
             return self.refused_mark(index, &refusal);
         }
-        let Some((replies, list)) = replies.split_at_checked(replies.len() - usize::from(looks)) else { return };
+        let list = looks.then(|| replies.pop()).flatten();
         let sentinel = self.record.sentinels()[index].clone();
         self.take_looks(index, answer.sent);
-        let own_look = list.first().is_some_and(|list| {
-            let shown = looks::read(sentinel.address, list);
+        let own_look = list.is_some_and(|list| {
+            let shown = looks::read(sentinel.address, &list);
             self.looked(index, &Look { sent: answer.sent, received: answer.received, shown })
         });
         let heard = Heard { sentinel, answer: sentinel::read_answer(replies).map(Arc::new) };
@@ -1273,10 +1277,11 @@ impl Group {
             // Lost connections are nothing: it is being remade, and what that gives is told next.
             Event::Down(error) => Local::Unknown(error),
             Event::Answer(answer) => {
-                let (said, settings) = answer.replies.split_at(instance::QUESTION.len());
+                let Ok(mut said) = answer.replies() else { return self.redis.give_up() };
+                let settings = said.split_off(instance::QUESTION.len().min(said.len()));
                 let objected = self.mend.objects().is_some();
                 let failing_over = objected && self.is_in_failover();
-                self.mend.keep(answer.received, settings, failing_over);
+                self.mend.keep(answer.received, &settings, failing_over);
                 self.soon = self.mend.is_under_way().then(|| Box::pin(sleep(mend::SOON)));
                 if objected && self.mend.objects().is_none() {
                     // It went back: no time is to be lost.
@@ -1417,10 +1422,18 @@ impl Group {
 
     /// What the Sentinels say together.
     fn verdict(&self) -> Verdict {
-        Verdict::of(&self.record, &self.fresh_answers(), self.local_server().as_ref())
+        Verdict::of(&self.record, self.fresh(), self.local_server())
     }
 
-    /// What each Sentinel of the record said just now.
+    /// What each Sentinel says now: what one said too long ago is no answer.
+    fn fresh(&self) -> impl Iterator<Item = Said<'_>> {
+        self.lines.iter().zip(self.record.sentinels()).map(|(line, sentinel)| match &line.heard {
+            Some((at, heard)) if at.elapsed() < FRESH => Said::from(heard),
+            _ => Said { sentinel, answer: Err(&AskError::Silent) },
+        })
+    }
+
+    /// The same, to be kept.
     fn fresh_answers(&self) -> Vec<Heard> {
         self.lines
             .iter()
@@ -1432,11 +1445,9 @@ impl Group {
             .collect()
     }
 
-    fn local_server(&self) -> Option<LocalServer> {
+    fn local_server(&self) -> Option<LocalServer<'_>> {
         match &self.local {
-            Local::Says(_, instance) => {
-                Some(LocalServer { node: self.common.me.clone(), run_id: instance.run_id.clone() })
-            }
+            Local::Says(_, instance) => Some(LocalServer { node: &self.common.me, run_id: &instance.run_id }),
             _ => None,
         }
     }
@@ -1623,11 +1634,6 @@ impl Group {
         self.restarting = Some(spawn_blocking(move || restart::answer(&case)));
     }
 
-    /// The Sentinels that can be asked for a failover of this node.
-    fn who_can_fail_over(&self) -> Vec<SocketAddr> {
-        sentinel::free_to_fail_over(&self.fresh_answers(), self.node.address)
-    }
-
     fn restart_answered(&mut self, outcome: restart::Outcome) {
         let master = &self.params.master;
         let Some((since, due)) = &mut self.restarted else { return };
@@ -1691,7 +1697,7 @@ impl Group {
 
     /// Whether a Sentinel is in a failover of the Redis on this node.
     fn is_in_failover(&self) -> bool {
-        self.fresh_answers().iter().filter_map(|heard| heard.answer.as_ref().ok()?.master.as_ref()).any(|master| {
+        self.fresh().filter_map(|told| told.answer.ok()?.master.as_ref()).any(|master| {
             let of_this =
                 master.place.as_ref().and_then(Place::address).map(canonical) == Some(canonical(self.node.address));
             of_this && master.flags.iter().any(|flag| flag == "failover_in_progress")
@@ -1718,7 +1724,7 @@ impl Group {
     fn answer_veto(&mut self, now: Instant) {
         let Some(cib) = &self.cib else { return };
         let heard = self.fresh_answers();
-        let verdict = Verdict::of(&self.record, &heard, self.local_server().as_ref());
+        let verdict = Verdict::of(&self.record, &heard, self.local_server());
         let named = verdict.points_at_node.as_deref();
         let down = named.and_then(|named| veto::down(&self.record, &heard, named, &self.common.me));
         let may_be_lost = |named: &&str| cib.node(named).is_some_and(|node| !cib.leaves_alone(&self.gate_id, node));
@@ -1740,7 +1746,7 @@ impl Group {
             paused: self.unreadable || cib.leaves_alone(&self.gate_id, me),
             named: self.about == About::Named,
             local,
-            free_sentinels: self.who_can_fail_over(),
+            free_sentinels: sentinel::free_to_fail_over(&heard, self.node.address),
             down,
             lost,
             turned,

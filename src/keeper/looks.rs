@@ -15,8 +15,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::connection::{Connection, Event};
 use crate::lease::mark::Marks;
-use crate::server::{self, Credentials, Value};
-use crate::wire;
+use crate::server::{self, Credentials};
+use crate::wire::{self, Reply};
 
 /// From one look to the next. Less than 0.9 G, by more than an answer takes.
 const EVERY: Duration = Duration::from_millis(400);
@@ -104,10 +104,9 @@ impl Shared {
 ///
 /// # Errors
 /// Why it shows nothing, in an operator's words.
-pub fn read(address: SocketAddr, reply: &Value) -> Result<Marks, String> {
-    let text = server::text_in(reply);
-    text.map(|text| Marks::read(&text))
-        .ok_or_else(|| format!("Sentinel {address} does not list its clients: {}", server::shown(reply)))
+pub fn read(address: SocketAddr, reply: &Reply) -> Result<Marks, String> {
+    let not_one = || format!("Sentinel {address} does not list its clients: {}", server::shown(&reply.to_value()));
+    reply.text().map(|text| Marks::read(&text)).ok_or_else(not_one)
 }
 
 async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Weak<Shared>) {
@@ -134,7 +133,7 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
                 connection.ask((), &[&QUESTION[..]]);
             }
             Some(Event::Answer(answer)) => {
-                if let [reply] = answer.replies.as_slice() {
+                if let Ok([reply]) = answer.replies().as_deref() {
                     let shown = read(address, reply);
                     shared.add(Look { sent: answer.sent, received: answer.received, shown });
                 }

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::logging::{Subject, decided};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::switchover::{self, BELONGS_FOR, Changed, Mark, Setting};
+use crate::wire::Reply;
 
 /// Two looks that are further apart do not tell whether a mark stood still: as many may have passed as there are.
 const FAR_APART: Duration = Duration::from_millis(2000);
@@ -138,8 +139,8 @@ impl Keeper {
     }
 
     /// Does what is to be done, if anything is, when Redis has answered [`switchover::QUESTION`]. `failing_over`: a Sentinel is in a failover of it.
-    pub fn keep(&mut self, now: Instant, replies: &[Value], failing_over: bool) {
-        let value = |n: usize| replies.get(n).and_then(switchover::number);
+    pub fn keep(&mut self, now: Instant, replies: &[Reply], failing_over: bool) {
+        let value = |n: usize| replies.get(n).cloned().and_then(switchover::number);
         let due = self.watch.see(now, [value(0), value(1)], failing_over);
         if self.job.is_some() || self.not_before.is_some_and(|at| now < at) {
             return;
@@ -270,6 +271,10 @@ mod tests {
         Setting::ALL.into_iter().zip(values).map(answer).collect()
     }
 
+    fn replies(values: &[Value]) -> Vec<Reply<'_>> {
+        values.iter().map(Reply::from).collect()
+    }
+
     #[test]
     fn a_switchover_is_under_way_from_its_first_mark_until_what_is_put_back_has_been_looked_at() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -281,16 +286,16 @@ mod tests {
             let begun = Instant::now();
             let at = |ms: u64| begun + Duration::from_millis(ms);
             keeper.watch.file_is_clean = true;
-            keeper.keep(at(0), &answers([0, 100]), false);
+            keeper.keep(at(0), &replies(&answers([0, 100])), false);
             assert!(!keeper.is_under_way());
             for marks in [[0, marked(100, 1).value()], [marked(1, 1).value(), 100]] {
-                keeper.keep(at(10), &answers(marks), false);
+                keeper.keep(at(10), &replies(&answers(marks)), false);
                 assert!(keeper.is_under_way() && keeper.job.is_none(), "{marks:?}");
             }
             // What cannot be told has not ended.
             keeper.keep(at(20), &[], false);
             assert!(keeper.is_under_way());
-            keeper.keep(at(30), &answers([1, 100]), false);
+            keeper.keep(at(30), &replies(&answers([1, 100])), false);
             assert!(keeper.is_under_way() && keeper.watch.marks == [None, None], "the file is looked at");
             std::future::poll_fn(|context| {
                 keeper.poll(context);

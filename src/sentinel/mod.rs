@@ -11,9 +11,10 @@ use std::time::Duration;
 use crate::record::{Record, SentinelEntry};
 use crate::server::{self, AskError, Credentials, Value};
 use crate::together::together;
+use crate::wire::Reply;
 
 pub use verdict::{
-    About, LocalServer, Verdict, free_beside_promoted, free_to_fail_over, in_no_failover, unreached_for,
+    About, LocalServer, Said, Verdict, free_beside_promoted, free_to_fail_over, in_no_failover, unreached_for,
 };
 
 /// One Sentinel's view of a master name, taken in one pass of its event loop.
@@ -169,20 +170,21 @@ pub fn survey(
 ///
 /// # Errors
 /// [`AskError::Broken`] where they are none.
-pub fn read_survey(replies: &[Value]) -> Result<Survey, AskError> {
-    let (answer, [sentinels, replicas]) = replies
-        .split_at_checked(3)
-        .and_then(|(answer, rest)| Some((answer, <&[Value; 2]>::try_from(rest).ok()?)))
-        .ok_or_else(|| AskError::Broken(format!("{} replies to 5 questions", replies.len())))?;
-    let answer = read_answer(answer)?;
-    let list = |question, reply: &Value| match reply {
-        Value::Array(items) => items.iter().map(|item| instance(item).ok_or_else(|| not_a(question, item))).collect(),
+pub fn read_survey<'a, R: Into<Reply<'a>>>(replies: impl IntoIterator<Item = R>) -> Result<Survey, AskError> {
+    let mut replies = replies.into_iter().map(Into::into).collect::<Vec<Reply>>();
+    let [sentinels, replicas] = match replies.len() {
+        5 => replies.split_off(3).try_into().unwrap_or([Reply::Nil, Reply::Nil]),
+        count => return Err(AskError::Broken(format!("{count} replies to 5 questions"))),
+    };
+    let answer = read_answer(replies)?;
+    let list = |question, reply: &Reply| match reply {
+        Reply::List(items) => items.iter().map(|item| instance(item).ok_or_else(|| not_a(question, item))).collect(),
         // "No such master with that name".
-        Value::ServerError(_) if answer.named.is_none() => Ok(Vec::new()),
+        other if other.is_error() && answer.named.is_none() => Ok(Vec::new()),
         other => Err(not_a(question, other)),
     };
-    let sentinels: Vec<Instance> = list("SENTINEL SENTINELS", sentinels)?;
-    let replicas: Vec<Instance> = list("SENTINEL REPLICAS", replicas)?;
+    let sentinels: Vec<Instance> = list("SENTINEL SENTINELS", &sentinels)?;
+    let replicas: Vec<Instance> = list("SENTINEL REPLICAS", &replicas)?;
     Ok(Survey {
         answer,
         peers: sentinels.into_iter().map(|sentinel| (sentinel.run_id, sentinel.place)).collect(),
@@ -211,13 +213,9 @@ struct Instance {
     info_age: Option<Duration>,
 }
 
-fn instance(item: &Value) -> Option<Instance> {
-    let flat: Cow<'_, [Value]> = match item {
-        Value::Array(list) => list.into(),
-        Value::Map(pairs) => pairs.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect(),
-        _ => return None,
-    };
-    let named: Vec<_> = fields(&flat).collect();
+fn instance(item: &Reply) -> Option<Instance> {
+    let Reply::List(flat) = item else { return None };
+    let named: Vec<_> = fields(flat).collect();
     let get = |name: &str| named.iter().find(|(field, _)| field == name).map(|(_, value)| &**value);
     let flag = |flag: &str| get("flags").is_some_and(|flags| flags.split(',').any(|one| one == flag));
     Some(Instance {
@@ -310,43 +308,41 @@ pub fn begin_failover(address: SocketAddr, master: &str, credentials: &Credentia
 ///
 /// # Errors
 /// [`AskError::Broken`] where they are none.
-pub fn read_answer(replies: &[Value]) -> Result<Answer, AskError> {
-    let [named, master, id] = replies else {
+pub fn read_answer<'a, R: Into<Reply<'a>>>(replies: impl IntoIterator<Item = R>) -> Result<Answer, AskError> {
+    let replies = replies.into_iter().map(Into::into).collect::<Vec<Reply>>();
+    let [named, master, id] = replies.as_slice() else {
         return Err(AskError::Broken(format!("{} replies to 3 questions", replies.len())));
     };
-    let id = server::text(id).ok_or_else(|| not_a("SENTINEL MYID", id))?;
+    let id = id.text().ok_or_else(|| not_a("SENTINEL MYID", id))?.into_owned();
     let named = match named {
-        Value::Nil => None,
-        Value::Array(parts) => Some(place(parts).ok_or_else(|| not_a("GET-MASTER-ADDR-BY-NAME", named))?),
+        Reply::Nil => None,
+        Reply::List(parts) => Some(place(parts).ok_or_else(|| not_a("GET-MASTER-ADDR-BY-NAME", named))?),
         other => return Err(not_a("GET-MASTER-ADDR-BY-NAME", other)),
     };
     let master = match master {
-        Value::Array(fields) => Some(read_master(fields)),
-        Value::Map(fields) => {
-            Some(read_master(&fields.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect::<Vec<_>>()))
-        }
+        Reply::List(fields) => Some(read_master(fields)),
         // "No such master with that name".
-        Value::ServerError(_) if named.is_none() => None,
+        other if other.is_error() && named.is_none() => None,
         other => return Err(not_a("SENTINEL MASTER", other)),
     };
     Ok(Answer { id, named, master })
 }
 
-fn not_a(question: &str, reply: &Value) -> AskError {
-    AskError::Broken(format!("not a reply to {question}: {}", server::shown(reply)))
+fn not_a(question: &str, reply: &Reply) -> AskError {
+    AskError::Broken(format!("not a reply to {question}: {}", server::shown(&reply.to_value())))
 }
 
-fn place(parts: &[Value]) -> Option<Place> {
+fn place(parts: &[Reply]) -> Option<Place> {
     let [host, port] = parts else { return None };
-    Some(Place { host: server::text(host)?, port: server::text(port)?.parse().ok()? })
+    Some(Place { host: host.text()?.into_owned(), port: port.text()?.parse().ok()? })
 }
 
 /// Reads a flat list of names and values, as Sentinel writes its instances.
-pub(crate) fn fields(list: &[Value]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    list.chunks_exact(2).filter_map(|pair| Some((server::text_in(&pair[0])?, server::text_in(&pair[1])?)))
+pub(crate) fn fields<'a>(list: &[Reply<'a>]) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+    list.chunks_exact(2).filter_map(|pair| Some((pair[0].text()?, pair[1].text()?)))
 }
 
-fn read_master(list: &[Value]) -> Master {
+fn read_master(list: &[Reply]) -> Master {
     let mut master = Master::default();
     let (mut host, mut port) = (None, None);
     let (mut role, mut role_for) = (None, None);

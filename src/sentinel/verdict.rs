@@ -8,16 +8,32 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Answer, Heard, Place};
-use crate::record::{Record, canonical, unusable};
+use crate::record::{Record, SentinelEntry, canonical, unusable};
+use crate::server::AskError;
 
 /// The server of this node, when its run id is known: an answer that gives another run id for
 /// the same address speaks of an earlier process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalServer {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalServer<'a> {
     /// This node's name.
-    pub node: String,
+    pub node: &'a str,
     /// The run id that its Redis gives now.
-    pub run_id: String,
+    pub run_id: &'a str,
+}
+
+/// What came of asking one Sentinel of the record, wherever that is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// Which one.
+    pub sentinel: &'a SentinelEntry,
+    /// Its answer, or why there is none.
+    pub answer: Result<&'a Answer, &'a AskError>,
+}
+
+impl<'a> From<&'a Heard> for Said<'a> {
+    fn from(heard: &'a Heard) -> Self {
+        Said { sentinel: &heard.sentinel, answer: heard.answer.as_deref() }
+    }
 }
 
 /// What the answers of the record's Sentinels come to.
@@ -58,33 +74,38 @@ const DOUBTS: [&str; 3] = ["s_down", "o_down", "failover_in_progress"];
 
 impl Verdict {
     /// Decides. `local` is the server of the node on which this runs, where it is known.
-    pub fn of(record: &Record, heard: &[Heard], local: Option<&LocalServer>) -> Verdict {
+    pub fn of<'a, T: Into<Said<'a>>>(
+        record: &Record,
+        told: impl IntoIterator<Item = T>,
+        local: Option<LocalServer>,
+    ) -> Verdict {
         let mut answered: Vec<&str> = Vec::new();
         let mut counting: Vec<&str> = Vec::new();
         let mut pointing: Vec<&Place> = Vec::new();
         let mut notes = Vec::new();
-        for heard in heard {
-            let at = heard.sentinel.address;
-            let answer = match &heard.answer {
+        for told in told {
+            let Said { sentinel, answer } = told.into();
+            let at = sentinel.address;
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     notes.push(format!("Sentinel {at}: {error}"));
                     continue;
                 }
             };
-            if !answer.id.eq_ignore_ascii_case(&heard.sentinel.id) {
+            if !answer.id.eq_ignore_ascii_case(&sentinel.id) {
                 notes.push(format!(
                     "Sentinel {at} has run id {}, the record says {}",
                     short(&answer.id),
-                    short(&heard.sentinel.id)
+                    short(&sentinel.id)
                 ));
                 continue;
             }
             // One Sentinel counts once, whatever it is asked through.
-            if answered.contains(&heard.sentinel.id.as_str()) {
+            if answered.contains(&sentinel.id.as_str()) {
                 continue;
             }
-            answered.push(&heard.sentinel.id);
+            answered.push(&sentinel.id);
             let Some(place) = &answer.named else {
                 notes.push(format!("Sentinel {at} does not know this master name"));
                 continue;
@@ -217,7 +238,7 @@ fn counts_for<'r>(
     record: &'r Record,
     answer: &Answer,
     place: &Place,
-    local: Option<&LocalServer>,
+    local: Option<LocalServer>,
 ) -> Result<&'r str, String> {
     let address = place.address().ok_or_else(|| format!("names {place}, a host name: it must announce addresses"))?;
     if let Some(kind) = unusable(address.ip()) {
@@ -242,7 +263,7 @@ fn counts_for<'r>(
                 "names {} with run id {}, its Redis now is {}",
                 node.name,
                 short(&master.run_id),
-                short(&local.run_id)
+                short(local.run_id)
             ));
         }
     }
@@ -284,7 +305,7 @@ mod tests {
     }
 
     /// The Sentinels 1, 2 and 3 answer thus, each under its own run id.
-    fn decide(answers: [Result<Answer, AskError>; 3], local: Option<&LocalServer>) -> Verdict {
+    fn decide(answers: [Result<Answer, AskError>; 3], local: Option<LocalServer>) -> Verdict {
         let record = three();
         let heard: Vec<Heard> = answers
             .into_iter()
@@ -422,11 +443,11 @@ mod tests {
     fn an_earlier_process_is_not_the_local_server() {
         let mut old = names("10.0.0.1");
         old.master.as_mut().unwrap().run_id = "old".into();
-        let local = LocalServer { node: "node1".into(), run_id: "new".into() };
-        let verdict = decide([Ok(old.clone()), Ok(old.clone()), Ok(names("10.0.0.1"))], Some(&local));
+        let local = LocalServer { node: "node1", run_id: "new" };
+        let verdict = decide([Ok(old.clone()), Ok(old.clone()), Ok(names("10.0.0.1"))], Some(local));
         assert!(matches!(verdict.about("node1"), About::Refused(_)));
         // An empty run id is no objection.
-        let verdict = decide([Ok(names("10.0.0.1")), Ok(names("10.0.0.1")), Ok(old)], Some(&local));
+        let verdict = decide([Ok(names("10.0.0.1")), Ok(names("10.0.0.1")), Ok(old)], Some(local));
         assert_eq!(verdict.about("node1"), About::Named);
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::users::{self, User};
 use crate::sentinel;
 use crate::server::{self, Credentials, Value};
+use crate::wire::Reply;
 
 /// The settings of a Redis that are looked at. None of them is a secret.
 const SETTINGS: [&str; 17] = [
@@ -132,15 +133,9 @@ pub fn sentinel(
     commands.push(&["PSUBSCRIBE", "+switch-master"]);
     let replies = server::ask_each(address, credentials, within, &commands).map_err(|error| error.to_string())?;
     let pending = asks_pending.then(|| replies.get(commands.len() - 2)).flatten();
-    let owned = |list: &[Value]| -> BTreeMap<String, String> {
-        sentinel::fields(list).map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
-    };
-    let fields = |value: Option<&Value>| match value {
-        Some(Value::Array(list)) => owned(list),
-        Some(Value::Map(pairs)) => {
-            owned(&pairs.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect::<Vec<_>>())
-        }
-        _ => BTreeMap::new(),
+    let fields = |value: Option<&Value>| -> BTreeMap<String, String> {
+        let Some(Reply::List(list)) = value.map(Reply::from) else { return BTreeMap::new() };
+        sentinel::fields(&list).map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
     };
     let mut sentinel = Sentinel {
         denied: denied(&commands, &replies),
