@@ -162,10 +162,11 @@ fn settings(root: &Path) -> Result<()> {
 }
 
 impl Host<'_> {
-    /// README's first step, on the running host: the package at `path` there is installed, or upgraded to. What that said.
+    /// README's first step, on the running host: the package at `path` there is installed, or upgraded to, by apt. What that said.
     pub fn install(&self, path: &str) -> Result<String> {
         // The settings that the bed has written stay.
-        let script = format!("DEBIAN_FRONTEND=noninteractive dpkg --force-confold --install {path} 2>&1");
+        let apt = "apt-get -q -y -o Dpkg::Options::=--force-confold";
+        let script = format!("DEBIAN_FRONTEND=noninteractive {apt} install --reinstall {path} 2>&1");
         Ok(self.sh_within(Duration::from_secs(60), &script)?.text())
     }
 

@@ -77,7 +77,7 @@ pub(super) fn keeper_log(on: &Host<'_>, since: SystemTime) -> Result<String> {
 /// What a node has outside of logs, caches and what its services write all the time.
 fn files(on: &Host<'_>) -> Result<BTreeSet<String>> {
     let script = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log -o -path /var/cache \
-                  -o -path /var/lib/dpkg -o -path /var/lib/pacemaker -o -path /var/lib/corosync -o -path /var/lib/redis \
+                  -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/lib/pacemaker -o -path /var/lib/corosync -o -path /var/lib/redis \
                   -o -path /var/lib/systemd -o -path /run/systemd -o -path /run/log \\) -prune -o -print; \
                   find /run/rolegate /var/lib/systemd/deb-systemd-helper* 2>/dev/null || true; nft list tables";
     Ok(on.sh_within(LONG, script)?.text().lines().map(str::to_owned).collect())
@@ -104,7 +104,7 @@ fn install(bed: &Bed) -> Result<()> {
         // A Sentinel that names a hook which is gone does not start: whoever forgets that is told. The one that runs does not read it.
         let line = "sentinel client-reconfig-script mymaster /usr/lib/rolegate/rolegate-hook";
         last.sh(&format!("echo '{line}' >> /etc/redis/sentinel.conf"))?;
-        let said = last.sh_within(LONG, "dpkg --purge rolegate 2>&1")?.text();
+        let said = last.sh_within(LONG, "DEBIAN_FRONTEND=noninteractive apt-get -q -y purge rolegate 2>&1")?.text();
         ensure!(said.contains("out of /etc/redis/sentinel.conf"), "{said}");
         last.sh("sed -i '/^sentinel client-reconfig-script .*rolegate-hook/d' /etc/redis/sentinel.conf")?;
         let after = files(&last)?;
