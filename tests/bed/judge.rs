@@ -87,11 +87,16 @@ pub(super) fn newest(lines: &[Line]) -> Vec<Line> {
 }
 
 /// What must not be in any line of rolegate, however old.
-fn of_every_line(lines: &[Line]) -> [Criterion; 2] {
+fn of_every_line(lines: &[Line]) -> [Criterion; 3] {
     let every = || lines.iter().filter(|line| line.system.is_rolegate());
+    // Older lines do not say it.
+    let says = |line: &&Line| line.figures.as_ref().is_some_and(|figures| figures.two_gates_at_most_ms.is_some());
     [
         never("stale acknowledgements", every(), |figures| figures.stale as f64),
         never("time with two open gates (ms)", every(), |figures| figures.two_gates_ms.unwrap_or(f64::INFINITY)),
+        never("the same at most, between two looks at a firewall too (ms)", every().filter(says), |figures| {
+            figures.two_gates_at_most_ms.unwrap_or(f64::INFINITY)
+        }),
     ]
 }
 
@@ -376,6 +381,12 @@ pub fn judges_right() -> Result<()> {
     );
     check("reset", &|_, figures| figures.stale = 1, &["stale acknowledgements"])?;
     check("reset", &|_, figures| figures.two_gates_ms = Some(0.1), &["time with two open gates (ms)"])?;
+    check(
+        "reset",
+        &|_, figures| figures.two_gates_at_most_ms = Some(0.1),
+        &["the same at most, between two looks at a firewall too (ms)"],
+    )?;
+    check("reset", &|_, figures| figures.two_gates_at_most_ms = None, &[])?;
     check("reset", &|_, figures| figures.wait_lost = 1, &["lost of what WAIT 1 confirmed, in single faults"])?;
     check("power-cut-all", &|_, figures| figures.wait_lost = 1, &[])?;
     check("reset", &|_, figures| figures.as_expected = Some(false), &["runs that did not come as expected"])?;
