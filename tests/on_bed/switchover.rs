@@ -516,6 +516,7 @@ fn broken(bed: &Bed) -> Result<()> {
         let on = faulty(bed, STEPS[3], MENDED, |_, _, process, _| Ok(kill(process, Signal::SIGINT)?), || Ok(()))?;
         ensure!(bed.primary()?.name() != on.old, "asked for, and it went back: {}", on.said);
         watched(bed, || interrupted(bed))?;
+        dead_sentinel(bed)?;
         silent_sentinel(bed)
     })
     .map(drop)
@@ -543,6 +544,29 @@ fn interrupted(bed: &Bed) -> Result<()> {
     // It has put them back itself.
     let now = settings(bed)?;
     ensure!(now == before, "{now:?}, and was {before:?}");
+    Ok(())
+}
+
+/// The Sentinel that was asked is killed, just then and when it has promoted the target, and stays dead.
+fn dead_sentinel(bed: &Bed) -> Result<()> {
+    let sentinel = bed.server().sentinel();
+    for step in [STEPS[3], STEPS[4]] {
+        let dead = Cell::new(None);
+        let kill = |_: &Host, _: &Host, _: Pid, said: &str| {
+            let asked = asked(bed, said).context("its host")?;
+            // Behind that its unit does not start it again.
+            asked.ask("systemctl", &["stop", "--no-block", sentinel])?;
+            // It may have ended by itself.
+            let _gone = asked.signal(sentinel, Signal::SIGKILL);
+            dead.set(Some(asked.name()));
+            Ok(())
+        };
+        let revive = || {
+            let host = bed.host(dead.take().context("it was killed")?)?;
+            host.ask("systemctl", &["start", sentinel]).map(drop)
+        };
+        faulty(bed, step, MENDED, kill, revive).with_context(|| format!("dead at {step:?}"))?;
+    }
     Ok(())
 }
 

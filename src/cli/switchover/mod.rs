@@ -680,15 +680,7 @@ impl Doing {
                 Some(node) => Named::Other(node),
                 None => Named::Unknown,
             };
-            let old = Some(canonical(self.plan.old.address));
-            over = self.asked.iter().all(|asked| {
-                heard.iter().filter(|heard| heard.sentinel.address == *asked).any(|heard| {
-                    let Ok(answer) = &heard.answer else { return false };
-                    let named = answer.named.as_ref().and_then(Place::address).map(canonical);
-                    let flags = answer.master.as_ref().map(|master| master.flags.as_slice());
-                    named == old && flags.is_some_and(|flags| !flags.iter().any(|flag| flag == "failover_in_progress"))
-                })
-            });
+            over = has_come_to_nothing(&heard, &self.asked, self.plan.old.address);
         }
         let (before, mut target_answers) = (self.promoted.clone(), false);
         match &self.named {
@@ -923,6 +915,25 @@ fn survey(
     Some((Instant::now(), known))
 }
 
+/// Whether the failover that the Sentinels at `asked` were asked for will not be: each of them says that it is in none, or has no process any more,
+/// with which its failover is gone (it is kept in memory alone; what listens at a port the kernel knows: it refuses the connection), and whoever
+/// answers names the primary at `old`. One that does not answer may still do it. Pure.
+fn has_come_to_nothing(heard: &[Heard], asked: &[SocketAddr], old: SocketAddr) -> bool {
+    let old = Some(canonical(old));
+    let over = |heard: &Heard| match &heard.answer {
+        Ok(answer) => {
+            let named = answer.named.as_ref().and_then(Place::address).map(canonical);
+            let flags = answer.master.as_ref().map(|master| master.flags.as_slice());
+            named == old && flags.is_some_and(|flags| !flags.iter().any(|flag| flag == "failover_in_progress"))
+        }
+        Err(AskError::Refused) => true,
+        Err(_) => !asked.contains(&heard.sentinel.address),
+    };
+    let all_heard = asked.iter().all(|asked| heard.iter().any(|heard| heard.sentinel.address == *asked));
+    let some_answer = heard.iter().any(|heard| heard.answer.is_ok());
+    all_heard && some_answer && heard.iter().all(over)
+}
+
 /// How far a replica is, and whether it follows `old`.
 fn position(address: SocketAddr, old: SocketAddr, credentials: &Credentials) -> Option<Position> {
     let instance = instance::ask(address, credentials, QUICK).ok()?;
@@ -984,6 +995,41 @@ mod tests {
         assert_eq!(said_of(&ms(&[812])).unwrap(), "nobody could write for 0.81 s");
         let two = said_of(&ms(&[400, 1230])).unwrap();
         assert_eq!(two, "nobody could write for 1.23 s, and for 0.40 s before");
+    }
+
+    #[test]
+    fn a_failover_has_come_to_nothing_when_nobody_who_was_asked_can_do_it_any_more() {
+        let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 26379));
+        let redis = |n: u8| SocketAddr::from(([10, 0, 0, n], 6379));
+        let says = |n: u8, names: u8, flags: &str| {
+            let place = |n| Place { host: format!("10.0.0.{n}"), port: 6379 };
+            let flags = flags.split(',').map(str::to_owned).collect();
+            let master = sentinel::Master { place: Some(place(1)), flags, ..sentinel::Master::default() };
+            let id = format!("{n:040x}");
+            let answer = sentinel::Answer { id, named: Some(place(names)), master: Some(master) };
+            (n, Ok(std::sync::Arc::new(answer)))
+        };
+        let well = |n| says(n, 1, "master");
+        for (what, heard, over) in [
+            ("all say that there is none", vec![well(1), well(2), well(3)], true),
+            ("who was asked is dead", vec![(1, Err(AskError::Refused)), well(2), well(3)], true),
+            ("it may stand still", vec![(1, Err(AskError::Silent)), well(2), well(3)], false),
+            ("it is in one", vec![says(1, 1, "master,failover_in_progress"), well(2), well(3)], false),
+            ("it has told another one", vec![(1, Err(AskError::Refused)), says(2, 3, "master"), well(3)], false),
+            ("another one is silent", vec![well(1), (2, Err(AskError::Silent)), well(3)], true),
+            ("another one is in one", vec![well(1), says(2, 1, "master,failover_in_progress"), well(3)], false),
+            ("none answers", (1..=3).map(|n| (n, Err(AskError::Refused))).collect(), false),
+            ("who was asked is not of the record", vec![well(2), well(3)], false),
+        ] {
+            let heard: Vec<Heard> = heard
+                .into_iter()
+                .map(|(n, answer)| Heard {
+                    sentinel: crate::record::SentinelEntry { id: format!("{n:040x}"), address: at(n) },
+                    answer,
+                })
+                .collect();
+            assert_eq!(has_come_to_nothing(&heard, &[at(1)], redis(1)), over, "{what}");
+        }
     }
 
     /// What a Sentinel lists: a line of an operator's, and one of each of these names.
