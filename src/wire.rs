@@ -196,7 +196,7 @@ impl<'a> From<&'a Value> for Reply<'a> {
     }
 }
 
-/// All replies that stand in `bytes`, one behind the other.
+/// All replies that stand in `bytes`, one behind the other: those that were passed, and so are within limits.
 ///
 /// # Errors
 /// [`WireError`]; also where the last one has no end.

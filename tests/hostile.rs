@@ -292,7 +292,14 @@ fn kept(bytes: &[u8]) -> Vec<u8> {
     let mut reader = Replies::default();
     for piece in bytes.chunks(1000) {
         reader.received(piece);
-        while let Ok(Some(_)) = reader.pass() {}
+        loop {
+            match reader.pass() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // As above.
+                Err(_) => return reader.take(),
+            }
+        }
     }
     reader.take()
 }

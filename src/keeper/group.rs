@@ -632,6 +632,7 @@ impl Group {
         self.tick.reset_after(EVERY - early);
         // Permission, and what is done by hand, are read behind the look at the firewall and the making of a right to arm: who takes permission away
         // closes behind that, and who opens by hand writes it down before.
+        let was_open = self.hand.is_open();
         let held = self.look();
         let changes = self.common.changes.count();
         if self.hand.look(changes) {
@@ -648,7 +649,8 @@ impl Group {
         }
         self.common.history.permission(&self.params.master, self.granted);
         self.judge_firewall(held);
-        self.judge_force(held);
+        // What was forced open since that look was not open in it.
+        self.judge_force(held.filter(|_| was_open));
         self.keep_record(held);
         self.keep_ro(now);
         for line in &mut self.lines {

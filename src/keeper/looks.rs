@@ -106,7 +106,11 @@ impl Shared {
 /// Why it shows nothing, in an operator's words.
 pub fn read(address: SocketAddr, reply: &Reply) -> Result<Marks, String> {
     let not_one = || format!("Sentinel {address} does not list its clients: {}", server::shown(&reply.to_value()));
-    reply.text().map(|text| Marks::read(&text)).ok_or_else(not_one)
+    // A status or a number is no list of nobody.
+    match reply {
+        Reply::Text(text) => Ok(Marks::read(&String::from_utf8_lossy(text))),
+        _ => Err(not_one()),
+    }
 }
 
 async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Weak<Shared>) {
@@ -132,12 +136,13 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
                 connection.limit(wire::LONGEST_REPLY);
                 connection.ask((), &[&QUESTION[..]]);
             }
-            Some(Event::Answer(answer)) => {
-                if let Ok([reply]) = answer.replies().as_deref() {
+            Some(Event::Answer(answer)) => match answer.replies().as_deref() {
+                Ok([reply]) => {
                     let shown = read(address, reply);
                     shared.add(Look { sent: answer.sent, received: answer.received, shown });
                 }
-            }
+                _ => connection.give_up(),
+            },
             // It is being remade. That the Sentinel is away shows on the lines.
             Some(Event::Down(_)) | None => {}
         }
@@ -147,6 +152,15 @@ async fn keep_looking(address: SocketAddr, credentials: Credentials, shared: Wea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_list_shows_nothing_and_not_that_nobody_is_there() {
+        let at = SocketAddr::from(([10, 0, 0, 1], 26379));
+        assert!(read(at, &Reply::Text(b"")).is_ok());
+        for reply in [Reply::Status("OK"), Reply::Int(7), Reply::Nil, Reply::List(Vec::new())] {
+            assert!(read(at, &reply).is_err(), "{reply:?}");
+        }
+    }
 
     #[test]
     fn looks_behind_a_question_wait_for_the_next_one() {

@@ -39,7 +39,7 @@ const MENDED: Duration = Duration::from_secs(5);
 /// What a machine whose two processors carry a cluster of three may add to that, beside what it was seen to stand still.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A Sentinel that stands still between promoting a replica and telling the others may go on with that. The command, which lives, gives it up
+/// A Sentinel that stands still, or is killed, between promoting a replica and telling the others may go on with that. The command, which lives, gives it up
 /// 20 s later and lets the old primary take writes.
 const GIVEN_UP: Duration = Duration::from_secs(23);
 
@@ -550,7 +550,8 @@ fn interrupted(bed: &Bed) -> Result<()> {
 /// The Sentinel that was asked is killed, just then and when it has promoted the target, and stays dead.
 fn dead_sentinel(bed: &Bed) -> Result<()> {
     let sentinel = bed.server().sentinel();
-    for step in [STEPS[3], STEPS[4]] {
+    // Where it has promoted one and no other can do it again, it may go on with that when it is started again.
+    for (step, pause) in [(STEPS[3], MENDED), (STEPS[4], GIVEN_UP)] {
         let dead = Cell::new(None);
         let kill = |_: &Host, _: &Host, _: Pid, said: &str| {
             let asked = asked(bed, said).context("its host")?;
@@ -565,7 +566,7 @@ fn dead_sentinel(bed: &Bed) -> Result<()> {
             let host = bed.host(dead.take().context("it was killed")?)?;
             host.ask("systemctl", &["start", sentinel]).map(drop)
         };
-        faulty(bed, step, MENDED, kill, revive).with_context(|| format!("dead at {step:?}"))?;
+        faulty(bed, step, pause, kill, revive).with_context(|| format!("dead at {step:?}"))?;
     }
     Ok(())
 }

@@ -155,7 +155,7 @@ pub struct Watched {
     pub open: bool,
     /// The target's server has answered.
     pub target_answers: bool,
-    /// Whoever was asked says that it is in no failover, or has no process any more; and all that answer name the old primary.
+    /// Whoever was asked says that it is in no failover, and names the old primary; or has promoted nobody, and has no process any more.
     pub over: bool,
 }
 

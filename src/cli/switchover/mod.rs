@@ -671,18 +671,17 @@ impl Doing {
 
     fn watch(&mut self) -> Watched {
         self.looks += 1;
-        let mut over = false;
+        let mut heard = Vec::new();
         if !matches!(self.named, Named::Other(_)) && self.looks % SENTINELS_EVERY == 0 {
-            let heard = self.ask_sentinels();
+            heard = self.ask_sentinels();
             let verdict = Verdict::of(&self.record, &heard, None);
             self.named = match verdict.points_at_node {
                 Some(node) if node.eq_ignore_ascii_case(&self.plan.old.name) => Named::Old,
                 Some(node) => Named::Other(node),
                 None => Named::Unknown,
             };
-            over = has_come_to_nothing(&heard, &self.asked, self.plan.old.address);
         }
-        let (before, mut target_answers) = (self.promoted.clone(), false);
+        let (before, mut target_answers, mut all_answer) = (self.promoted.clone(), false, false);
         match &self.named {
             Named::Other(node) => self.promoted = Some(node.clone()),
             _ => {
@@ -693,11 +692,14 @@ impl Doing {
                 });
                 let found: Vec<Option<bool>> = together(QUICK, jobs).into_iter().map(Option::flatten).collect();
                 target_answers = found.first().is_some_and(Option::is_some);
+                all_answer = found.iter().all(Option::is_some);
                 let primary = found.iter().zip(&parties).find(|(is, _)| **is == Some(true));
                 self.promoted = before.clone().or(primary.map(|(_, party)| party.name.clone()));
             }
         }
         let named = self.named.clone();
+        let unpromoted = all_answer && self.promoted.is_none();
+        let over = has_come_to_nothing(&heard, &self.asked, self.plan.old.address, unpromoted);
         let Some(node) = self.promoted.clone() else {
             return Watched { named, target_answers, over, ..Watched::default() };
         };
@@ -915,23 +917,28 @@ fn survey(
     Some((Instant::now(), known))
 }
 
-/// Whether the failover that the Sentinels at `asked` were asked for will not be: each of them says that it is in none, or has no process any more,
-/// with which its failover is gone (it is kept in memory alone; what listens at a port the kernel knows: it refuses the connection), and whoever
-/// answers names the primary at `old`. One that does not answer may still do it. Pure.
-fn has_come_to_nothing(heard: &[Heard], asked: &[SocketAddr], old: SocketAddr) -> bool {
+/// Whether the failover that the Sentinels at `asked` were asked for will not be: each of them says that it is in none, and names the primary at
+/// `old`. One that refuses connections has no process any more, and its failover is gone with it as long as it has promoted nobody: what a Sentinel
+/// knows of a promotion it writes down before it tells the others (sentinelRefreshInstanceInfo of sentinel.c), and goes on with when it is started
+/// again. So that counts where nobody was promoted (`unpromoted`: every server that could be has said that it is none), and nobody else who answers says anything else. One
+/// that does not answer may still do it. Pure.
+fn has_come_to_nothing(heard: &[Heard], asked: &[SocketAddr], old: SocketAddr, unpromoted: bool) -> bool {
     let old = Some(canonical(old));
-    let over = |heard: &Heard| match &heard.answer {
-        Ok(answer) => {
-            let named = answer.named.as_ref().and_then(Place::address).map(canonical);
-            let flags = answer.master.as_ref().map(|master| master.flags.as_slice());
-            named == old && flags.is_some_and(|flags| !flags.iter().any(|flag| flag == "failover_in_progress"))
-        }
-        Err(AskError::Refused) => true,
-        Err(_) => !asked.contains(&heard.sentinel.address),
+    let rests = |answer: &sentinel::Answer| {
+        let named = answer.named.as_ref().and_then(Place::address).map(canonical);
+        let flags = answer.master.as_ref().map(|master| master.flags.as_slice());
+        named == old && flags.is_some_and(|flags| !flags.iter().any(|flag| flag == "failover_in_progress"))
     };
-    let all_heard = asked.iter().all(|asked| heard.iter().any(|heard| heard.sentinel.address == *asked));
-    let some_answer = heard.iter().any(|heard| heard.answer.is_ok());
-    all_heard && some_answer && heard.iter().all(over)
+    let mut answers = heard.iter().filter_map(|heard| heard.answer.as_deref().ok()).peekable();
+    let dead_is_over = unpromoted && answers.peek().is_some() && answers.all(rests);
+    !asked.is_empty()
+        && asked.iter().all(|asked| {
+            heard.iter().filter(|heard| heard.sentinel.address == *asked).any(|heard| match &heard.answer {
+                Ok(answer) => rests(answer),
+                Err(AskError::Refused) => dead_is_over,
+                Err(_) => false,
+            })
+        })
 }
 
 /// How far a replica is, and whether it follows `old`.
@@ -1010,25 +1017,27 @@ mod tests {
             (n, Ok(std::sync::Arc::new(answer)))
         };
         let well = |n| says(n, 1, "master");
+        let failing_over = |n| says(n, 1, "master,failover_in_progress");
+        let (dead, silent) = (|n| (n, Err(AskError::Refused)), |n| (n, Err(AskError::Silent)));
         for (what, heard, over) in [
-            ("all say that there is none", vec![well(1), well(2), well(3)], true),
-            ("who was asked is dead", vec![(1, Err(AskError::Refused)), well(2), well(3)], true),
-            ("it may stand still", vec![(1, Err(AskError::Silent)), well(2), well(3)], false),
-            ("it is in one", vec![says(1, 1, "master,failover_in_progress"), well(2), well(3)], false),
-            ("it has told another one", vec![(1, Err(AskError::Refused)), says(2, 3, "master"), well(3)], false),
-            ("another one is silent", vec![well(1), (2, Err(AskError::Silent)), well(3)], true),
-            ("another one is in one", vec![well(1), says(2, 1, "master,failover_in_progress"), well(3)], false),
-            ("none answers", (1..=3).map(|n| (n, Err(AskError::Refused))).collect(), false),
-            ("who was asked is not of the record", vec![well(2), well(3)], false),
+            ("all say that there is none", [well(1), well(2), well(3)], [true, true]),
+            ("who was asked is in one", [failing_over(1), well(2), well(3)], [false, false]),
+            ("it names the other one", [says(1, 2, "master"), well(2), well(3)], [false, false]),
+            ("it may stand still", [silent(1), well(2), well(3)], [false, false]),
+            ("another one is silent", [well(1), silent(2), well(3)], [true, true]),
+            // Whom it has promoted it knows again when it is started again.
+            ("it is dead", [dead(1), well(2), well(3)], [false, true]),
+            ("it is dead and has told another one", [dead(1), says(2, 2, "master"), well(3)], [false, false]),
+            ("it is dead and another one is in one", [dead(1), failing_over(2), well(3)], [false, false]),
+            ("all are dead", [dead(1), dead(2), dead(3)], [false, false]),
+            ("it is none of these", [well(2), well(3), well(4)], [false, false]),
         ] {
-            let heard: Vec<Heard> = heard
-                .into_iter()
-                .map(|(n, answer)| Heard {
-                    sentinel: crate::record::SentinelEntry { id: format!("{n:040x}"), address: at(n) },
-                    answer,
-                })
-                .collect();
-            assert_eq!(has_come_to_nothing(&heard, &[at(1)], redis(1)), over, "{what}");
+            let heard = heard.map(|(n, answer)| Heard {
+                sentinel: crate::record::SentinelEntry { id: format!("{n:040x}"), address: at(n) },
+                answer,
+            });
+            let found = [false, true].map(|unpromoted| has_come_to_nothing(&heard, &[at(1)], redis(1), unpromoted));
+            assert_eq!(found, over, "{what}");
         }
     }
 
