@@ -39,7 +39,7 @@ const MENDED: Duration = Duration::from_secs(5);
 /// What a machine whose two processors carry a cluster of three may add to that, beside what it was seen to stand still.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A Sentinel that stands still, or is killed, between promoting a replica and telling the others may go on with that. The command, which lives, gives it up
+/// A Sentinel that stands still, or dies, between promoting a replica and telling the others may go on with that. The command, which lives, gives it up
 /// 20 s later and lets the old primary take writes.
 const GIVEN_UP: Duration = Duration::from_secs(23);
 
@@ -555,11 +555,10 @@ fn dead_sentinel(bed: &Bed) -> Result<()> {
         let dead = Cell::new(None);
         let kill = |_: &Host, _: &Host, _: Pid, said: &str| {
             let asked = asked(bed, said).context("its host")?;
-            // Behind that its unit does not start it again.
-            asked.ask("systemctl", &["stop", "--no-block", sentinel])?;
-            // It may have ended by itself.
-            let _gone = asked.signal(sentinel, Signal::SIGKILL);
+            // First: 0.2 s behind the request it promotes the target. Then, before its unit has started it again or just after.
+            asked.signal(sentinel, Signal::SIGKILL)?;
             dead.set(Some(asked.name()));
+            asked.ask("systemctl", &["stop", sentinel])?;
             Ok(())
         };
         let revive = || {
